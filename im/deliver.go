@@ -1,0 +1,85 @@
+package im
+
+// Delivery is one event for some users: what an imserver hands to a router, and a router to a peer's.
+type Delivery struct {
+	Service    string // which service it belongs to: "im"
+	Method     string // names the type of the body: "event"
+	Key        string // the conversation
+	Recipients []UID
+	Body       []byte // encoded once; opaque to routers and gateways
+	Trace      string // W3C traceparent, or empty
+	Notify     bool   // also tell the other regions where recipients have routes
+}
+
+// Push is a delivery on its way to some conns of one gateway.
+type Push struct {
+	Conns   []uint64
+	Service string
+	Method  string
+	Body    []byte
+	Trace   string
+}
+
+// Claim says that a conn has a device's route, or with Release that it gave it up.
+type Claim struct {
+	UID      UID
+	Device   DeviceID
+	Platform Platform
+	Conn     uint64
+	Login    uint64
+	Release  bool
+	Offline  bool // the session is in its resume window, without a socket
+}
+
+// Kick closes a conn whose device logged in again. It names the login, so that a conn that was claimed anew is left alone.
+type Kick struct {
+	Conn  uint64
+	Login uint64
+	Code  Code // replaced or login_tie
+}
+
+// Call is a client's call with what the gateway knows of the caller.
+type Call struct {
+	Service, Method string
+	Key             string // what the service partitions by
+	Body            []byte
+	UID             UID // authenticated
+	Device          DeviceID
+	Platform        Platform
+	Seen            Stamp // the highest stamp acked on this conn
+	MaxText         int   // bytes
+}
+
+// CallResult is a call's answer.
+type CallResult struct {
+	Body  []byte
+	Stamp Stamp // given to what was submitted; raises the conn's seen
+}
+
+// Load is how loaded a gateway is.
+type Load struct {
+	Gateway        Gateway
+	Conns          int
+	Capacity       int // conns it is sized for
+	BytesPerSecond uint64
+	CPU            float64 // 0 to 1 of the machine
+	Draining       bool
+}
+
+// Held is up to which offsets (exclusive) at least one peer holds the own origin's log.
+type Held struct {
+	Offsets map[Partition]int64
+	Peers   int // peers whose link is open now
+}
+
+// Instance is one running service as discovery knows it.
+type Instance struct {
+	Service  string // ipconf, gateway, router, imserver, replicator
+	ID       string // unique within region and service
+	Region   Region
+	Addr     string   // host:port of its RPC server
+	URL      string   // public URL, of gateways and ipconfs
+	Epoch    uint64   // of gateways: the gateway epoch
+	Draining bool     // takes no newcomers
+	Serves   []string // service names that gateways forward to it
+}

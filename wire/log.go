@@ -1,0 +1,271 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/antipode-im/antipode/im"
+	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
+)
+
+// The headers of log entries. proto/antipode/v1/log.proto lists them.
+const (
+	headConversation = "c"
+	headKind         = "k"
+	headVersion      = "v"
+	headOrigin       = "o"
+	headStamp        = "s"
+	headTrace        = "t"
+	headOriginOffset = "n"
+	headGeneration   = "g"
+)
+
+// Partition is the number of the partition that a key belongs to: xxhash64(key) mod count, the same in every region and
+// every implementation.
+func Partition(key string, count int) int { return int(xxhash.Sum64String(key) % uint64(count)) }
+
+// Head is what an entry's headers say, without decoding its value.
+type Head struct {
+	Conversation im.Conversation // empty for records that keep a log, and routes
+	Kind         im.Kind
+	Version      uint32
+	Origin       im.Origin
+	Stamp        im.Stamp
+	Trace        string
+	OriginOffset int64  // in the origin's log; the entry's own offset where it is no copy
+	Generation   uint32 // link generation; 0 in the origin's own log
+}
+
+// DecodeHead reads an entry's headers. Headers it does not know are passed over. A malformed header leaves its field
+// empty: a record without readable conversation and kind takes no seq, in every version.
+func DecodeHead(e *im.Entry) Head {
+	h := Head{OriginOffset: e.Offset}
+	for i := range e.Headers {
+		v := e.Headers[i].Value
+		switch e.Headers[i].Key {
+		case headConversation:
+			if c, err := im.ParseConversation(string(v)); err == nil {
+				h.Conversation = c
+			}
+		case headKind:
+			h.Kind = im.Kind(v)
+		case headVersion:
+			if n, err := strconv.ParseUint(string(v), 10, 32); err == nil {
+				h.Version = uint32(n)
+			}
+		case headOrigin:
+			if o, err := im.ParseOrigin(string(v)); err == nil {
+				h.Origin = o
+			}
+		case headStamp:
+			if len(v) == 8 {
+				h.Stamp = im.Stamp(binary.BigEndian.Uint64(v))
+			}
+		case headTrace:
+			h.Trace = string(v)
+		case headOriginOffset:
+			if len(v) == 8 {
+				h.OriginOffset = int64(binary.BigEndian.Uint64(v))
+			}
+		case headGeneration:
+			if len(v) == 4 {
+				h.Generation = binary.BigEndian.Uint32(v)
+			}
+		}
+	}
+	return h
+}
+
+func encode(key string, h Head, value proto.Message) im.Entry {
+	b, err := proto.Marshal(value)
+	if err != nil { // only a string that is not UTF-8 can fail, and every string that reaches here was parsed
+		panic(fmt.Sprintf("wire: encode %s: %v", h.Kind, err))
+	}
+	return encodeRaw(key, h, b)
+}
+
+func encodeRaw(key string, h Head, value []byte) im.Entry {
+	headers := make([]im.Header, 0, 6)
+	if h.Conversation != "" {
+		headers = append(headers, im.Header{Key: headConversation, Value: []byte(h.Conversation)})
+	}
+	headers = append(headers,
+		im.Header{Key: headKind, Value: []byte(h.Kind)},
+		im.Header{Key: headVersion, Value: strconv.AppendUint(nil, uint64(h.Version), 10)},
+		im.Header{Key: headOrigin, Value: []byte(h.Origin)},
+		im.Header{Key: headStamp, Value: binary.BigEndian.AppendUint64(nil, uint64(h.Stamp))})
+	if h.Trace != "" {
+		headers = append(headers, im.Header{Key: headTrace, Value: []byte(h.Trace)})
+	}
+	e := im.Entry{Value: value, Headers: headers}
+	if key != "" {
+		e.Key = []byte(key)
+	}
+	return e
+}
+
+func decode(e *im.Entry, value proto.Message) error {
+	if err := proto.Unmarshal(e.Value, value); err != nil {
+		return fmt.Errorf("%v at %d: value: %w", e.Partition, e.Offset, err)
+	}
+	return nil
+}
+
+// EncodeRecord returns a conversation's record as a log entry. Partition and offset are the caller's.
+func EncodeRecord(r *im.Record) im.Entry {
+	return encode(string(r.Conversation), Head{
+		Conversation: r.Conversation, Kind: r.Kind, Version: r.Version,
+		Origin: r.Place.Origin, Stamp: r.Place.Stamp, Trace: r.Trace,
+	}, &antipodev1.LogRecord{
+		Sender: string(r.Sender), ClientId: r.ClientID[:], Seen: uint64(r.Seen), Body: r.Body,
+	})
+}
+
+// DecodeRecord reads a conversation's record. A value that does not decode still yields the record's head: it takes its
+// seq, is stored raw (Body is then the whole value) and is shown to no one.
+func DecodeRecord(e *im.Entry, h Head) (im.Record, error) {
+	r := im.Record{
+		ID:   im.ID{Conversation: h.Conversation},
+		Kind: h.Kind, Version: h.Version, Trace: h.Trace,
+		Place: im.Place{Stamp: h.Stamp, Origin: h.Origin},
+	}
+	var v antipodev1.LogRecord
+	if err := decode(e, &v); err != nil {
+		r.Body = e.Value
+		return r, err
+	}
+	r.Sender, r.Seen, r.Body = im.UID(v.Sender), im.Stamp(v.Seen), v.Body
+	if len(v.ClientId) != len(r.ClientID) {
+		r.Body = e.Value
+		return r, fmt.Errorf("%v at %d: client_id has %d bytes, want 16", e.Partition, e.Offset, len(v.ClientId))
+	}
+	copy(r.ClientID[:], v.ClientId)
+	return r, nil
+}
+
+// EncodeLogName returns record 0 of a partition (kind log) or a heartbeat. The stamp is the origin's clock.
+func EncodeLogName(k im.Kind, n im.LogName, s im.Stamp) im.Entry {
+	return encode("", Head{Kind: k, Version: im.CurrentVersion, Origin: n.Origin, Stamp: s},
+		&antipodev1.LogName{Origin: string(n.Origin), Id: n.ID[:]})
+}
+
+// DecodeLogName reads one.
+func DecodeLogName(e *im.Entry) (im.LogName, error) {
+	var v antipodev1.LogName
+	if err := decode(e, &v); err != nil {
+		return im.LogName{}, err
+	}
+	o, err := im.ParseOrigin(v.Origin)
+	if err != nil {
+		return im.LogName{}, fmt.Errorf("%v at %d: %w", e.Partition, e.Offset, err)
+	}
+	n := im.LogName{Origin: o}
+	if len(v.Id) != len(n.ID) {
+		return im.LogName{}, fmt.Errorf("%v at %d: the log's id has %d bytes, want 16", e.Partition, e.Offset, len(v.Id))
+	}
+	copy(n.ID[:], v.Id)
+	return n, nil
+}
+
+// EncodeHold returns a hold marker for a copy: it raises the link generation.
+func EncodeHold(o im.Origin, generation uint32, s im.Stamp) im.Entry {
+	e := encode("", Head{Kind: im.KindHold, Version: im.CurrentVersion, Origin: o, Stamp: s},
+		&antipodev1.LogHold{Generation: generation})
+	return AsCopy(e, -1, generation)
+}
+
+// Cursors is a record of read.<origin>: one user's delivered and read cursors of one conversation.
+type Cursors struct {
+	Conversation    im.Conversation
+	UID             im.UID
+	Delivered, Read im.Cursor
+}
+
+// EncodeCursors returns it as a log entry.
+func EncodeCursors(c Cursors, o im.Origin, s im.Stamp) im.Entry {
+	return encode(string(c.Conversation),
+		Head{Conversation: c.Conversation, Kind: im.KindCursors, Version: im.CurrentVersion, Origin: o, Stamp: s},
+		&antipodev1.LogCursors{Uid: string(c.UID), Delivered: c.Delivered.String(), Read: c.Read.String()})
+}
+
+// DecodeCursors reads one.
+func DecodeCursors(e *im.Entry, h Head) (Cursors, error) {
+	var v antipodev1.LogCursors
+	if err := decode(e, &v); err != nil {
+		return Cursors{}, err
+	}
+	delivered, err := im.ParseCursor(v.Delivered)
+	if err != nil {
+		return Cursors{}, fmt.Errorf("%v at %d: delivered: %w", e.Partition, e.Offset, err)
+	}
+	read, err := im.ParseCursor(v.Read)
+	if err != nil {
+		return Cursors{}, fmt.Errorf("%v at %d: read: %w", e.Partition, e.Offset, err)
+	}
+	return Cursors{h.Conversation, im.UID(v.Uid), delivered, read}, nil
+}
+
+// EncodeRoute returns a record of route.<origin>: a claim, a release or (gateway and epoch only) a gateway_down. Region
+// and offset are not encoded: they are the log's.
+func EncodeRoute(k im.Kind, r im.Route, o im.Origin) im.Entry {
+	return encode(string(r.UID), Head{Kind: k, Version: im.CurrentVersion, Origin: o, Stamp: r.Claimed},
+		&antipodev1.LogRoute{
+			Uid: string(r.UID), Device: string(r.Device), Platform: string(r.Platform),
+			Gateway: r.Gateway.ID, Epoch: r.Gateway.Epoch, Conn: r.Conn, Login: r.Login, Offline: r.Offline,
+		})
+}
+
+// DecodeRoute reads one.
+func DecodeRoute(e *im.Entry, h Head) (im.Route, error) {
+	var v antipodev1.LogRoute
+	if err := decode(e, &v); err != nil {
+		return im.Route{}, err
+	}
+	return im.Route{
+		UID: im.UID(v.Uid), Device: im.DeviceID(v.Device), Platform: im.Platform(v.Platform),
+		Region: h.Origin.Region(), Gateway: im.Gateway{ID: v.Gateway, Epoch: v.Epoch},
+		Conn: v.Conn, Login: v.Login, Offset: h.OriginOffset, Claimed: h.Stamp, Offline: v.Offline,
+	}, nil
+}
+
+// AsCopy returns the entry as it stands in a copy: key, value and headers unchanged, the origin offset and the link
+// generation added (replacing those of a copy it was relayed from).
+func AsCopy(e im.Entry, originOffset int64, generation uint32) im.Entry {
+	headers := make([]im.Header, 0, len(e.Headers)+2)
+	for _, h := range e.Headers {
+		if !copyHeader(h.Key) {
+			headers = append(headers, h)
+		}
+	}
+	e.Headers = append(headers,
+		im.Header{Key: headOriginOffset, Value: binary.BigEndian.AppendUint64(nil, uint64(originOffset))},
+		im.Header{Key: headGeneration, Value: binary.BigEndian.AppendUint32(nil, generation)})
+	return e
+}
+
+func copyHeader(key string) bool { return key == headOriginOffset || key == headGeneration }
+
+// Checksum is xxhash64 over what ships unchanged: key, value and the headers that are not a copy's own, each behind its
+// length. A link opens only if both ends agree on it for the receiver's last record.
+func Checksum(e *im.Entry) uint64 {
+	d := xxhash.New()
+	var n [8]byte
+	part := func(b []byte) {
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		d.Write(n[:])
+		d.Write(b)
+	}
+	part(e.Key)
+	part(e.Value)
+	for _, h := range e.Headers {
+		if !copyHeader(h.Key) {
+			part([]byte(h.Key))
+			part(h.Value)
+		}
+	}
+	return d.Sum64()
+}
