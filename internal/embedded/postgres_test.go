@@ -1,0 +1,202 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+func start(t *testing.T, dir string, port int) *Postgres {
+	t.Helper()
+	p, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir, Port: port, Progress: func(s string) { t.Log(s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Kill() })
+	return p
+}
+
+func query(t *testing.T, p *Postgres, database string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), p.URL(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func kept(t *testing.T, p *Postgres) string {
+	t.Helper()
+	var out string
+	if err := query(t, p, "eu").QueryRow(t.Context(), "SELECT string_agg(v, ',') FROM kept").Scan(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestPostgresKeepsItsData walks through a server's lives: made, stopped, continued, killed, recovered. The folder is
+// below t.TempDir, whose parents are closed to other users when the test runs as root, as mktemp -d's are.
+func TestPostgresKeepsItsData(t *testing.T) {
+	closed := filepath.Join(t.TempDir(), "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(closed, "postgres")
+
+	begun := time.Now()
+	p := start(t, dir, 0)
+	t.Logf("first start: %v", time.Since(begun))
+	for range 2 { // the second finds it there
+		if err := p.CreateDatabase(t.Context(), "eu"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := query(t, p, "eu").Exec(t.Context(), "CREATE TABLE kept AS SELECT 'one' AS v"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	begun = time.Now()
+	p = start(t, dir, 0)
+	t.Logf("second start: %v", time.Since(begun))
+	if got := kept(t, p); got != "one" {
+		t.Errorf("after Stop: %q", got)
+	}
+	if _, err := query(t, p, "eu").Exec(t.Context(), "INSERT INTO kept VALUES ('two')"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+
+	begun = time.Now()
+	p = start(t, dir, 0)
+	t.Logf("start after a kill: %v", time.Since(begun))
+	if got := kept(t, p); got != "one,two" {
+		t.Errorf("after Kill: %q", got)
+	}
+	if err := p.DropDatabase(t.Context(), "eu"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPostgresRefusals(t *testing.T) {
+	dir := t.TempDir()
+	first := start(t, dir, 0)
+
+	_, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
+	wantError(t, err, "in use by another process", fmt.Sprint(os.Getpid()))
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = StartPostgres(t.Context(), PostgresConfig{Dir: dir, Port: port})
+	wantError(t, err, fmt.Sprintf("port %d on 127.0.0.1 is taken", port))
+
+	version := filepath.Join(dir, "data", "PG_VERSION")
+	if err := os.WriteFile(version, []byte("9\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = StartPostgres(t.Context(), PostgresConfig{Dir: dir})
+	wantError(t, err, "was made by PostgreSQL 9", "fresh folder")
+}
+
+func wantError(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error; want one that says %q", parts)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+}
+
+// TestPostgresDiesWithItsParent runs itself as a child that starts a server, and kills that child without warning.
+func TestPostgresDiesWithItsParent(t *testing.T) {
+	if dir := os.Getenv("EMBEDDED_POSTGRES_CHILD"); dir != "" {
+		p, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("ready", p.Addr())
+		select {}
+	}
+	dir := t.TempDir()
+	child := exec.Command(os.Args[0], "-test.run=^TestPostgresDiesWithItsParent$")
+	child.Env = append(os.Environ(), "EMBEDDED_POSTGRES_CHILD="+dir)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var addr string
+	if _, err := fmt.Fscanf(out, "ready %s\n", &addr); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Process.Signal(syscall.SIGKILL)
+	_ = child.Wait()
+
+	// Whether the orphan is gone already or not, the next start has the folder to itself.
+	p := start(t, dir, 0)
+	if p.Addr() == addr {
+		t.Errorf("both servers on %s", addr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		conn.Close()
+		select {
+		case <-ctx.Done():
+			t.Fatal("the orphan still listens")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// TestPostgresStalePIDFile: after a crash of the machine the pid file may name a process of somebody else's.
+func TestPostgresStalePIDFile(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, dir, 0)
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stranger := exec.Command("sleep", "60")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
+	pid := fmt.Sprintf("%d\n%s\n", stranger.Process.Pid, filepath.Join(dir, "data"))
+	if err := os.WriteFile(filepath.Join(dir, "data", "postmaster.pid"), []byte(pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir, 0)
+	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the stranger was harmed: %v", err)
+	}
+}
