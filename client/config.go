@@ -1,0 +1,133 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// TokenSource returns a JWT whose subject is the uid. refresh is true when the last one was refused as expired. It is
+// called before each connection, so it should cache.
+type TokenSource func(ctx context.Context, refresh bool) (string, error)
+
+// StaticToken is a TokenSource that always returns one token.
+func StaticToken(token string) TokenSource {
+	return func(context.Context, bool) (string, error) { return token, nil }
+}
+
+// The subprotocols.
+const (
+	SubprotocolProtobuf = "antipode.v1"
+	SubprotocolJSON     = "antipode.v1+json"
+)
+
+// Config says who connects, and through which ipconfs.
+type Config struct {
+	// IPConf lists base URLs of ipconfs (http://host:port), of any region; the first that answers is used. Required
+	// unless Endpoints is set.
+	IPConf []string
+	// Endpoints is a list to start with, and to fall back on while no ipconf answers.
+	Endpoints []wire.Endpoint
+	// Token gives the JWT. Required.
+	Token TokenSource
+	// UID is used only for ipconf's ranking until welcome tells it. Optional.
+	UID im.UID
+	// Platform is the device class: ios, android, web or desktop (default).
+	Platform im.Platform
+	// Agent names the client to operators.
+	Agent string
+	// Network (wifi, cell…) and Region (a preferred one; empty: nearest) are hints to ipconf.
+	Network string
+	Region  im.Region
+	// Store keeps the device id and login number. Default: in memory, which is a new device for each Client.
+	Store Store
+	// Subprotocol is SubprotocolProtobuf (default) or SubprotocolJSON.
+	Subprotocol string
+
+	// Keep bounds the messages kept per conversation. Default 10,000.
+	Keep int
+	// History bounds what a conversation that is new to this Client pulls: at most so many records per origin. Default
+	// 0: everything.
+	History int
+	// Outbox bounds the submits under way or waiting, over all conversations. Default 4,096.
+	Outbox int
+	// Inbox bounds pushes received but not yet applied; more are dropped and pulled. Default 1,024.
+	Inbox int
+	// EventBuffer is the capacity of Events(). While it is full nothing is applied. Default 256.
+	EventBuffer int
+	// Pipeline is how many submits of one conversation may be under way at once. Default 16.
+	Pipeline int
+	// CallTimeout bounds the wait for a reply; a gateway that misses it is left. It must exceed the servers' deadline for
+	// global acks. Default 20 s.
+	CallTimeout time.Duration
+
+	// SampleRatio is the part (0 to 1) of submits that carry a sampled traceparent. Default 0: none.
+	SampleRatio float64
+	// Tracer makes the spans submit and receive of sampled records. Optional.
+	Tracer trace.Tracer
+	// Logger tells of reconnects at debug level and of stops at warn. Optional.
+	Logger *slog.Logger
+
+	// Dial opens TCP connections (to gateways and ipconfs alike). Default: net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// HTTP asks ipconfs and the HTTP fallback. Default: a client of its own that uses Dial.
+	HTTP *http.Client
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if len(c.IPConf) == 0 && len(c.Endpoints) == 0 {
+		return c, errors.New("client: set IPConf to the URL of at least one ipconf, or Endpoints")
+	}
+	if c.Token == nil {
+		return c, errors.New("client: set Token to a TokenSource")
+	}
+	switch c.Subprotocol {
+	case "":
+		c.Subprotocol = SubprotocolProtobuf
+	case SubprotocolProtobuf, SubprotocolJSON:
+	default:
+		return c, fmt.Errorf("client: subprotocol %q: want %s or %s", c.Subprotocol, SubprotocolProtobuf, SubprotocolJSON)
+	}
+	if c.Platform == "" {
+		c.Platform = "desktop"
+	}
+	if c.Agent == "" {
+		c.Agent = "antipode-go"
+	}
+	if c.Store == nil {
+		c.Store = new(MemoryStore)
+	}
+	positive := func(v *int, fallback int) {
+		if *v <= 0 {
+			*v = fallback
+		}
+	}
+	positive(&c.Keep, 10_000)
+	positive(&c.Outbox, 4_096)
+	positive(&c.Inbox, 1_024)
+	positive(&c.EventBuffer, 256)
+	positive(&c.Pipeline, 16)
+	if c.CallTimeout <= 0 {
+		c.CallTimeout = 20 * time.Second
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
+	return c, nil
+}
