@@ -1,0 +1,146 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Config is what a gateway is told. Zero values take the defaults of Defaults, except where a field says otherwise.
+type Config struct {
+	Gateway im.Gateway // id, unique within the region, and the epoch of this boot
+	Region  im.Region
+	Origin  im.Origin // under which the region accepts; told in welcome
+
+	Listen string // host:port of the public address
+	URL    string // public base URL, http or https; empty: http:// and the bound address
+
+	Origins        []string       // origins of web pages that may connect, such as https://chat.example; "*" is any. A page of the gateway's own host always may
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For tells the client's address
+
+	HelloTimeout time.Duration // from the socket's opening to a valid hello
+	CallTimeout  time.Duration // of a call to a backend
+	ClaimTimeout time.Duration // of a claim before welcome
+	WriteTimeout time.Duration // of one WebSocket message; past it the socket is dropped as slow_consumer
+	Heartbeat    time.Duration // told in welcome: the client pings when it sent nothing for so long
+	IdleTimeout  time.Duration // without any frame: closed as idle
+	ResumeWindow time.Duration // how long a session waits without a socket
+	SlowTimeout  time.Duration // how long after the first dropped push a session may go on without acknowledging
+	ReclaimEvery time.Duration // live routes are claimed anew so often, spread
+	DrainTimeout time.Duration // from the end of Run's context to its return
+
+	MaxConns      int // sockets; also what Load tells as capacity
+	MaxConnsPerIP int // sockets of one address
+	MaxFrame      int // bytes of one message from a client, and of an HTTP body
+	MaxText       int // bytes of a text, told to clients and backends
+	MaxCalls      int // calls under way on one conn
+	MaxQueue      int // submits queued behind one key of one conn
+	MaxHTTPCalls  int // calls under way over HTTP
+
+	Rate  float64 // frames per second of one conn, and HTTP calls per second of one user
+	Burst int     // frames above the rate
+
+	MaxUnacked      int // pushes of one session that are kept until acknowledged
+	MaxUnackedBytes int
+	MaxSendBytes    int // replies and other frames queued on one conn, pushes not counted
+}
+
+// Defaults returns c with its zero values filled in.
+func (c Config) Defaults() Config {
+	duration := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	number := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	duration(&c.HelloTimeout, 5*time.Second)
+	duration(&c.CallTimeout, 10*time.Second)
+	duration(&c.ClaimTimeout, 5*time.Second)
+	duration(&c.WriteTimeout, 10*time.Second)
+	duration(&c.Heartbeat, 25*time.Second)
+	duration(&c.IdleTimeout, 60*time.Second)
+	duration(&c.ResumeWindow, 60*time.Second)
+	duration(&c.SlowTimeout, 10*time.Second)
+	duration(&c.ReclaimEvery, time.Hour)
+	duration(&c.DrainTimeout, 10*time.Second)
+	number(&c.MaxConns, 50_000)
+	number(&c.MaxConnsPerIP, 10_000)
+	number(&c.MaxFrame, 64<<10)
+	number(&c.MaxText, 8<<10)
+	number(&c.MaxCalls, 64)
+	number(&c.MaxQueue, 256)
+	number(&c.MaxHTTPCalls, 1024)
+	number(&c.Burst, 400)
+	number(&c.MaxUnacked, 1024)
+	number(&c.MaxUnackedBytes, 1<<20)
+	number(&c.MaxSendBytes, 1<<20)
+	if c.Rate == 0 {
+		c.Rate = 200
+	}
+	return c
+}
+
+// Check tells the first value that cannot be.
+func (c Config) Check() error {
+	if c.Gateway.ID == "" {
+		return fmt.Errorf("gateway: id: must not be empty")
+	}
+	if c.Gateway.Epoch == 0 {
+		return fmt.Errorf("gateway: epoch: must not be 0")
+	}
+	if _, err := im.ParseRegion(string(c.Region)); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	if _, err := im.ParseOrigin(string(c.Origin)); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	if c.URL != "" {
+		u, err := url.Parse(c.URL)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("gateway: url %q: want http://host[:port] or https://host[:port]", c.URL)
+		}
+	}
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{
+		{"hello_timeout", c.HelloTimeout}, {"call_timeout", c.CallTimeout}, {"claim_timeout", c.ClaimTimeout},
+		{"write_timeout", c.WriteTimeout}, {"heartbeat", c.Heartbeat}, {"idle_timeout", c.IdleTimeout},
+		{"resume_window", c.ResumeWindow}, {"slow_timeout", c.SlowTimeout}, {"reclaim_every", c.ReclaimEvery},
+		{"drain_timeout", c.DrainTimeout},
+	} {
+		if d.v <= 0 {
+			return fmt.Errorf("gateway: %s: must be more than 0, is %v", d.name, d.v)
+		}
+	}
+	for _, n := range []struct {
+		name string
+		v    int
+	}{
+		{"max_conns", c.MaxConns}, {"max_conns_per_ip", c.MaxConnsPerIP}, {"max_frame", c.MaxFrame},
+		{"max_text", c.MaxText}, {"max_calls", c.MaxCalls}, {"max_queue", c.MaxQueue},
+		{"max_http_calls", c.MaxHTTPCalls}, {"burst", c.Burst}, {"max_unacked", c.MaxUnacked},
+		{"max_unacked_bytes", c.MaxUnackedBytes}, {"max_send_bytes", c.MaxSendBytes},
+	} {
+		if n.v <= 0 {
+			return fmt.Errorf("gateway: %s: must be more than 0, is %d", n.name, n.v)
+		}
+	}
+	if c.Rate <= 0 {
+		return fmt.Errorf("gateway: rate: must be more than 0, is %v", c.Rate)
+	}
+	if c.IdleTimeout <= c.Heartbeat {
+		return fmt.Errorf("gateway: idle_timeout: must be more than heartbeat (%v), is %v", c.Heartbeat, c.IdleTimeout)
+	}
+	if c.MaxText >= c.MaxFrame {
+		return fmt.Errorf("gateway: max_text: must be less than max_frame (%d), is %d", c.MaxFrame, c.MaxText)
+	}
+	return nil
+}

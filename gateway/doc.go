@@ -1,0 +1,20 @@
+// Package gateway holds the sockets of clients.
+//
+//	client ──ws──▶ conn ──call──▶ Backend (by service name)
+//	  ▲              │
+//	  │           session ◀─push, kick─ Routers ◀── routers
+//	  └── frames ────┘         ▲
+//	                           └─ claims: which session has which device's route
+//
+// A conn is one socket: one goroutine reads it, one writes it. A session is a login that survives its sockets: it numbers
+// the pushes, keeps them until the client acknowledged them, and waits out the resume window without a socket. The
+// session, not the conn, is the target of pushes: a conn only tells up to which number it was sent.
+//
+// docs/protocol.md is what clients may rely on. Nothing here decodes a body, except to turn JSON into protobuf and back:
+// a service behind the gateway is added without changing it.
+//
+// Limits. Everything that a client can make grow is bounded: conns, conns of an address, a frame, calls under way, calls
+// queued behind a key, unacknowledged pushes (in number and bytes), queued replies (in bytes), sessions without a socket
+// (by the resume window and by the number of conns). A gateway that stops takes its sessions with it: clients log in
+// elsewhere and pull.
+package gateway
