@@ -1,0 +1,261 @@
+package imserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// Config is what an imserver is told. Zero values mean the defaults in brackets.
+type Config struct {
+	Region     im.Region
+	Origin     im.Origin   // under which this region accepts
+	Origins    []im.Origin // every origin that is applied, the own included
+	Partitions int         // of each lane and of read.<origin>, equal in every region [16]
+
+	MaxText    int // bytes of a text [16 KiB]
+	MaxTitle   int // bytes of a title [256]
+	MaxMembers int // of a group, and of one record that adds or removes [500]
+
+	Rate  float64 // submits a second and user [20]
+	Burst int     // submits at once and user [40]
+
+	AppendTimeout time.Duration // for a submit to reach the log [5 s]
+	GlobalTimeout time.Duration // for a peer to hold it, when the sender asked for global [3 s]
+	ReadTimeout   time.Duration // for pull, list, receipts, members [5 s]
+	Heartbeat     time.Duration // between heartbeats to the owned partitions of the own log [5 s]
+	MaxSkew       time.Duration // of stamps and client_ids ahead of this clock [im.MaxSkew]
+	MaxAge        time.Duration // of a client_id [24 h]
+	MarkInterval  time.Duration // between two cursors records of one user and conversation [1 s]
+
+	BatchRows      int           // of one transaction [500]
+	BatchWait      time.Duration // for a batch to fill [2 ms]
+	DeliverTimeout time.Duration // for routers to take a batch; after it the batch is given up and clients pull [5 s]
+	SentInterval   time.Duration // between saves of what was delivered [1 s]
+	Resend         int           // records that a new owner delivers again at most, per partition [2,000]
+	DrainTimeout   time.Duration // for what is under way when Run is told to end [5 s]
+
+	CachedConversations int // seqs and groups kept in memory, in all owned partitions [200,000]
+	CachedUsers         int // rate limits kept in memory [100,000]
+	PageRecords         int // most records of a page [200]
+	PageBytes           int // most bytes of bodies in a page, beyond its first record [256 KiB]
+	ListRows            int // most rows of a list [500]
+}
+
+func (c Config) withDefaults() (Config, error) {
+	def(&c.Partitions, 16)
+	def(&c.MaxText, 16<<10)
+	def(&c.MaxTitle, 256)
+	def(&c.MaxMembers, 500)
+	def(&c.Rate, 20)
+	def(&c.Burst, 40)
+	def(&c.AppendTimeout, 5*time.Second)
+	def(&c.GlobalTimeout, 3*time.Second)
+	def(&c.ReadTimeout, 5*time.Second)
+	def(&c.Heartbeat, 5*time.Second)
+	def(&c.MaxSkew, im.MaxSkew)
+	def(&c.MaxAge, 24*time.Hour)
+	def(&c.MarkInterval, time.Second)
+	def(&c.BatchRows, 500)
+	def(&c.BatchWait, 2*time.Millisecond)
+	def(&c.DeliverTimeout, 5*time.Second)
+	def(&c.SentInterval, time.Second)
+	def(&c.Resend, 2000)
+	def(&c.DrainTimeout, 5*time.Second)
+	def(&c.CachedConversations, 200_000)
+	def(&c.CachedUsers, 100_000)
+	def(&c.PageRecords, 200)
+	def(&c.PageBytes, 256<<10)
+	def(&c.ListRows, 500)
+	if _, err := im.ParseRegion(string(c.Region)); err != nil {
+		return c, fmt.Errorf("imserver: %w", err)
+	}
+	if c.Origin == "" {
+		c.Origin = im.NewOrigin(c.Region, 1)
+	}
+	if c.Origin.Region() != c.Region {
+		return c, fmt.Errorf("imserver: origin %q is not of region %q", c.Origin, c.Region)
+	}
+	own := false
+	for _, o := range c.Origins {
+		if _, err := im.ParseOrigin(string(o)); err != nil {
+			return c, fmt.Errorf("imserver: %w", err)
+		}
+		own = own || o == c.Origin
+	}
+	if !own {
+		return c, fmt.Errorf("imserver: the origins %v lack the own one, %q", c.Origins, c.Origin)
+	}
+	if c.Partitions < 0 || c.Partitions > 1<<15 {
+		return c, fmt.Errorf("imserver: %d partitions: want 1 to 32768", c.Partitions)
+	}
+	return c, nil
+}
+
+func def[T comparable](v *T, fallback T) {
+	var zero T
+	if *v == zero {
+		*v = fallback
+	}
+}
+
+// Log is the region's Kafka: the own log to append to, and where logs and copies begin and end.
+type Log interface {
+	// Append returns when the entries are durable (acks=all), in call order per partition.
+	Append(ctx context.Context, p im.Partition, entries []im.Entry) (first int64, err error)
+	// Bounds are the local offsets that partitions still hold.
+	Bounds(ctx context.Context, partitions []im.Partition) (map[im.Partition]im.Bounds, error)
+	// Read returns entries from a local offset on, none at the end.
+	Read(ctx context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error)
+}
+
+// Reader follows partitions of logs and copies. All offsets are local. Poll blocks until there is something; it is the
+// only method that is called from another goroutine than the rest.
+type Reader interface {
+	Poll(ctx context.Context) ([]im.Batch, error)
+	Seek(p im.Partition, offset int64)
+	Drop(p im.Partition)
+	Close()
+}
+
+// Applied is the writing side of the region's timelines.
+type Applied interface {
+	// Positions are how far every partition is.
+	Positions(ctx context.Context) ([]view.Position, error)
+	// Apply commits the parts together or not at all. view.ErrFenced: another owner was faster.
+	Apply(ctx context.Context, parts []view.Part) error
+	// Known returns the heads and groups that the store has among those asked.
+	Known(ctx context.Context, heads []view.HeadKey, groups []im.Conversation) (map[view.HeadKey]uint64, map[im.Conversation]*view.Group, error)
+}
+
+// Sent keeps how far partitions were delivered. It is saved once a second: a new owner delivers again from there.
+type Sent interface {
+	Sent(ctx context.Context) ([]im.Position, error)
+	SaveSent(ctx context.Context, sent []im.Position) error
+}
+
+// Served is the reading side of the region's timelines.
+type Served interface {
+	Pull(ctx context.Context, q view.PullQuery) (view.Page, error)
+	List(ctx context.Context, q view.ListQuery) (view.ListPage, error)
+	Receipts(ctx context.Context, c im.Conversation, users []im.UID) ([]view.Receipt, error)
+	Digest(ctx context.Context) (map[string]string, error)
+}
+
+// Store is the region's timelines.
+type Store interface {
+	Applied
+	Sent
+	Served
+}
+
+// Deliverer hands what was applied to the region's routers. It returns when they took it.
+type Deliverer interface {
+	Deliver(ctx context.Context, deliveries []im.Delivery) (pushes int, err error)
+}
+
+// Holder waits until a peer holds the own log up to and including an offset. It fails when ctx ends, or at once when no
+// peer's link is open.
+type Holder interface {
+	Wait(ctx context.Context, p im.Partition, offset int64) error
+}
+
+// Ownership tells which partition numbers this instance owns; changed is closed at the next change.
+type Ownership interface {
+	Owned() (partitions []int, changed <-chan struct{})
+}
+
+// Deps are what an imserver needs. Logger, Tracer, Meter and Now may be nil.
+type Deps struct {
+	Log       Log
+	NewReader func(from map[im.Partition]int64) Reader
+	Store     Store
+	Deliver   Deliverer
+	Held      Holder
+	Ownership Ownership
+	Now       func() time.Time
+
+	Logger *slog.Logger
+	Tracer trace.Tracer
+	Meter  metric.Meter
+}
+
+func (d Deps) withDefaults() (Deps, error) {
+	if d.Log == nil || d.NewReader == nil || d.Store == nil || d.Deliver == nil || d.Held == nil || d.Ownership == nil {
+		return d, errors.New("imserver: Log, NewReader, Store, Deliver, Held and Ownership are all needed")
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Logger == nil {
+		d.Logger = slog.New(slog.DiscardHandler)
+	}
+	if d.Tracer == nil {
+		d.Tracer = tracenoop.NewTracerProvider().Tracer("imserver")
+	}
+	if d.Meter == nil {
+		d.Meter = metricnoop.NewMeterProvider().Meter("imserver")
+	}
+	return d, nil
+}
+
+// Server is one imserver.
+type Server struct {
+	cfg  Config
+	deps Deps
+}
+
+// New checks the configuration. Nothing runs before Run.
+func New(cfg Config, deps Deps) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if deps, err = deps.withDefaults(); err != nil {
+		return nil, err
+	}
+	return &Server{cfg: cfg, deps: deps}, nil
+}
+
+// Run applies, delivers and beats until ctx ends. It fails at once if the own log is not the one that the timelines were
+// derived from.
+func (s *Server) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Call answers a client's call: submit, pull, list, mark, receipts, members.
+func (s *Server) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
+	return im.CallResult{}, im.Errorf(im.CodeUnknownMethod, "service im has no method %q", c.Method)
+}
+
+// Positions tells how far the region's timelines are in one origin's logs, or in all of them for the empty origin.
+func (s *Server) Positions(ctx context.Context, origin im.Origin) ([]im.Position, error) {
+	all, err := s.deps.Store.Positions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var positions []im.Position
+	for _, p := range all {
+		if origin == "" || p.Partition.Origin() == origin {
+			positions = append(positions, p.Position)
+		}
+	}
+	return positions, nil
+}
+
+// Digest returns a digest of each part of the region's view: timelines, lists, cursors. Regions that applied the same
+// records have equal digests (I9).
+func (s *Server) Digest(ctx context.Context) (map[string]string, error) {
+	return s.deps.Store.Digest(ctx)
+}

@@ -1,0 +1,4 @@
+package view
+
+// Group is what the changes of one group spell.
+type Group struct{}
