@@ -1,0 +1,180 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// Peer is another region and the origin whose log it writes now.
+type Peer struct {
+	Region im.Region
+	Origin im.Origin
+}
+
+// Config of a replicator. Zero values take the defaults of DefaultConfig.
+type Config struct {
+	Region     im.Region // own
+	Origin     im.Origin // own log's
+	Peers      []Peer
+	Partitions int // of every topic, in every region
+
+	WindowBytes    int           // uncompressed bytes under way on a link before the receiver gives credit back; 8 MiB
+	BatchBytes     int           // the most uncompressed bytes in one batch, unless one record is larger; 512 KiB
+	CompressAbove  int           // batches larger than this are compressed, bytes; 1 KiB
+	NotifyQueue    int           // notify batches waiting for a link, and for the own router; 256
+	NotifyAge      time.Duration // a notify that waited longer is dropped: a pull will have fetched it; 1 s
+	StatusInterval time.Duration // between statuses of a link; 1 s
+	LinkTimeout    time.Duration // a link that is silent for longer is dropped and opened again; 5 s
+	AppendTimeout  time.Duration // of one append to a copy; 10 s
+	ReadTimeout    time.Duration // of one read, bounds or positions call; 10 s
+	BackoffBase    time.Duration // first wait before a link is opened again, jittered; 100 ms
+	BackoffMax     time.Duration // the longest; 5 s
+	ScanRecords    int           // how many records at the end of a copy are read to find its tail, at least; 1024
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		WindowBytes: 8 << 20, BatchBytes: 512 << 10, CompressAbove: 1 << 10,
+		NotifyQueue: 256, NotifyAge: time.Second,
+		StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
+		AppendTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+		BackoffBase: 100 * time.Millisecond, BackoffMax: 5 * time.Second,
+		ScanRecords: 1024,
+	}
+}
+
+func (c Config) withDefaults() Config {
+	d := DefaultConfig()
+	or := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	orTime := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	or(&c.WindowBytes, d.WindowBytes)
+	or(&c.BatchBytes, d.BatchBytes)
+	or(&c.CompressAbove, d.CompressAbove)
+	or(&c.NotifyQueue, d.NotifyQueue)
+	or(&c.ScanRecords, d.ScanRecords)
+	orTime(&c.NotifyAge, d.NotifyAge)
+	orTime(&c.StatusInterval, d.StatusInterval)
+	orTime(&c.LinkTimeout, d.LinkTimeout)
+	orTime(&c.AppendTimeout, d.AppendTimeout)
+	orTime(&c.ReadTimeout, d.ReadTimeout)
+	orTime(&c.BackoffBase, d.BackoffBase)
+	orTime(&c.BackoffMax, d.BackoffMax)
+	return c
+}
+
+func (c Config) check() error {
+	if _, err := im.ParseRegion(string(c.Region)); err != nil {
+		return fmt.Errorf("replicator: own %w", err)
+	}
+	if _, err := im.ParseOrigin(string(c.Origin)); err != nil {
+		return fmt.Errorf("replicator: own %w", err)
+	}
+	if c.Origin.Region() != c.Region {
+		return fmt.Errorf("replicator: origin %s is not of region %s", c.Origin, c.Region)
+	}
+	if c.Partitions < 1 {
+		return fmt.Errorf("replicator: %d partitions; want 1 or more", c.Partitions)
+	}
+	seen := map[im.Region]bool{c.Region: true}
+	for _, p := range c.Peers {
+		if _, err := im.ParseOrigin(string(p.Origin)); err != nil {
+			return fmt.Errorf("replicator: peer %s: %w", p.Region, err)
+		}
+		if p.Origin.Region() != p.Region {
+			return fmt.Errorf("replicator: peer %s: origin %s is of another region", p.Region, p.Origin)
+		}
+		if seen[p.Region] {
+			return fmt.Errorf("replicator: region %s is named twice", p.Region)
+		}
+		seen[p.Region] = true
+	}
+	return nil
+}
+
+// partitions lists every partition of an origin's log, in the order in which a link names them.
+func (c Config) partitions(o im.Origin) []im.Partition {
+	topics := im.Topics(o)
+	all := make([]im.Partition, 0, len(topics)*c.Partitions)
+	for _, t := range topics {
+		for n := range c.Partitions {
+			all = append(all, im.Partition{Topic: t, Number: n})
+		}
+	}
+	return all
+}
+
+// Log is the region's own Kafka: the own log and the copies of the others'.
+type Log interface {
+	Append(ctx context.Context, p im.Partition, entries []im.Entry) (first int64, err error)
+	Bounds(ctx context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error)
+	Read(ctx context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error)
+}
+
+// Reader reads many partitions on, by their local offsets. It is used from one goroutine. A Poll whose context ended
+// returned nothing, and the next one goes on from the same offsets.
+type Reader interface {
+	Poll(ctx context.Context) ([]im.Batch, error)
+	Seek(p im.Partition, offset int64)
+	Drop(p im.Partition)
+	Close()
+}
+
+// Dialer opens links to peers.
+type Dialer interface {
+	Link(ctx context.Context, peer im.Region) (wire.LinkReceiver, error)
+}
+
+// Applied tells how far a view of the own region has applied an origin's log: imservers for msg.* and read.*, routers
+// for route.*. It is asked as far as it answers.
+type Applied interface {
+	Positions(ctx context.Context, o im.Origin) ([]im.Position, error)
+}
+
+// Notifier is the own region's router: it takes deliveries that came over a link.
+type Notifier interface {
+	Notify(ctx context.Context, from im.Region, ds []im.Delivery) error
+}
+
+// Deps are what a replicator works with.
+type Deps struct {
+	Log       Log
+	NewReader func(from map[im.Partition]int64) Reader
+	Dialer    Dialer
+	Applied   []Applied        // may be empty
+	Notifier  Notifier         // nil: notifies are dropped
+	Now       func() time.Time // nil: time.Now
+
+	Logger *slog.Logger
+	Tracer trace.Tracer
+	Meter  metric.Meter
+}
+
+func (d Deps) check() error {
+	switch {
+	case d.Log == nil:
+		return errors.New("replicator: no log")
+	case d.NewReader == nil:
+		return errors.New("replicator: no reader of logs")
+	case d.Dialer == nil:
+		return errors.New("replicator: no dialer")
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+package replicator
+
+import (
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Status is a snapshot of a replicator for consoles and doctors.
+type Status struct {
+	Region im.Region
+	In     []LinkIn  // links over which this region receives a peer's log
+	Out    []LinkOut // links over which this region sends its own
+}
+
+// LinkIn is the receiver's end of a link.
+type LinkIn struct {
+	Peer       im.Region
+	Origin     im.Origin
+	Open       bool
+	Since      time.Time // when it opened or closed
+	Error      string    // why it is not open
+	Refused    []Refusal
+	Lag        []Lag
+	Records    uint64        // appended to copies since start
+	Bytes      uint64        // of entries received since start, before compression
+	Reconnects uint64        // times it was opened again
+	Clock      time.Duration // how far the peer's clock is ahead of the own, to half a round trip
+}
+
+// LinkOut is the sender's end of a link.
+type LinkOut struct {
+	Peer    im.Region
+	Open    bool
+	Since   time.Time
+	Behind  int64 // records of the own log that the peer does not hold yet, as of the last status
+	Refused []Refusal
+	Records uint64 // sent since start
+	Bytes   uint64 // sent since start, before compression
+	Dropped uint64 // notifies
+}
+
+// Refusal is a partition that is not shipped, and why.
+type Refusal struct {
+	Partition im.Partition
+	Reason    string
+}
+
+// Lag is how far the copies of one lane are behind the origin's log. Lane is direct, group, super, read or route.
+type Lag struct {
+	Lane    string
+	Records int64
+	Bytes   int64 // approximate: records times their mean size on this link
+	Seconds float64
+}
