@@ -1,0 +1,179 @@
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// DialConfig says how connections are made and calls bounded.
+type DialConfig struct {
+	TLS     *tls.Config   // nil: plain text, for tests
+	Timeout time.Duration // of unary calls whose context has no deadline; 5 s if 0
+	Open    time.Duration // how long a breaker stays open; 1 s if 0
+	Log     *slog.Logger  // may be nil
+	Tracer  trace.TracerProvider
+}
+
+// Dial returns a connection to one server. It connects when first used and reconnects by itself, with jittered back-off
+// up to a second. Errors of its calls are *im.Error: the server's own, or unavailable. Unary calls pass a breaker: after
+// five failures in a row to reach the server, calls fail at once for a while. Streams do not: whoever opens one
+// reconnects with a back-off of its own.
+func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.Open == 0 {
+		cfg.Open = time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &target{addr: addr, cfg: cfg}
+	t.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: addr, MaxRequests: 1, Timeout: cfg.Open,
+		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
+		IsSuccessful: func(err error) bool { return !unreachable(err) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			cfg.Log.Info("breaker", "target", addr, "from", from.String(), "to", to.String())
+		},
+	})
+	conn, err := grpc.NewClient("passthrough:///"+addr,
+		grpc.WithTransportCredentials(transport(cfg.TLS)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithStatsHandler(tracing(cfg.Tracer, otelgrpc.NewClientHandler)),
+		grpc.WithChainUnaryInterceptor(t.unary),
+		grpc.WithChainStreamInterceptor(t.stream),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("rpc: %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+// unreachable tells whether a call failed for want of the server, not by its answer.
+func unreachable(err error) bool {
+	e, ok := errors.AsType[*im.Error](err)
+	return ok && e.Code == im.CodeUnavailable
+}
+
+type target struct {
+	addr    string
+	cfg     DialConfig
+	breaker *gobreaker.CircuitBreaker[struct{}]
+}
+
+func (t *target) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.cfg.Timeout)
+		defer cancel()
+	}
+	_, err := t.breaker.Execute(func() (struct{}, error) {
+		return struct{}{}, fromStatus(ctx, t.addr, invoke(ctx, method, req, reply, cc, opts...))
+	})
+	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return &im.Error{Code: im.CodeUnavailable, Detail: t.addr + " failed repeatedly and is left alone for a moment", RetryAfter: t.cfg.Open}
+	}
+	return err
+}
+
+func (t *target) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := open(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, fromStatus(ctx, t.addr, err)
+	}
+	return &clientStream{s, t}, nil
+}
+
+// clientStream gives a stream's errors their codes.
+type clientStream struct {
+	grpc.ClientStream
+	target *target
+}
+
+func (s *clientStream) SendMsg(m any) error {
+	return fromStatus(s.Context(), s.target.addr, s.ClientStream.SendMsg(m))
+}
+
+func (s *clientStream) RecvMsg(m any) error {
+	return fromStatus(s.Context(), s.target.addr, s.ClientStream.RecvMsg(m))
+}
+
+// Dialer keeps one connection per address.
+type Dialer struct {
+	cfg DialConfig
+
+	mu     sync.Mutex
+	conns  map[string]*grpc.ClientConn
+	closed bool
+}
+
+// NewDialer returns a Dialer without connections.
+func NewDialer(cfg DialConfig) *Dialer {
+	return &Dialer{cfg: cfg, conns: map[string]*grpc.ClientConn{}}
+}
+
+// Conn returns the connection to an address. It is shared: nobody closes it but the Dialer.
+func (d *Dialer) Conn(addr string) (grpc.ClientConnInterface, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, im.Errorf(im.CodeUnavailable, "no connection to %s: closing", addr)
+	}
+	if c := d.conns[addr]; c != nil {
+		return c, nil
+	}
+	c, err := Dial(addr, d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	d.conns[addr] = c
+	return c, nil
+}
+
+// Retain closes the connections to addresses that are not among those given: instances that are gone for good.
+func (d *Dialer) Retain(addrs []string) {
+	keep := make(map[string]bool, len(addrs))
+	for _, a := range addrs {
+		keep[a] = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for a, c := range d.conns {
+		if !keep[a] {
+			c.Close()
+			delete(d.conns, a)
+		}
+	}
+}
+
+// Close closes all connections; calls under way fail.
+func (d *Dialer) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for a, c := range d.conns {
+		c.Close()
+		delete(d.conns, a)
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// MaxMessage bounds one message of a call or stream, in bytes.
+const MaxMessage = 16 << 20
+
+// ServerConfig says where and how a server listens.
+type ServerConfig struct {
+	Addr   string        // host:port; port 0 takes any free one
+	TLS    *tls.Config   // nil: plain text, for tests
+	Drain  time.Duration // how long calls under way may take when Run's context ends; 5 s if 0
+	Log    *slog.Logger  // may be nil
+	Tracer trace.TracerProvider
+}
+
+// Server is a gRPC server that is bound but not yet serving: register services on it, then Run.
+type Server struct {
+	cfg      ServerConfig
+	listener net.Listener
+	grpc     *grpc.Server
+	health   *health.Server
+}
+
+// NewServer binds. A taken port is an error that names it.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = 5 * time.Second
+	}
+	l, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("rpc: cannot listen: %w", err)
+	}
+	s := &Server{cfg: cfg, listener: l, health: health.NewServer()}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(transport(cfg.TLS)),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
+		grpc.StatsHandler(tracing(cfg.Tracer, otelgrpc.NewServerHandler)),
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+		// A worker per call is spawned anew otherwise; reuse saves growing its stack each time.
+		grpc.NumStreamWorkers(4),
+	)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	return s, nil
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	s.grpc.RegisterService(desc, impl)
+}
+
+// Addr is the host:port that the server is bound to.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Run serves until ctx ends, then lets calls under way finish within the drain deadline. Long streams end when their
+// service ends them; those that are left at the deadline are cut. When ctx ends by im.ErrKilled everything is dropped
+// at once.
+func (s *Server) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.grpc.Serve(s.listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("rpc: server on %s: %w", s.Addr(), err)
+	case <-ctx.Done():
+	}
+	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
+		s.health.Shutdown()
+		stopped := make(chan struct{})
+		go func() { s.grpc.GracefulStop(); close(stopped) }()
+		select {
+		case <-stopped:
+		case <-time.After(s.cfg.Drain):
+			s.cfg.Log.Warn("calls were still under way at the drain deadline and are cut", "deadline", s.cfg.Drain)
+		}
+		s.grpc.Stop()
+		<-stopped
+	} else {
+		s.grpc.Stop()
+	}
+	<-served
+	return nil
+}
+
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	defer s.recovered(info.FullMethod, &err)
+	resp, err = handle(ctx, req)
+	return resp, toStatus(err)
+}
+
+func (s *Server) stream(impl any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	defer s.recovered(info.FullMethod, &err)
+	return toStatus(handle(impl, ss))
+}
+
+// recovered keeps one call's bug from taking the process: the caller gets an internal error, the log the stack.
+func (s *Server) recovered(method string, err *error) {
+	if r := recover(); r != nil {
+		s.cfg.Log.Error("a call panicked", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = toStatus(im.Errorf(im.CodeInternal, "%s failed", method))
+	}
+}
+
+func transport(cfg *tls.Config) credentials.TransportCredentials {
+	if cfg == nil {
+		return insecure.NewCredentials()
+	}
+	return credentials.NewTLS(cfg)
+}
+
+// tracing passes on the traces of sampled callers only: spans are made by those who have something to say about a
+// record, so that an unsampled call costs nothing here.
+func tracing(tp trace.TracerProvider, handler func(...otelgrpc.Option) stats.Handler) stats.Handler {
+	if tp == nil {
+		return nil
+	}
+	return handler(otelgrpc.WithTracerProvider(tp), otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()),
+		otelgrpc.WithPropagators(propagation.TraceContext{}))
+}
