@@ -1,1 +1,457 @@
+// @ts-check
+// The browser client of Antipode. It does what docs/protocol.md asks of a client:
+//
+//   ipconf ──▶ race the best few gateways ──▶ hello ──▶ welcome ──▶ list, pull what is missed ──▶ pushes
+//     ▲                                                                                            │
+//     └────────────── back off with jitter, as the code of the close says ◀────────────────────────┘
+//
+//   const client = new Client({ uid: 'ann', ipconf: ['http://127.0.0.1:7410'], token: fetchToken });
+//   client.on('changed', (conversation) => draw(conversation));
+//   client.start();
+//   client.send(direct('ann', 'bob'), 'hello');
 
+import { AntipodeError } from './codes.js';
+import { Connection } from './connection.js';
+import { endpoints, race } from './dial.js';
+import { Emitter, pause } from './emitter.js';
+import { group, traceparent, uuidv7 } from './ids.js';
+import { Outbox } from './outbox.js';
+import { regionOf } from './place.js';
+import { backOffMs, DEFAULT_POLICY } from './policy.js';
+import { defaultShelf, Store, takeSlot } from './store.js';
+import { Sync } from './sync.js';
+
+export { AntipodeError } from './codes.js';
+export { direct, directMembers, isUID, traceID } from './ids.js';
+export { formatPlace, regionOf, stampMillis } from './place.js';
+
+/** @typedef {import('./conversation.js').Conversation} Conversation */
+/** @typedef {import('./timeline.js').Entry} Entry */
+
+/**
+ * @typedef {object} Options
+ * @property {string} uid
+ * @property {string[]} ipconf           base URLs, the preferred region's first
+ * @property {string} [region]           the preferred region; empty: the nearest
+ * @property {() => Promise<{token: string, expiresMs: number}>} token  called when none is held or it has expired
+ * @property {import('./store.js').Shelf} [shelf]
+ * @property {string} [agent]            name and version, for operators
+ */
+
+/**
+ * @typedef {object} State
+ * @property {'connecting' | 'online' | 'waiting' | 'stopped'} phase
+ * @property {string} gateway
+ * @property {string} region
+ * @property {number} rttMs              0: not measured yet
+ * @property {number} retryAtMs          of waiting: when the next try begins (Date.now clock)
+ * @property {AntipodeError | undefined} error  why it is not online
+ */
+
+/** For a call's reply. It exceeds the servers' deadline for global acks. */
+const CALL_MS = 20000;
+const PUSH_ACK_EVERY = 32;
+/** A connection that lasted so long was a good one: the next loss begins a new back-off. */
+const GOOD_MS = 10000;
+/** An own message whose record did not come back in this time after its ack is pulled. */
+const ECHO_MS = 2000;
+
+/** @extends {Emitter<{state: State, changed: Conversation}>} */
+export class Client extends Emitter {
+  /** @type {State} */
+  state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, error: undefined };
+  /** bytes; from welcome */
+  maxText = 4096;
+  #policy = DEFAULT_POLICY;
+  #stopping = new AbortController();
+  /** cuts a wait between two connections short */
+  #hurry = new AbortController();
+  /** @type {Connection | undefined} the one that said welcome */
+  #connection;
+  /** @type {{id: string, secret: string, push: bigint} | undefined} */
+  #session;
+  /** @type {{token: string, expiresMs: number} | undefined} */
+  #token;
+  /** @type {Store | undefined} */
+  #store;
+  /** @type {import('./dial.js').Gateway[]} */
+  #gateways = [];
+  /** the gateway just lost: tried last */
+  #avoid = '';
+  #clockOffsetMs = 0;
+  #origin = '';
+  #heardAt = 0;
+  /** @type {string} the conversation on display */
+  #open = '';
+
+  /** @param {Options} options */
+  constructor(options) {
+    super();
+    this.options = options;
+    this.uid = options.uid;
+    this.sync = new Sync(
+      {
+        uid: options.uid,
+        policy: () => this.#policy,
+        region: () => this.state.region,
+        online: () => this.#connection !== undefined,
+        call: (method, key, body) => this.#call(method, key, body),
+        pullFrom: (region, body, signal) => this.#pullFrom(region, body, signal),
+        changed: (conversation) => this.emit('changed', conversation),
+      },
+      this.#stopping.signal,
+    );
+    this.outbox = new Outbox({
+      submit: (item) => this.#submit(item),
+      online: () => this.#connection !== undefined,
+      now: () => this.now(),
+      keep: (list) => this.#store?.keepUnsent(list),
+      accepted: (item, response) => this.#accepted(item, response),
+      refused: (item, error) => {
+        const conversation = this.sync.conversation(item.conversation);
+        conversation.timeline.failed(`${this.uid}/${item.clientId}`, error.detail || error.code);
+        this.emit('changed', conversation);
+      },
+    });
+  }
+
+  /** The server's clock, Unix ms: client_ids are made on it. */
+  now() {
+    return Date.now() + this.#clockOffsetMs;
+  }
+
+  start() {
+    void this.#run().catch((error) => {
+      if (!this.#stopping.signal.aborted) this.#stop(error);
+    });
+  }
+
+  /** Ends the session. A stopped client stays stopped. */
+  stop() {
+    this.#connection?.bye();
+    this.#stop(new AntipodeError('unavailable', 'stopped'));
+  }
+
+  /** Tries again at once if it is waiting, and makes sure of a connection that may be dead. */
+  wake() {
+    this.#hurry.abort();
+    this.#connection?.probe();
+  }
+
+  /** Conversations, the one with the latest message first. @returns {Conversation[]} */
+  conversations() {
+    /** @param {Conversation} c */
+    const at = (c) => c.timeline.stamp;
+    return [...this.sync.conversations.values()].sort((a, b) => (at(a) === at(b) ? (a.id < b.id ? -1 : 1) : at(a) > at(b) ? -1 : 1));
+  }
+
+  /**
+   * Makes a conversation known and shown: it is pulled, and receipts and members are kept fresh while it is the one shown.
+   * @param {string} id
+   */
+  open(id) {
+    this.#open = id;
+    const conversation = this.sync.conversation(id);
+    this.emit('changed', conversation);
+    if (this.#connection) void this.#inspect(id);
+    return conversation;
+  }
+
+  /** Everything shown of it was read. @param {string} id */
+  markRead(id) {
+    this.sync.markRead(id);
+  }
+
+  /**
+   * Sends a text. It shows at once and goes out when it can; the entry of the timeline says how far it is.
+   * @param {string} id @param {string} text @param {{ack?: 'region' | 'global'}} [options]
+   */
+  send(id, text, { ack = 'region' } = {}) {
+    const conversation = this.sync.conversation(id);
+    const message = { conversation: id, clientId: uuidv7(this.now()), text, ack, trace: traceparent() };
+    conversation.timeline.addSending({ ...message, sender: this.uid });
+    this.emit('changed', conversation);
+    this.outbox.add(message);
+    return message.clientId;
+  }
+
+  /** Sends a refused message once more, under a new id. @param {string} id @param {Entry} entry */
+  resend(id, entry) {
+    this.sync.conversation(id).timeline.forget(entry.id);
+    return this.send(id, entry.text);
+  }
+
+  /**
+   * Creates a group in the region that serves now.
+   * @param {string} title @param {string[]} members
+   * @returns {Promise<string>} its conversation
+   */
+  async createGroup(title, members) {
+    for (let attempt = 0; ; attempt++) {
+      const id = group(this.#origin, this.now());
+      try {
+        await this.#submitNow(id, { create: { title, members } });
+        return id;
+      } catch (error) {
+        // Another region took over between two tries: the id must name its origin.
+        if (!(error instanceof AntipodeError) || error.code !== 'wrong_region' || attempt > 3) throw error;
+      }
+    }
+  }
+
+  /** @param {string} id @param {{add?: string[], remove?: string[]}} change */
+  changeMembers(id, change) {
+    return this.#submitNow(id, { member: { add: change.add ?? [], remove: change.remove ?? [] } });
+  }
+
+  /** @param {string} id @param {string} title */
+  rename(id, title) {
+    return this.#submitNow(id, { settings: { title } });
+  }
+
+  /** The members as the region has them now. @param {string} id */
+  members(id) {
+    return this.sync.members(id);
+  }
+
+  async #run() {
+    const { signal } = this.#stopping;
+    const slot = await takeSlot(this.uid, signal);
+    this.#store = new Store(this.uid, slot, this.options.shelf ?? defaultShelf());
+    for (const message of this.#store.unsent()) {
+      this.sync.conversation(message.conversation).timeline.addSending({ ...message, sender: this.uid });
+      this.outbox.add(message);
+    }
+    void this.#fallback(signal);
+    let refreshed = false;
+    for (let attempt = 0; ; ) {
+      /** @type {AntipodeError} */
+      let error;
+      let began = 0;
+      try {
+        this.#set({ phase: 'connecting' });
+        const { connection, gateway } = await this.#connect(this.#store);
+        began = performance.now();
+        refreshed = false;
+        error = await connection.closed;
+        this.#connection = undefined;
+        this.#avoid = gateway.id;
+      } catch (thrown) {
+        signal.throwIfAborted();
+        error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
+      }
+      signal.throwIfAborted();
+      if (error.code === 'session_expired') this.#session = undefined;
+      if (error.code === 'token_expired' && !refreshed) {
+        this.#token = undefined; // a new token, once; refused again it is a stop
+        refreshed = true;
+      } else if (error.action === 'stop') {
+        throw error;
+      }
+      if (began && performance.now() - began > GOOD_MS) attempt = 0;
+      const quick = error.action !== 'back_off' && attempt === 0;
+      const wait = quick ? this.#policy.backoffBase * Math.random() : backOffMs(this.#policy, attempt, error.retryAfterMs);
+      attempt++;
+      this.#set({ phase: 'waiting', retryAtMs: Date.now() + wait, gateway: '', rttMs: 0, error });
+      this.#hurry = new AbortController();
+      await pause(wait, AbortSignal.any([signal, this.#hurry.signal])).catch(() => signal.throwIfAborted());
+    }
+  }
+
+  /** @param {Store} store */
+  async #connect(store) {
+    const { signal } = this.#stopping;
+    const { uid, ipconf, region = '', agent = 'antipode-web/1' } = this.options;
+    const rtt = Object.entries(store.rtts())
+      .map(([name, ms]) => `${name}:${ms}`)
+      .join(',');
+    const query = { uid, device: store.device, platform: 'web', region, last: store.last, rtt };
+    const [found, token] = await Promise.all([endpoints(ipconf, query, signal), this.#freshToken()]);
+    this.#policy = this.outbox.policy = found.policy;
+    this.#gateways = found.gateways;
+    const order = [...found.gateways.filter((g) => g.id !== this.#avoid), ...found.gateways.filter((g) => g.id === this.#avoid)];
+    const { socket, gateway } = await race(order, found.policy, signal);
+
+    const connection = new Connection(socket);
+    const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
+    signal.addEventListener('abort', stop, { once: true });
+    connection.on('closed', () => signal.removeEventListener('abort', stop));
+    this.#listen(connection);
+    const session = this.#session;
+    const asked = Date.now();
+    const welcome = await connection.hello(
+      {
+        token,
+        device: store.device,
+        platform: 'web',
+        login: store.nextLogin().toString(),
+        agent,
+        ...(session && { resume: { session: session.id, secret: session.secret, push: session.push.toString() } }),
+      },
+      found.policy,
+    );
+    const answered = Date.now();
+    if (welcome.serverTimeMs) this.#clockOffsetMs = Number(welcome.serverTimeMs) - (asked + answered) / 2;
+    const push = welcome.resumed && session ? session.push : 0n;
+    this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push };
+    this.#origin = welcome.origin || welcome.region || '';
+    this.maxText = welcome.maxTextBytes || this.maxText;
+    store.last = gateway.id;
+    this.#avoid = '';
+    this.#heardAt = performance.now();
+    this.#connection = connection;
+    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, error: undefined });
+    this.outbox.resend();
+    if (!welcome.resumed) {
+      void this.sync.restart().catch(() => {}); // the connection's end is told by closed; otherwise the fallback asks again
+      if (this.#open) void this.#inspect(this.#open);
+    }
+    this.sync.remark();
+    return { connection, gateway };
+  }
+
+  /** @param {Connection} connection */
+  #listen(connection) {
+    let unacked = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const ack = () => {
+      clearTimeout(timer);
+      timer = undefined;
+      unacked = 0;
+      if (this.#session) connection.pushAck(this.#session.push);
+    };
+    connection.on('push', (push) => {
+      this.#heardAt = performance.now();
+      const session = this.#session;
+      if (!session) return;
+      if (push.number > session.push + 1n) void this.sync.refresh().catch(() => {}); // some were lost: the list knows what
+      if (push.number > session.push) session.push = push.number;
+      if (push.service === 'im' && push.method === 'event') {
+        this.sync.takeEvent(push.body);
+        const id = push.body.record?.conversation;
+        if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.members(id).catch(() => {});
+      }
+      if (++unacked >= PUSH_ACK_EVERY) ack();
+      else timer ??= setTimeout(ack, this.#policy.pushAck);
+    });
+    connection.on('behind', (number) => {
+      if (this.#session && number > this.#session.push) this.#session.push = number;
+      ack();
+      void this.sync.refresh().catch(() => {});
+    });
+    connection.on('goaway', ({ withinMs }) => {
+      const leave = setTimeout(() => connection.leave(new AntipodeError('draining', 'this gateway is going away')), withinMs * Math.random());
+      connection.on('closed', () => clearTimeout(leave));
+    });
+    connection.on('rtt', (ms) => {
+      if (this.state.phase !== 'online') return;
+      this.#store?.keepRTT(this.state.region, ms);
+      this.#set({ rttMs: ms });
+    });
+    connection.on('closed', () => clearTimeout(timer));
+  }
+
+  /** Hearing nothing for a while, asks: a push may have been lost on the way to the gateway. @param {AbortSignal} signal */
+  async #fallback(signal) {
+    try {
+      for (;;) {
+        const every = this.#policy.fallbackPull;
+        await pause(every * (0.8 + 0.4 * Math.random()), signal);
+        if (this.#connection && performance.now() - this.#heardAt >= every * 0.7) {
+          this.#heardAt = performance.now();
+          await this.sync.refresh().catch(() => {});
+        }
+      }
+    } catch {
+      // stopped
+    }
+  }
+
+  async #freshToken() {
+    if (!this.#token || this.#token.expiresMs - Date.now() < 10000) this.#token = await this.options.token();
+    return this.#token.token;
+  }
+
+  /** @param {string} method @param {string} key @param {object} body @param {string} [trace] */
+  #call(method, key, body, trace = '') {
+    if (!this.#connection) return Promise.reject(new AntipodeError('unavailable', 'not connected'));
+    return this.#connection.call(method, key, body, { trace, timeoutMs: CALL_MS });
+  }
+
+  /** @param {import('./outbox.js').Item} item */
+  #submit({ conversation, clientId, text, ack, trace }) {
+    const seen = this.sync.conversation(conversation).timeline.stamp.toString();
+    return this.#call('submit', conversation, { conversation, clientId, ack, seen, text: { text } }, trace);
+  }
+
+  /** @param {import('./outbox.js').Item} item @param {any} response */
+  #accepted(item, response) {
+    const conversation = this.sync.conversation(item.conversation);
+    const id = `${this.uid}/${item.clientId}`;
+    conversation.timeline.accepted(id, response, item.ack === 'global');
+    this.emit('changed', conversation);
+    setTimeout(() => {
+      if (!this.#stopping.signal.aborted && !conversation.timeline.byID.get(id)?.record) void this.sync.pull(item.conversation).catch(() => {});
+    }, ECHO_MS);
+  }
+
+  /**
+   * Submits something that is no text and waits for its ack, keeping the client_id across a few retries.
+   * @param {string} conversation @param {object} content
+   */
+  async #submitNow(conversation, content) {
+    const body = { conversation, clientId: uuidv7(this.now()), seen: this.sync.conversations.get(conversation)?.timeline.stamp.toString() ?? '0', ...content };
+    const trace = traceparent();
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await this.#call('submit', conversation, body, trace);
+      } catch (error) {
+        if (!(error instanceof AntipodeError) || error.action === 'stop' || attempt >= 6) throw error;
+        await pause(backOffMs(this.#policy, attempt, error.retryAfterMs), this.#stopping.signal);
+      }
+    }
+  }
+
+  /**
+   * Pulls over HTTP from a gateway of another region.
+   * @param {string} region @param {object} body @param {AbortSignal} signal
+   */
+  async #pullFrom(region, body, signal) {
+    const gateway = this.#gateways.find((g) => g.region === regionOf(region) && g.pullUrl);
+    if (!gateway) throw new AntipodeError('unavailable', `no gateway of ${region} is known`);
+    const response = await fetch(`${gateway.pullUrl.replace(/\/$/, '')}/v1/pull`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${await this.#freshToken()}` },
+      body: JSON.stringify(body),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MS)]),
+    });
+    const answer = await response.json();
+    if (!response.ok) throw AntipodeError.of(answer.error ?? answer);
+    return answer;
+  }
+
+  /** @param {string} id */
+  async #inspect(id) {
+    try {
+      await this.sync.inspect(id);
+    } catch {
+      // A conversation without a record yet has no receipts; otherwise the next welcome asks again.
+    }
+  }
+
+  /** @param {Partial<State>} change */
+  #set(change) {
+    this.state = { ...this.state, ...change };
+    this.emit('state', this.state);
+  }
+
+  /** @param {unknown} error */
+  #stop(error) {
+    const known = error instanceof AntipodeError ? error : new AntipodeError('internal', String(error));
+    this.#connection = undefined;
+    this.outbox.stop();
+    this.#stopping.abort(known);
+    this.#set({ phase: 'stopped', error: known, gateway: '', rttMs: 0, retryAtMs: 0 });
+  }
+}

@@ -1,0 +1,203 @@
+// @ts-check
+// One socket: frames out, frames in. It knows nothing of messages.
+
+import { AntipodeError } from './codes.js';
+import { Emitter } from './emitter.js';
+
+/**
+ * @typedef {object} Welcome
+ * @property {string} [uid]
+ * @property {string} [session]
+ * @property {string} [resumeSecret]
+ * @property {number} [resumeWindowMs]
+ * @property {boolean} [resumed]
+ * @property {string} [region]
+ * @property {string} [origin]
+ * @property {string} [gateway]
+ * @property {string} [serverTimeMs]
+ * @property {number} [heartbeatMs]
+ * @property {number} [maxFrameBytes]
+ * @property {number} [maxTextBytes]
+ */
+/** @typedef {{number: bigint, service: string, method: string, body: any, trace: string}} Push */
+/** @typedef {{resolve: (body: any) => void, reject: (error: AntipodeError) => void, timer: ReturnType<typeof setTimeout>}} Waiting */
+
+/**
+ * Events: push; behind (pushes up to this number will not come); goaway; rtt (ms); closed, once and last.
+ * @extends {Emitter<{push: Push, behind: bigint, goaway: {withinMs: number}, rtt: number, closed: AntipodeError}>}
+ */
+export class Connection extends Emitter {
+  /** @type {Map<number, Waiting>} */
+  #calls = new Map();
+  #nextCall = 1;
+  #heartbeatMs = 0;
+  #sentAt = 0;
+  #heardAt = 0;
+  #pingAt = 0;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #ticker;
+  /** @type {AntipodeError | undefined} the error frame that came before a close */
+  #lastError;
+  /** @type {((welcome: Welcome) => void) | undefined} */
+  #welcomed;
+  #over = false;
+  #maxFrame = Infinity;
+
+  /** @param {WebSocket} socket  open */
+  constructor(socket) {
+    super();
+    this.socket = socket;
+    /** @type {Promise<AntipodeError>} resolves with the reason when the connection is over */
+    this.closed = new Promise((resolve) => this.on('closed', resolve));
+    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onclose = (event) => this.#end(this.#lastError ?? AntipodeError.ofClose(event.code, event.reason));
+  }
+
+  /**
+   * Sends the first frame and waits for the answer.
+   * @param {object} hello @param {import('./policy.js').Policy} policy
+   * @returns {Promise<Welcome>}
+   */
+  hello(hello, policy) {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => this.leave(new AntipodeError('unavailable', 'no welcome in time')), policy.connectTimeout);
+      this.on('closed', (error) => {
+        clearTimeout(timer);
+        reject(error);
+      });
+      this.#welcomed = (welcome) => {
+        clearTimeout(timer);
+        this.#maxFrame = welcome.maxFrameBytes || Infinity;
+        this.#beat(Math.min(policy.heartbeatMax, Math.max(policy.heartbeatMin, welcome.heartbeatMs || 25000)));
+        resolve(welcome);
+      };
+      this.#send({ hello });
+    });
+  }
+
+  /**
+   * Calls a method of a service.
+   * @param {string} method @param {string} key @param {object} body
+   * @param {{service?: string, trace?: string, timeoutMs: number}} options
+   * @returns {Promise<any>} the response's body
+   */
+  call(method, key, body, { service = 'im', trace = '', timeoutMs }) {
+    return new Promise((resolve, reject) => {
+      if (this.#over) return reject(new AntipodeError('unavailable', 'not connected'));
+      const id = this.#nextCall++;
+      const frame = JSON.stringify({ call: { id, service, method, key, body, ...(trace && { trace }) } });
+      if (frame.length > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
+      const timer = setTimeout(() => {
+        this.#calls.delete(id);
+        reject(new AntipodeError('unavailable', `${method} got no answer in time`));
+      }, timeoutMs);
+      this.#calls.set(id, { resolve, reject, timer });
+      this.#sendText(frame);
+    });
+  }
+
+  /** @param {bigint} number  every push up to it was taken */
+  pushAck(number) {
+    this.#send({ pushAck: { number: number.toString() } });
+  }
+
+  /** Asks for a sign of life now: after a sleep, a socket may look open and be dead. */
+  probe() {
+    if (!this.#over && this.#heartbeatMs > 0) this.#ping();
+  }
+
+  /** Ends the session: nothing is kept for a resume. */
+  bye() {
+    this.#send({ bye: {} });
+    this.leave(new AntipodeError('unavailable', 'closed by this client'));
+  }
+
+  /**
+   * Closes the socket without waiting for the other side.
+   * @param {AntipodeError} why
+   */
+  leave(why) {
+    if (this.socket.readyState <= WebSocket.OPEN) this.socket.close(1000);
+    this.#end(why);
+  }
+
+  /** @param {object} frame */
+  #send(frame) {
+    this.#sendText(JSON.stringify(frame));
+  }
+
+  /** @param {string} text */
+  #sendText(text) {
+    if (this.socket.readyState !== WebSocket.OPEN) return; // its close is on the way, and says why
+    this.#sentAt = performance.now();
+    this.socket.send(text);
+  }
+
+  /** @param {unknown} data */
+  #receive(data) {
+    if (this.#over) return;
+    this.#heardAt = performance.now();
+    /** @type {any} */
+    let frame;
+    try {
+      frame = JSON.parse(String(data));
+    } catch {
+      return this.leave(new AntipodeError('unavailable', 'the gateway sent a frame that does not decode'));
+    }
+    if (frame.push) {
+      const { number, service, method, body, trace } = frame.push;
+      this.emit('push', { number: BigInt(number ?? 0), service: service || 'im', method: method ?? '', body: body ?? {}, trace: trace ?? '' });
+    } else if (frame.reply) {
+      const waiting = this.#calls.get(frame.reply.id);
+      if (!waiting) return; // its caller has given up
+      this.#calls.delete(frame.reply.id);
+      clearTimeout(waiting.timer);
+      if (frame.reply.error) waiting.reject(AntipodeError.of(frame.reply.error));
+      else waiting.resolve(frame.reply.body ?? {});
+    } else if (frame.pong) {
+      if (this.#pingAt) this.emit('rtt', performance.now() - this.#pingAt);
+      this.#pingAt = 0;
+    } else if (frame.ping) {
+      this.#send({ pong: {} });
+    } else if (frame.welcome) {
+      this.#welcomed?.(frame.welcome);
+    } else if (frame.behind) {
+      this.emit('behind', BigInt(frame.behind.number ?? 0));
+    } else if (frame.goaway) {
+      this.emit('goaway', { withinMs: frame.goaway.withinMs ?? 0 });
+    } else if (frame.error) {
+      this.#lastError = AntipodeError.of(frame.error); // a close follows if the code has one
+    }
+    // Frames of a kind that this version does not know are skipped: a newer gateway may send them.
+  }
+
+  /** @param {number} everyMs */
+  #beat(everyMs) {
+    this.#heartbeatMs = everyMs;
+    this.#heardAt = performance.now();
+    this.#ping(); // measures the round trip early
+    this.#ticker = setInterval(() => {
+      const now = performance.now();
+      if (now - this.#heardAt > everyMs * 2.5) return this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
+      if (now - this.#sentAt >= everyMs * 0.9) this.#ping();
+    }, Math.max(200, everyMs / 5));
+  }
+
+  #ping() {
+    this.#pingAt ||= performance.now();
+    this.#send({ ping: {} });
+  }
+
+  /** @param {AntipodeError} why */
+  #end(why) {
+    if (this.#over) return;
+    this.#over = true;
+    clearInterval(this.#ticker);
+    for (const { reject, timer } of this.#calls.values()) {
+      clearTimeout(timer);
+      reject(new AntipodeError('unavailable', 'the connection was lost before the answer came'));
+    }
+    this.#calls.clear();
+    this.emit('closed', why);
+  }
+}

@@ -1,0 +1,181 @@
+// @ts-check
+// What a client knows of one conversation: its timeline, its members, who has got and read what. No network.
+
+import { covers, mergeCursors, parseCursor } from './cursor.js';
+import { directMembers } from './ids.js';
+import { comparePlaces } from './place.js';
+import { Timeline } from './timeline.js';
+
+/** @typedef {import('./cursor.js').Cursor} Cursor */
+/** @typedef {import('./timeline.js').Entry} Entry */
+/** @typedef {{conversation?: string, uid?: string, delivered?: string, read?: string}} WireReceipt */
+
+/**
+ * @typedef {object} WireRow
+ * @property {string} conversation
+ * @property {string} [title]
+ * @property {string} [head]
+ * @property {import('./timeline.js').WireRecord} [last]
+ * @property {number} [unread]
+ * @property {string} [delivered]
+ * @property {string} [read]
+ * @property {boolean} [member]
+ */
+
+/** @typedef {'sending' | 'failed' | 'accepted' | 'delivered' | 'read'} Tick */
+
+export class Conversation {
+  /** @param {string} id @param {string} uid  whose view this is */
+  constructor(id, uid) {
+    this.id = id;
+    this.uid = uid;
+    this.timeline = new Timeline(id);
+    this.#memberList = directMembers(id);
+    /** @type {Cursor} own read cursor, as far as this client wants it */
+    this.read = new Map();
+    /** @type {Cursor} own cursors as the server took them */
+    this.markedRead = new Map();
+    /** @type {Cursor} */
+    this.markedDelivered = new Map();
+    /** @type {Map<string, {delivered: Cursor, read: Cursor}>} of the others */
+    this.receipts = new Map();
+    /** @type {Cursor} what a region said it holds */
+    this.head = new Map();
+    /** true while the caller belongs to it */
+    this.member = true;
+    this.membersKnown = this.#memberList.length > 0;
+    this.#listedUnread = 0;
+  }
+
+  /** @type {string[]} */
+  #memberList;
+  #title = '';
+  /** @type {import('./place.js').Place | undefined} */
+  #titlePlace;
+  #listedUnread;
+
+  get isGroup() {
+    return !this.id.startsWith('d:') && !this.id.startsWith('u:');
+  }
+
+  /** Sorted; of groups, as last asked. */
+  get members() {
+    return this.#memberList;
+  }
+
+  /** @param {string[]} uids */
+  setMembers(uids) {
+    this.#memberList = [...uids].sort();
+    this.membersKnown = true;
+    if (this.isGroup) this.member = this.#memberList.includes(this.uid);
+  }
+
+  /** Everyone but the caller. */
+  get others() {
+    return this.#memberList.filter((uid) => uid !== this.uid);
+  }
+
+  get title() {
+    if (this.isGroup) return this.#title || 'Untitled group';
+    return this.others[0] ?? 'Note to self';
+  }
+
+  /** @param {string} title */
+  setTitle(title) {
+    if (title) this.#title = title;
+  }
+
+  /** Before everything is pulled the server's count is shown, then its own. */
+  get unread() {
+    return this.timeline.settled ? this.timeline.unread(this.uid, this.read) : this.#listedUnread;
+  }
+
+  /** The last message, or what last happened. @returns {Entry | undefined} */
+  get last() {
+    const { entries } = this.timeline;
+    return entries.findLast((entry) => entry.kind === 'message') ?? entries.at(-1);
+  }
+
+  /**
+   * Takes a row of the conversation list.
+   * @param {WireRow} row
+   */
+  takeRow(row) {
+    this.setTitle(row.title ?? '');
+    this.head = mergeCursors(this.head, parseCursor(row.head));
+    this.#listedUnread = row.unread ?? 0;
+    this.takeOwn(row.delivered, row.read);
+    if (this.isGroup) this.member = row.member ?? false;
+  }
+
+  /**
+   * Takes own cursors from the server: another device may have read more.
+   * @param {string | undefined} delivered @param {string | undefined} read
+   */
+  takeOwn(delivered, read) {
+    this.markedDelivered = mergeCursors(this.markedDelivered, parseCursor(delivered));
+    this.markedRead = mergeCursors(this.markedRead, parseCursor(read));
+    this.read = mergeCursors(this.read, this.markedRead);
+  }
+
+  /** @param {WireReceipt} receipt */
+  takeReceipt(receipt) {
+    const uid = receipt.uid ?? '';
+    if (uid === this.uid) return this.takeOwn(receipt.delivered, receipt.read);
+    const had = this.receipts.get(uid);
+    const read = mergeCursors(had?.read ?? new Map(), parseCursor(receipt.read));
+    const delivered = mergeCursors(had?.delivered ?? new Map(), parseCursor(receipt.delivered));
+    this.receipts.set(uid, { read, delivered: mergeCursors(delivered, read) }); // what was read was delivered
+  }
+
+  /**
+   * Takes a record, and what it says about title and members. The title with the highest place wins.
+   * @param {import('./timeline.js').WireRecord} record
+   * @returns {boolean} false if it was had
+   */
+  add(record) {
+    if (!this.timeline.add(record)) return false;
+    const title = record.settings?.title || record.create?.title;
+    if (title) {
+      const place = { stamp: BigInt(record.stamp ?? 0), origin: record.origin ?? '', seq: BigInt(record.seq ?? 0) };
+      if (!this.#titlePlace || comparePlaces(this.#titlePlace, place) < 0) {
+        this.#titlePlace = place;
+        this.#title = title;
+      }
+    }
+    if (record.create || record.member) this.membersKnown = false; // ask again: the order of changes is the server's business
+    return true;
+  }
+
+  /** Everything that is here counts as read. @returns {boolean} whether that is news */
+  readAll() {
+    const before = this.read;
+    this.read = mergeCursors(this.read, this.timeline.cursor);
+    for (const [origin, seq] of this.read) if (!covers(before, origin, seq)) return true;
+    return false;
+  }
+
+  /**
+   * How far an own message is: read or delivered when that is so for everyone else, with the counts.
+   * @param {Entry} entry
+   * @returns {{tick: Tick, delivered: string[], read: string[], others: string[]}}
+   */
+  progress(entry) {
+    const others = this.others;
+    const delivered = [];
+    const read = [];
+    for (const uid of others) {
+      const receipt = this.receipts.get(uid);
+      if (!receipt) continue;
+      if (this.timeline.coveredBy(entry, receipt.delivered)) delivered.push(uid);
+      if (this.timeline.coveredBy(entry, receipt.read)) read.push(uid);
+    }
+    /** @type {Tick} */
+    let tick = entry.state;
+    if (tick === 'accepted' && others.length > 0) {
+      if (read.length === others.length) tick = 'read';
+      else if (delivered.length === others.length) tick = 'delivered';
+    }
+    return { tick, delivered, read, others };
+  }
+}

@@ -1,0 +1,319 @@
+// @ts-check
+// Keeping up: the conversation list, pulls of what is missed, gaps, and the own delivered and read cursors.
+
+import { AntipodeError } from './codes.js';
+import { Conversation } from './conversation.js';
+import { coversAll, formatCursor, parseCursor } from './cursor.js';
+import { pause } from './emitter.js';
+import { regionOf } from './place.js';
+import { backOffMs } from './policy.js';
+
+/**
+ * @typedef {object} SyncDeps
+ * @property {string} uid
+ * @property {() => import('./policy.js').Policy} policy
+ * @property {() => string} region                     the region that serves now
+ * @property {() => boolean} online
+ * @property {(method: string, key: string, body: object) => Promise<any>} call
+ * @property {(region: string, body: object, signal: AbortSignal) => Promise<any>} pullFrom  HTTP /v1/pull of a gateway there
+ * @property {(conversation: Conversation) => void} changed
+ */
+
+const PAGE = 200;
+/** Pulls under way at once, of all conversations. */
+const PARALLEL = 4;
+/** A push that is ahead of its neighbour by less is no reason to pull. */
+const GAP_GRACE_MS = 120;
+const GAP_ATTEMPTS = 8;
+const MARK_CAP_MS = 30000;
+
+export class Sync {
+  /** @type {Map<string, Conversation>} */
+  conversations = new Map();
+  #listCursor = '';
+  /** @type {Promise<void> | undefined} */
+  #refreshing;
+  #again = false;
+  /** @type {Map<string, Promise<void>>} */
+  #pulling = new Map();
+  /** @type {Set<string>} */
+  #filling = new Set();
+  /** @type {Map<string, {at: number, attempt: number, timer: ReturnType<typeof setTimeout> | undefined}>} */
+  #marks = new Map();
+  #slots = PARALLEL;
+  /** @type {(() => void)[]} */
+  #waiting = [];
+
+  /** @param {SyncDeps} deps @param {AbortSignal} signal  ends everything */
+  constructor(deps, signal) {
+    this.deps = deps;
+    this.signal = signal;
+    signal.addEventListener('abort', () => {
+      for (const { timer } of this.#marks.values()) clearTimeout(timer);
+    });
+  }
+
+  /** @param {string} id */
+  conversation(id) {
+    let conversation = this.conversations.get(id);
+    if (!conversation) {
+      conversation = new Conversation(id, this.deps.uid);
+      this.conversations.set(id, conversation);
+    }
+    return conversation;
+  }
+
+  /**
+   * Asks what changed since the last list and pulls what is missed. Calls that come while one runs make it run once more.
+   * @returns {Promise<void>}
+   */
+  refresh() {
+    if (this.#refreshing) {
+      this.#again = true;
+      return this.#refreshing;
+    }
+    this.#refreshing = (async () => {
+      do {
+        this.#again = false;
+        for (let more = true; more; ) {
+          const answer = await this.deps.call('list', '', { cursor: this.#listCursor, limit: PAGE });
+          for (const row of answer.rows ?? []) {
+            const conversation = this.conversation(row.conversation);
+            conversation.takeRow(row);
+            this.deps.changed(conversation);
+            if (coversAll(conversation.timeline.cursor, conversation.head)) conversation.timeline.settled = true;
+            else void this.pull(row.conversation).catch(() => {}); // the next refresh finds it still missing
+          }
+          // The cursor moves only with its page taken, so a lost answer is asked for again.
+          this.#listCursor = answer.cursor ?? this.#listCursor;
+          more = answer.more ?? false;
+        }
+      } while (this.#again);
+    })().finally(() => {
+      this.#refreshing = undefined;
+    });
+    return this.#refreshing;
+  }
+
+  /** A new connection without resume: heads that were listed but not pulled are asked for again. */
+  restart() {
+    for (const conversation of this.conversations.values()) {
+      if (!coversAll(conversation.timeline.cursor, conversation.head)) void this.pull(conversation.id).catch(() => {});
+    }
+    return this.refresh();
+  }
+
+  /**
+   * Pulls everything of a conversation that the region here holds. One pull per conversation at a time.
+   * @param {string} id
+   * @returns {Promise<void>}
+   */
+  pull(id) {
+    const running = this.#pulling.get(id);
+    if (running) return running;
+    const pulled = this.#slot(async () => {
+      const conversation = this.conversation(id);
+      for (let more = true, attempt = 0; more; ) {
+        try {
+          more = this.#take(conversation, await this.deps.call('pull', id, this.#question(conversation)));
+          attempt = 0;
+        } catch (error) {
+          const stop = error instanceof AntipodeError && error.action === 'stop';
+          if (stop || attempt >= 5 || !this.deps.online()) throw error;
+          await pause(backOffMs(this.deps.policy(), attempt++), this.signal);
+        }
+      }
+      conversation.timeline.settled = true;
+      this.deps.changed(conversation);
+      this.#mark(conversation);
+    }).finally(() => this.#pulling.delete(id));
+    this.#pulling.set(id, pulled);
+    return pulled;
+  }
+
+  /**
+   * Takes the body of a push: a record or a receipt.
+   * @param {any} event
+   */
+  takeEvent(event) {
+    if (event.record) {
+      const fresh = !this.conversations.has(event.record.conversation);
+      const conversation = this.conversation(event.record.conversation);
+      if (!conversation.add(event.record)) return; // a notify and the apply brought it both: the second is dropped
+      // Started empty and told of the first record: nothing of the past is on display that this could be late to.
+      if (fresh && conversation.timeline.gaps().length === 0) conversation.timeline.settled = true;
+      this.deps.changed(conversation);
+      if (event.record.sender !== this.deps.uid) this.#mark(conversation);
+      if (conversation.timeline.gaps().length > 0) void this.#fill(conversation);
+    } else if (event.receipt) {
+      const conversation = this.conversations.get(event.receipt.conversation);
+      if (!conversation) return;
+      conversation.takeReceipt(event.receipt);
+      this.deps.changed(conversation);
+    }
+  }
+
+  /**
+   * What is shown is read.
+   * @param {string} id
+   */
+  markRead(id) {
+    const conversation = this.conversations.get(id);
+    if (!conversation?.readAll()) return;
+    this.deps.changed(conversation);
+    this.#mark(conversation);
+  }
+
+  /**
+   * Asks for everyone's cursors and the members.
+   * @param {string} id
+   */
+  async inspect(id) {
+    const conversation = this.conversation(id);
+    const [receipts] = await Promise.all([
+      this.deps.call('receipts', id, { conversation: id }),
+      conversation.isGroup ? this.members(id) : undefined,
+    ]);
+    for (const receipt of receipts.receipts ?? []) conversation.takeReceipt(receipt);
+    this.deps.changed(conversation);
+  }
+
+  /** @param {string} id */
+  async members(id) {
+    const conversation = this.conversation(id);
+    const answer = await this.deps.call('members', id, { conversation: id });
+    conversation.setTitle(answer.title ?? '');
+    if (conversation.isGroup) conversation.setMembers(answer.members ?? []);
+    this.deps.changed(conversation);
+    return conversation.members;
+  }
+
+  /** @param {Conversation} conversation */
+  #question({ id, timeline }, upto = '') {
+    return { conversation: id, cursor: formatCursor(timeline.cursor), limit: PAGE, ...(upto && { upto }) };
+  }
+
+  /**
+   * Takes a page: its records first, then the cursor that covers them and the hidden ones.
+   * @param {Conversation} conversation @param {any} page
+   * @returns {boolean} whether there is more
+   */
+  #take(conversation, page) {
+    for (const record of page.records ?? []) conversation.add(record);
+    for (const repeat of page.repeats ?? []) conversation.timeline.addRepeat(repeat);
+    conversation.timeline.cover(parseCursor(page.cursor));
+    this.deps.changed(conversation);
+    return page.more ?? false;
+  }
+
+  /**
+   * Fills a gap: from the own region and, over HTTP, from the region of the gap's origin, in parallel. Whichever closes it
+   * first ends the other.
+   * @param {Conversation} conversation
+   */
+  async #fill(conversation) {
+    const { id, timeline } = conversation;
+    if (this.#filling.has(id)) return;
+    this.#filling.add(id);
+    try {
+      await pause(GAP_GRACE_MS, this.signal);
+      for (let attempt = 0; attempt < GAP_ATTEMPTS && timeline.gaps().length > 0; attempt++) {
+        const ended = new AbortController();
+        const upto = formatCursor(timeline.known());
+        const closed = () => {
+          if (timeline.gaps().length > 0) throw new AntipodeError('unavailable', 'not there yet');
+        };
+        const here = (async () => {
+          while (this.#take(conversation, await this.deps.call('pull', id, this.#question(conversation, upto))));
+          closed();
+        })();
+        const elsewhere = [...new Set(timeline.gaps().map((gap) => regionOf(gap.origin)))]
+          .filter((region) => region !== this.deps.region())
+          .map(async (region) => {
+            const signal = AbortSignal.any([ended.signal, this.signal]);
+            while (this.#take(conversation, await this.deps.pullFrom(region, this.#question(conversation, upto), signal)));
+            closed();
+          });
+        try {
+          await Promise.any([here, ...elsewhere]);
+          break;
+        } catch {
+          await pause(backOffMs(this.deps.policy(), attempt), this.signal);
+        } finally {
+          ended.abort();
+        }
+      }
+      this.#mark(conversation);
+    } catch {
+      // Stopped, or out of attempts: the fallback pull asks again.
+    } finally {
+      this.#filling.delete(id);
+    }
+  }
+
+  /**
+   * Tells the server how far this user is, at most once a second, and repeats it until the server has taken all of it: it
+   * cuts off what its region has not applied yet.
+   * @param {Conversation} conversation
+   */
+  #mark(conversation) {
+    const { id } = conversation;
+    let mark = this.#marks.get(id);
+    if (!mark) this.#marks.set(id, (mark = { at: -Infinity, attempt: 0, timer: undefined }));
+    if (mark.timer !== undefined || this.#marked(conversation)) return;
+    const state = mark;
+    const every = Math.min(MARK_CAP_MS, this.deps.policy().markInterval * 2 ** state.attempt);
+    const wait = Math.max(30, state.at + every - performance.now());
+    state.timer = setTimeout(async () => {
+      state.at = performance.now();
+      try {
+        if (this.deps.online() && conversation.member) {
+          const answer = await this.deps.call('mark', id, {
+            conversation: id,
+            delivered: formatCursor(conversation.timeline.cursor),
+            read: formatCursor(conversation.read),
+          });
+          conversation.takeOwn(answer.delivered, answer.read);
+        }
+        state.attempt = this.#marked(conversation) ? 0 : state.attempt + 1;
+      } catch (error) {
+        state.attempt = error instanceof AntipodeError && error.action === 'stop' ? 0 : state.attempt + 1;
+        if (state.attempt === 0) return; // refused: the next record tries again
+      } finally {
+        state.timer = undefined;
+      }
+      if (state.attempt > 0) this.#mark(conversation);
+    }, wait);
+  }
+
+  /** Repeats every mark that the server has not taken: called when a connection is up. */
+  remark() {
+    for (const conversation of this.conversations.values()) {
+      const mark = this.#marks.get(conversation.id);
+      if (mark) mark.attempt = 0;
+      this.#mark(conversation);
+    }
+  }
+
+  /** @param {Conversation} conversation */
+  #marked({ timeline, read, markedRead, markedDelivered }) {
+    return coversAll(markedRead, read) && coversAll(markedDelivered, timeline.cursor);
+  }
+
+  /**
+   * @template Result
+   * @param {() => Promise<Result>} work
+   * @returns {Promise<Result>}
+   */
+  async #slot(work) {
+    if (this.#slots === 0) await new Promise((go) => this.#waiting.push(() => go(undefined)));
+    else this.#slots--;
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#slots++;
+    }
+  }
+}
