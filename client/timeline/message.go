@@ -1,6 +1,8 @@
 package timeline
 
 import (
+	"fmt"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -17,4 +19,41 @@ type Message struct {
 	Create   *wire.Create   // create
 	Member   *wire.Member   // member
 	Settings *wire.Settings // settings
+}
+
+// messageOf reads a record. shown is false for one that counts its seq but shows nothing: its kind or version is newer
+// than the server or this build knows.
+func messageOf(r *wire.Record) (m Message, shown bool, err error) {
+	place := wire.RecordPlace(r)
+	if err := checkPlace(place); err != nil {
+		return Message{}, false, err
+	}
+	m = Message{Kind: im.Kind(r.Kind), Place: place, Trace: r.Trace}
+	switch c := r.Content.(type) {
+	case *wire.RecordText:
+		m.Text, shown = c.Text.GetText(), c.Text != nil
+	case *wire.RecordCreate:
+		m.Create, shown = c.Create, c.Create != nil
+	case *wire.RecordMember:
+		m.Member, shown = c.Member, c.Member != nil
+	case *wire.RecordSettings:
+		m.Settings, shown = c.Settings, c.Settings != nil
+	}
+	if !shown || r.Version > im.CurrentVersion {
+		return m, false, nil
+	}
+	if m.ID, err = wire.RecordID(r); err != nil {
+		return Message{}, false, err
+	}
+	return m, true, nil
+}
+
+func checkPlace(p im.Place) error {
+	if _, err := im.ParseOrigin(string(p.Origin)); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	if p.Seq == 0 {
+		return fmt.Errorf("record of %s: seq is 0", p.Origin)
+	}
+	return nil
 }
