@@ -24,6 +24,7 @@ type Record struct {
 	im.Record
 	Offset int64 // in the origin's log
 	Opaque bool  // the value did not decode: Body is the whole value, Sender and ClientID are empty, and it has no id
+	Shown  bool  // this build knows kind and version and can decode the body; not part of what must be equal everywhere
 }
 
 // Part is what one partition adds to a view. Parts are applied together or not at all.

@@ -1,0 +1,135 @@
+package view
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// log is what a topic's name says, read once.
+type log struct {
+	partition im.Partition
+	count     int // partitions of the topic
+	family    im.Family
+	origin    im.Origin
+}
+
+func newLog(p im.Partition, count int) (log, error) {
+	family, origin, err := im.ParseTopic(p.Topic)
+	return log{p, count, family, origin}, err
+}
+
+// entry is what one entry of a log says to a view. At most one of its parts is set; an entry with none only moves the
+// position.
+type entry struct {
+	record  *Record
+	cursors *wire.Cursors
+	name    *im.LogName
+	stamp   im.Stamp // the origin's clock, with name
+	err     error    // why a value did not decode
+}
+
+// read says what an entry means. It must never change what takes a seq: every version of Antipode, at any time, numbers
+// the same records.
+func (l *log) read(e *im.Entry, h *wire.Head) entry {
+	switch {
+	case h.Conversation == "" && (h.Kind == im.KindLog || h.Kind == im.KindHeartbeat):
+		n, err := wire.DecodeLogName(e)
+		if err != nil {
+			return entry{err: err}
+		}
+		return entry{name: &n, stamp: readable(h.Stamp)}
+	case l.family == im.FamilyMsg && l.belongs(h):
+		r, err := l.record(e, h)
+		return entry{record: r, err: err}
+	case l.family == im.FamilyRead && h.Kind == im.KindCursors && h.Version <= im.CurrentVersion && l.belongs(h):
+		c, err := wire.DecodeCursors(e, *h)
+		if err != nil {
+			return entry{err: err}
+		}
+		if _, err := im.ParseUID(string(c.UID)); err != nil {
+			return entry{err: err}
+		}
+		return entry{cursors: &c}
+	}
+	return entry{}
+}
+
+// belongs tells whether the entry has a readable conversation and kind and stands in its conversation's own partition.
+// Were it counted elsewhere, two partitions would number one stream, and seqs would depend on which was read first.
+func (l *log) belongs(h *wire.Head) bool {
+	if h.Conversation == "" || !readableKind(h.Kind) || wire.Partition(string(h.Conversation), l.count) != l.partition.Number {
+		return false
+	}
+	return l.family != im.FamilyMsg || l.partition.Topic == im.MsgTopic(l.origin, h.Conversation.Lane())
+}
+
+func (l *log) record(e *im.Entry, h *wire.Head) (*Record, error) {
+	decoded, err := wire.DecodeRecord(e, *h)
+	r := &Record{Record: decoded, Offset: h.OriginOffset}
+	r.Place.Stamp = readable(h.Stamp)
+	r.Place.Origin = l.origin // the log's, whatever the header says
+	r.Place.Seq = 0
+	if !readableTrace(r.Trace) {
+		r.Trace = ""
+	}
+	if err == nil {
+		_, err = im.ParseUID(string(r.Sender))
+	}
+	if err != nil {
+		r.Opaque, r.Sender, r.ClientID, r.Seen, r.Body = true, "", im.UUID{}, 0, e.Value
+		return r, err
+	}
+	r.Shown = r.Known() && decodes(r.Kind, r.Body)
+	return r, nil
+}
+
+// decodes tells whether this build can show the body.
+func decodes(k im.Kind, body []byte) bool {
+	switch k {
+	case im.KindMessage:
+		return proto.Unmarshal(body, new(wire.Text)) == nil
+	case im.KindCreate:
+		return proto.Unmarshal(body, new(wire.Create)) == nil
+	case im.KindMember:
+		return proto.Unmarshal(body, new(wire.Member)) == nil
+	case im.KindSettings:
+		return proto.Unmarshal(body, new(wire.Settings)) == nil
+	}
+	return false
+}
+
+// readable returns a stamp that stores as a signed number can hold, 0 for one beyond (the year 4429).
+func readable(s im.Stamp) im.Stamp {
+	if s>>63 != 0 {
+		return 0
+	}
+	return s
+}
+
+// readableKind: 1 to 32 of a-z, 0-9 and _. Any other header is malformed, and its record takes no seq.
+func readableKind(k im.Kind) bool {
+	if k == "" || len(k) > 32 {
+		return false
+	}
+	for _, c := range []byte(k) {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_') {
+			return false
+		}
+	}
+	return true
+}
+
+// readableTrace: up to 64 of the characters of a traceparent.
+func readableTrace(t string) bool {
+	if len(t) > 64 {
+		return false
+	}
+	for _, c := range []byte(t) {
+		if !(c >= 'a' && c <= 'f' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,122 @@
+package view
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// ErrForeignLog means that an entry names another log than the one the view was derived from: the log was recreated.
+var ErrForeignLog = errors.New("another log's name")
+
+// Tail is where a reader stands in one partition, ahead of the view by what it gathered since the last Cut.
+type Tail struct {
+	log      log
+	follower im.Follower
+	from     int64 // what the view has, or will when the last Cut is committed
+	at       Position
+	gap      bool // entries past the next were seen, and the next did not come yet
+	records  []Record
+	cursors  []wire.Cursors
+	errs     []error
+}
+
+// NewTail continues from a stored position (the zero one of a partition never read). count is how many partitions the
+// topic has.
+func NewTail(at Position, count int) (*Tail, error) {
+	l, err := newLog(at.Partition, count)
+	if err != nil {
+		return nil, err
+	}
+	return &Tail{log: l, follower: im.Follower{Next: at.Next, Generation: at.Generation}, from: at.Next, at: at}, nil
+}
+
+// At is where the tail is, what was gathered included.
+func (t *Tail) At() Position { return t.at }
+
+// Gap tells whether the tail waits for an entry that later ones overtook.
+func (t *Tail) Gap() bool { return t.gap }
+
+// Pending is how many rows were gathered since the last Cut.
+func (t *Tail) Pending() int { return len(t.records) + len(t.cursors) }
+
+// Take looks at the next entry of the partition, as it stands in the log or the copy, and gathers what it says. After
+// an error (ErrForeignLog) the tail must not be used on.
+func (t *Tail) Take(e *im.Entry) (im.Verdict, error) {
+	h := wire.DecodeHead(e)
+	verdict := t.follower.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold && h.OriginOffset < 0)
+	t.at.Generation = t.follower.Generation
+	switch verdict {
+	case im.Gap:
+		t.gap = true // Local stays before the gap: whoever starts from here sees these entries again
+		return verdict, nil
+	case im.Take:
+		t.gap = false
+		t.at.Next = t.follower.Next
+	}
+	if !t.gap {
+		t.at.Local = e.Offset + 1
+	}
+	if verdict != im.Take {
+		return verdict, nil
+	}
+	said := t.log.read(e, &h)
+	if said.err != nil && len(t.errs) < 8 {
+		t.errs = append(t.errs, said.err)
+	}
+	switch {
+	case said.name != nil:
+		if said.name.Origin != t.log.origin {
+			return verdict, fmt.Errorf("%v at %d: %w: it belongs to origin %q", e.Partition, e.Offset, ErrForeignLog, said.name.Origin)
+		}
+		if t.at.Log.IsZero() {
+			t.at.Log = said.name.ID
+		}
+		if t.at.Log != said.name.ID {
+			return verdict, fmt.Errorf("%v at %d: %w: %v, but what was applied so far came from %v", e.Partition, e.Offset, ErrForeignLog,
+				said.name, im.LogName{Origin: t.log.origin, ID: t.at.Log})
+		}
+		t.at.Watermark = max(t.at.Watermark, said.stamp)
+	case said.record != nil:
+		t.records = append(t.records, *said.record)
+	case said.cursors != nil:
+		t.cursors = append(t.cursors, *said.cursors)
+	}
+	return verdict, nil
+}
+
+// Moved tells whether there is anything to commit: rows, or a position that only moved on.
+func (t *Tail) Moved() bool { return t.at.Next != t.from }
+
+// Cut returns what was gathered as a part and starts the next. Records have no seq yet: see Number.
+func (t *Tail) Cut() Part {
+	p := Part{Partition: t.at.Partition, From: t.from, To: t.at, Records: t.records, Cursors: t.cursors}
+	t.from, t.records, t.cursors = t.at.Next, nil, nil
+	return p
+}
+
+// Errors returns, once, why values did not decode: the first few since it was last asked.
+func (t *Tail) Errors() []error {
+	errs := t.errs
+	t.errs = nil
+	return errs
+}
+
+// Number gives records their seqs, in log order: one more than the last of their stream. last tells a stream's last seq
+// before these records and is asked once a stream; the heads after them are returned.
+func Number(records []Record, last func(HeadKey) uint64) map[HeadKey]uint64 {
+	heads := make(map[HeadKey]uint64, len(records))
+	for i := range records {
+		r := &records[i]
+		k := HeadKey{r.Conversation, r.Place.Origin}
+		seq, ok := heads[k]
+		if !ok {
+			seq = last(k)
+		}
+		seq++
+		r.Place.Seq, heads[k] = seq, seq
+	}
+	return heads
+}
