@@ -1,0 +1,250 @@
+// Package config reads what one process of Antipode is told: one YAML file, then ANTIPODE_* variables, then flags, each
+// overriding the one before. It is strict: a key it does not know, or a value that cannot be, is an error that names the
+// key and where it was set. Defaults stand in one function. Secrets never appear in what it prints.
+//
+// One schema serves every service; each reads the sections it needs, and CheckFor tells what one of them misses.
+//
+// A key's variable is its path in upper case behind ANTIPODE_: log.brokers is ANTIPODE_LOG_BROKERS. There, and in flags,
+// a list is separated by commas and a map is written key=value,key=value. Durations are written as Go writes them: 5s,
+// 1m30s, 200ms. Sizes are bytes.
+package config
+
+import (
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Config is everything a process is told.
+type Config struct {
+	Region      im.Region   `yaml:"region"`             // where it runs; must be set
+	Instance    string      `yaml:"instance,omitempty"` // unique within region and service; empty: the machine's name
+	OriginEpoch uint32      `yaml:"origin_epoch"`       // grows when the region starts over with an empty log
+	Origins     []im.Origin `yaml:"origins"`            // every origin that is followed, the own included; empty: the own
+	Partitions  int         `yaml:"partitions"`         // of each topic, the same in every region
+
+	Listen    string        `yaml:"listen"`               // public server of gateways and ipconfs
+	RPC       string        `yaml:"rpc"`                  // calls between services
+	Admin     string        `yaml:"admin"`                // health, metrics, pprof: never public
+	Advertise string        `yaml:"advertise,omitempty"`  // host:port by which other services reach rpc; empty: the machine's name and rpc's port
+	PublicURL string        `yaml:"public_url,omitempty"` // base URL by which clients reach listen; empty: made of listen
+	Drain     time.Duration `yaml:"drain"`                // how long a stop may take
+
+	Log        Log        `yaml:"log"`
+	Timelines  Timelines  `yaml:"timelines"`
+	Routes     Routes     `yaml:"routes"`
+	Discovery  Discovery  `yaml:"discovery"`
+	TLS        TLS        `yaml:"tls"`
+	Auth       Auth       `yaml:"auth"`
+	Gateway    Gateway    `yaml:"gateway"`
+	IPConf     IPConf     `yaml:"ipconf"`
+	Router     Router     `yaml:"router"`
+	IMServer   IMServer   `yaml:"imserver"`
+	Replicator Replicator `yaml:"replicator"`
+	Telemetry  Telemetry  `yaml:"telemetry"`
+}
+
+// Origin is the origin under which the region accepts.
+func (c *Config) Origin() im.Origin { return im.NewOrigin(c.Region, c.OriginEpoch) }
+
+// Regions lists the regions of the followed origins, once each, in the order of Origins.
+func (c *Config) Regions() []im.Region {
+	var regions []im.Region
+	seen := map[im.Region]bool{}
+	for _, o := range c.Origins {
+		if r := o.Region(); !seen[r] {
+			seen[r] = true
+			regions = append(regions, r)
+		}
+	}
+	return regions
+}
+
+// Log is the region's Kafka.
+type Log struct {
+	Brokers     []string `yaml:"brokers"` // host:port of some
+	TLS         LogTLS   `yaml:"tls"`
+	SASL        SASL     `yaml:"sasl"`
+	Replication int      `yaml:"replication"` // of topics, when they are created and checked
+	MinInSync   int      `yaml:"min_in_sync"` // replicas that an append waits for
+}
+
+// LogTLS says how brokers are reached.
+type LogTLS struct {
+	Enabled bool   `yaml:"enabled"`
+	CA      string `yaml:"ca,omitempty"`   // PEM file; empty: the machine's
+	Cert    string `yaml:"cert,omitempty"` // PEM files, where brokers ask for one
+	Key     string `yaml:"key,omitempty"`
+}
+
+// SASL says as whom.
+type SASL struct {
+	Mechanism    string `yaml:"mechanism,omitempty"` // plain, scram-sha-256 or scram-sha-512; empty: none
+	User         string `yaml:"user,omitempty"`
+	Password     Secret `yaml:"password,omitempty"`
+	PasswordFile string `yaml:"password_file,omitempty"`
+}
+
+// Timelines is the region's PostgreSQL.
+type Timelines struct {
+	URLs         []URL  `yaml:"urls"` // postgres://user@host:port/database; partition p lives in the p mod n-th
+	Password     Secret `yaml:"password,omitempty"`
+	PasswordFile string `yaml:"password_file,omitempty"`
+	MaxConns     int    `yaml:"max_conns"` // of one process, to each
+}
+
+// Routes is the region's Redis.
+type Routes struct {
+	Addrs        []string `yaml:"addrs"` // host:port; several are a cluster
+	User         string   `yaml:"user,omitempty"`
+	Password     Secret   `yaml:"password,omitempty"`
+	PasswordFile string   `yaml:"password_file,omitempty"`
+	TLS          bool     `yaml:"tls"`
+}
+
+// Discovery says where instances register.
+type Discovery struct {
+	Kind      string        `yaml:"kind"`              // memory (one process: antipode dev, tests) or consul
+	Address   string        `yaml:"address,omitempty"` // host:port of the Consul agent
+	Token     Secret        `yaml:"token,omitempty"`
+	TokenFile string        `yaml:"token_file,omitempty"`
+	TTL       time.Duration `yaml:"ttl"` // an instance that stopped renewing disappears after it
+}
+
+// TLS is this process's certificate for calls between services: PEM files, all three or none.
+type TLS struct {
+	CA   string `yaml:"ca,omitempty"`
+	Cert string `yaml:"cert,omitempty"`
+	Key  string `yaml:"key,omitempty"`
+}
+
+// Auth says which tokens of clients are good.
+type Auth struct {
+	Audience string        `yaml:"audience"`
+	Issuer   string        `yaml:"issuer,omitempty"` // empty: any
+	Leeway   time.Duration `yaml:"leeway"`           // for clocks that differ
+	Keys     []AuthKey     `yaml:"keys"`             // several at once allow rotation
+}
+
+// AuthKey verifies tokens that name its id.
+type AuthKey struct {
+	ID      string `yaml:"id"`
+	Alg     string `yaml:"alg"`                // EdDSA or HS256
+	Key     Secret `yaml:"key,omitempty"`      // EdDSA: the public key, PEM or base64; HS256: base64 of at least 32 bytes
+	KeyFile string `yaml:"key_file,omitempty"` // or a file that holds it
+}
+
+// Gateway bounds what clients may do to a gateway.
+type Gateway struct {
+	WebOrigins     []string      `yaml:"web_origins"`     // web pages that may connect, such as https://chat.example; * is any
+	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
+	MaxConns       int           `yaml:"max_conns"`       // what it is sized for
+	MaxConnsPerIP  int           `yaml:"max_conns_per_ip"`
+	MaxFrame       int           `yaml:"max_frame"` // bytes
+	MaxText        int           `yaml:"max_text"`  // bytes
+	Rate           float64       `yaml:"rate"`      // frames per second and conn
+	Burst          int           `yaml:"burst"`
+	HelloTimeout   time.Duration `yaml:"hello_timeout"`
+	CallTimeout    time.Duration `yaml:"call_timeout"`
+	Heartbeat      time.Duration `yaml:"heartbeat"`
+	IdleTimeout    time.Duration `yaml:"idle_timeout"`
+	ResumeWindow   time.Duration `yaml:"resume_window"`
+}
+
+// IPConf says how clients are told where to go.
+type IPConf struct {
+	WebOrigins     []string      `yaml:"web_origins"`     // web pages that may ask; empty: any
+	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
+	TTL            time.Duration `yaml:"ttl"`             // of a list of gateways
+	DeadAfter      time.Duration `yaml:"dead_after"`      // a gateway whose load was not heard for so long is left out
+	Policy         Policy        `yaml:"policy"`
+}
+
+// Policy is what every client must follow.
+type Policy struct {
+	HeartbeatMin   time.Duration `yaml:"heartbeat_min"`
+	HeartbeatMax   time.Duration `yaml:"heartbeat_max"`
+	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+	RaceWidth      int           `yaml:"race_width"` // gateways dialled at once
+	RaceStagger    time.Duration `yaml:"race_stagger"`
+	BackoffBase    time.Duration `yaml:"backoff_base"`
+	BackoffCap     time.Duration `yaml:"backoff_cap"`
+	BackoffJitter  float64       `yaml:"backoff_jitter"` // 0 to 1
+	PollFallback   time.Duration `yaml:"poll_fallback"`
+	FallbackPull   time.Duration `yaml:"fallback_pull"`
+	MarkInterval   time.Duration `yaml:"mark_interval"`
+	PushAck        time.Duration `yaml:"push_ack"`
+}
+
+// Router bounds what routes may take.
+type Router struct {
+	HeartbeatTimeout time.Duration `yaml:"heartbeat_timeout"` // a gateway silent for so long is down, unless discovery says otherwise
+	Silence          time.Duration `yaml:"silence"`           // a region not heard of for so long is unreachable
+	ClaimTimeout     time.Duration `yaml:"claim_timeout"`
+}
+
+// IMServer bounds what accept and apply may take.
+type IMServer struct {
+	MaxMembers    int           `yaml:"max_members"` // of a group
+	Rate          float64       `yaml:"rate"`        // submits per second and user
+	Burst         int           `yaml:"burst"`
+	AppendTimeout time.Duration `yaml:"append_timeout"`
+	GlobalTimeout time.Duration `yaml:"global_timeout"` // for a peer to hold a record whose sender asked for it
+	MaxSkew       time.Duration `yaml:"max_skew"`       // of stamps ahead of this clock
+	BatchRows     int           `yaml:"batch_rows"`     // of one transaction
+	BatchWait     time.Duration `yaml:"batch_wait"`
+}
+
+// Replicator says where the peers are.
+type Replicator struct {
+	Peers       map[im.Region]string `yaml:"peers"`        // region: host:port of its replicator
+	WindowBytes int                  `yaml:"window_bytes"` // under way on a link
+	BatchBytes  int                  `yaml:"batch_bytes"`
+	LinkTimeout time.Duration        `yaml:"link_timeout"` // a link silent for longer is opened anew
+}
+
+// Telemetry says what is told to whom.
+type Telemetry struct {
+	OTLP        string  `yaml:"otlp,omitempty"` // gRPC endpoint for traces: host:port, or https://host:port
+	SampleRatio float64 `yaml:"sample_ratio"`   // of traces, 0 to 1
+	LogLevel    string  `yaml:"log_level"`      // debug, info, warn or error
+}
+
+// Defaults returns what holds for every key that is not set.
+func Defaults() *Config {
+	return &Config{
+		OriginEpoch: 1,
+		Partitions:  16,
+		Listen:      ":7400",
+		RPC:         ":7401",
+		Admin:       ":7402",
+		Drain:       15 * time.Second,
+		Log:         Log{Replication: 3, MinInSync: 2},
+		Timelines:   Timelines{MaxConns: 8},
+		Discovery:   Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 10 * time.Second},
+		Auth:        Auth{Audience: "antipode", Leeway: 10 * time.Second},
+		Gateway: Gateway{
+			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
+			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
+			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
+		},
+		IPConf: IPConf{
+			TTL: time.Minute, DeadAfter: 5 * time.Second,
+			Policy: Policy{
+				HeartbeatMin: 5 * time.Second, HeartbeatMax: 4 * time.Minute, ConnectTimeout: 5 * time.Second,
+				RaceWidth: 3, RaceStagger: 200 * time.Millisecond,
+				BackoffBase: 250 * time.Millisecond, BackoffCap: 30 * time.Second, BackoffJitter: 0.8,
+				PollFallback: 15 * time.Second, FallbackPull: time.Minute,
+				MarkInterval: time.Second, PushAck: 200 * time.Millisecond,
+			},
+		},
+		Router: Router{HeartbeatTimeout: 3 * time.Second, Silence: 30 * time.Second, ClaimTimeout: 5 * time.Second},
+		IMServer: IMServer{
+			MaxMembers: 500, Rate: 20, Burst: 40,
+			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
+			BatchRows: 500, BatchWait: 2 * time.Millisecond,
+		},
+		Replicator: Replicator{WindowBytes: 8 << 20, BatchBytes: 512 << 10, LinkTimeout: 5 * time.Second},
+		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
+	}
+}
