@@ -29,15 +29,14 @@ type Config struct {
 	IdleTimeout  time.Duration // without any frame: closed as idle
 	ResumeWindow time.Duration // how long a session waits without a socket
 	SlowTimeout  time.Duration // how long after the first dropped push a session may go on without acknowledging
-	ReclaimEvery time.Duration // live routes are claimed anew so often, spread
 	DrainTimeout time.Duration // from the end of Run's context to its return
 
-	MaxConns      int // sockets; also what Load tells as capacity
+	MaxConns      int // sockets; also what Load tells as capacity. Sessions without a socket are at most as many again
 	MaxConnsPerIP int // sockets of one address
 	MaxFrame      int // bytes of one message from a client, and of an HTTP body
 	MaxText       int // bytes of a text, told to clients and backends
 	MaxCalls      int // calls under way on one conn
-	MaxQueue      int // submits queued behind one key of one conn
+	MaxQueue      int // submits of one conn that wait for an earlier one of their key
 	MaxHTTPCalls  int // calls under way over HTTP
 
 	Rate  float64 // frames per second of one conn, and HTTP calls per second of one user
@@ -68,7 +67,6 @@ func (c Config) Defaults() Config {
 	duration(&c.IdleTimeout, 60*time.Second)
 	duration(&c.ResumeWindow, 60*time.Second)
 	duration(&c.SlowTimeout, 10*time.Second)
-	duration(&c.ReclaimEvery, time.Hour)
 	duration(&c.DrainTimeout, 10*time.Second)
 	number(&c.MaxConns, 50_000)
 	number(&c.MaxConnsPerIP, 10_000)
@@ -113,7 +111,6 @@ func (c Config) Check() error {
 	}{
 		{"hello_timeout", c.HelloTimeout}, {"call_timeout", c.CallTimeout}, {"claim_timeout", c.ClaimTimeout},
 		{"write_timeout", c.WriteTimeout}, {"heartbeat", c.Heartbeat}, {"idle_timeout", c.IdleTimeout},
-		{"resume_window", c.ResumeWindow}, {"slow_timeout", c.SlowTimeout}, {"reclaim_every", c.ReclaimEvery},
 		{"drain_timeout", c.DrainTimeout},
 	} {
 		if d.v <= 0 {

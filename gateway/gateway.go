@@ -1,17 +1,27 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/antipode-im/antipode/gateway/auth"
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // Backend forwards a call to the service of its name, at the instance that owns its key. Errors are *im.Error:
@@ -22,8 +32,10 @@ type Backend interface {
 
 // Routers are the routers of the own region.
 type Routers interface {
-	// Attach keeps a stream to every live router until ctx ends, connecting again after failures; it returns then. On
-	// each new connection, and when a partition of routes changes its owner, it claims h.Claims() again.
+	// Attach keeps a stream to every live router until ctx ends, connecting again after failures. On each new
+	// connection, when a partition of routes changes its owner, and once in an hour, it claims h.Claims() again. When a
+	// router says that the gateway's epoch was declared dead it calls h.Fenced and returns gateway_fenced: it is to be
+	// called again under the next epoch.
 	Attach(ctx context.Context, gw im.Gateway, h Handler) error
 	// Claim returns when each claim is in the log and in its router's view, or why not, in the order of the claims.
 	// replaced: a higher login has the device; login_tie: another conn has this login.
@@ -62,9 +74,41 @@ type Deps struct {
 
 // Gateway holds the sockets of clients.
 type Gateway struct {
-	cfg      Config
-	deps     Deps
+	cfg     Config
+	deps    Deps
+	log     *slog.Logger
+	metrics *metrics
+	tracer  trace.Tracer
+
 	listener net.Listener
+	hub      *hub
+	claims   *claimQueue
+	rates    *rates
+	buffers  sync.Pool // *bytes.Buffer, for messages as they are read
+	scratch  sync.Pool // *[]byte, for pushes as they are written
+
+	writeBuffers sync.Pool // the WebSocket library's
+
+	connNo   atomic.Uint64
+	draining atomic.Bool
+	load     loadMeter
+
+	base context.Context // of calls and claims: ends when Run is about to return
+	end  context.CancelFunc
+
+	conns    sync.WaitGroup // readers and writers
+	calls    sync.WaitGroup
+	handlers sync.WaitGroup // HTTP
+
+	httpCalls chan struct{} // one slot per HTTP call under way
+
+	mu       sync.Mutex
+	stopped  bool               // no conn is added any more
+	open     map[*conn]struct{} // every socket, also before its hello
+	reserved int                // sockets, those being upgraded included
+	perIP    map[netip.Addr]int // the same by address
+	epoch    uint64             // of the gateway; changes when it is fenced
+	reattach context.CancelFunc
 }
 
 // New checks the configuration and binds the public address.
@@ -76,34 +120,232 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if deps.Backend == nil || deps.Routers == nil || deps.Tokens == nil || deps.NextEpoch == nil {
 		return nil, errors.New("gateway: Backend, Routers, Tokens and NextEpoch must be given")
 	}
-	l, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
+	g := &Gateway{
+		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer,
+		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates(cfg.Rate, cfg.Burst),
+		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
+		open:      map[*conn]struct{}{}, perIP: map[netip.Addr]int{}, epoch: cfg.Gateway.Epoch,
+	}
+	g.buffers.New = func() any { return new(bytes.Buffer) }
+	g.scratch.New = func() any { return new([]byte) }
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	if g.tracer == nil {
+		g.tracer = tracenoop.NewTracerProvider().Tracer("gateway")
+	}
+	if deps.Meter == nil {
+		deps.Meter = metricnoop.NewMeterProvider().Meter("gateway")
+	}
+	var err error
+	if g.metrics, err = newMetrics(deps.Meter); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	if g.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("gateway: listen on %s: %w", cfg.Listen, err)
 	}
-	return &Gateway{cfg: cfg, deps: deps, listener: l}, nil
+	g.load.total = g.metrics.bytes.Load
+	g.base, g.end = context.WithCancel(context.Background())
+	return g, nil
 }
 
 // Addr is the bound public address.
 func (g *Gateway) Addr() string { return g.listener.Addr().String() }
 
-// URL is the public base URL; WebSocketURL is where clients connect.
+// URL is the public base URL: that of the HTTP fallback.
 func (g *Gateway) URL() string {
 	if g.cfg.URL != "" {
-		return g.cfg.URL
+		return strings.TrimSuffix(g.cfg.URL, "/")
 	}
 	return "http://" + g.Addr()
 }
 
 // WebSocketURL is the public URL of the WebSocket.
-func (g *Gateway) WebSocketURL() string { return "ws" + g.URL()[len("http"):] + "/v1/ws" }
+func (g *Gateway) WebSocketURL() string { return "ws" + strings.TrimPrefix(g.URL(), "http") + "/v1/ws" }
+
+// Gateway names this life of the gateway: its id and its present epoch.
+func (g *Gateway) Gateway() im.Gateway {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return im.Gateway{ID: g.cfg.Gateway.ID, Epoch: g.epoch}
+}
 
 // Run serves until ctx ends, then drains: clients are told to go, the rest are closed as draining, every route is
-// released. With im.ErrKilled as ctx's cause it drops everything at once instead.
-func (g *Gateway) Run(ctx context.Context) error { <-ctx.Done(); return g.listener.Close() }
+// released, all within the drain timeout. With im.ErrKilled as ctx's cause it drops everything at once instead.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.end()
+	server := &http.Server{
+		Handler:           g.handler(),
+		ReadHeaderTimeout: g.cfg.HelloTimeout,
+		ReadTimeout:       g.cfg.CallTimeout,
+		WriteTimeout:      2*g.cfg.CallTimeout + time.Second,
+		IdleTimeout:       g.cfg.IdleTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	var background sync.WaitGroup
+	background.Go(g.attach)
+	background.Go(func() {
+		g.claims.run(g.base, g.cfg.ClaimTimeout, g.deps.Routers.Claim, func(n int, err error) {
+			g.log.Warn("claims that nobody waits for were given up", "claims", n, "err", err)
+		})
+	})
+	background.Go(g.tick)
+	failed := make(chan error, 1)
+	background.Go(func() {
+		if err := server.Serve(g.listener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("gateway: serve %s: %w", g.Addr(), err)
+		}
+	})
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
+		g.drain(server)
+	}
+	g.end()
+	server.Close() //nolint:errcheck // it is over in any case
+	for _, c := range g.stop() {
+		c.drop()
+	}
+	g.conns.Wait()
+	g.calls.Wait()
+	g.handlers.Wait()
+	background.Wait()
+	return err
+}
+
+// drain moves clients to other gateways: half of the time is theirs to go, then they are closed.
+func (g *Gateway) drain(server *http.Server) {
+	began := time.Now()
+	part := func(tenths time.Duration) time.Time { return began.Add(g.cfg.DrainTimeout / 10 * tenths) }
+	g.Drain()
+	g.await(part(5), func() bool { return len(g.openConns()) == 0 })
+	for _, s := range g.hub.all() {
+		g.endSession(s, errDraining, nil)
+	}
+	for _, c := range g.openConns() { // those that have not said hello
+		c.close(errDraining)
+	}
+	g.await(part(8), func() bool { return len(g.openConns()) == 0 })
+	ctx, cancel := context.WithDeadline(context.Background(), part(10))
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		g.log.Warn("HTTP calls were cut short by the end of the drain", "err", err)
+	}
+	select {
+	case <-g.claims.settled():
+	case <-ctx.Done():
+		g.log.Warn("the drain ended before every route was released; routers will find the gateway down")
+	}
+}
+
+// await polls for a state until a time.
+func (g *Gateway) await(until time.Time, done func() bool) {
+	for !done() && time.Now().Before(until) {
+		time.Sleep(min(20*time.Millisecond, time.Until(until)))
+	}
+}
 
 // Drain tells clients to go elsewhere and takes no new ones. The gateway goes on serving those it has until Run's
 // context ends.
-func (g *Gateway) Drain() {}
+func (g *Gateway) Drain() {
+	if g.draining.Swap(true) {
+		return
+	}
+	g.log.Info("draining", "conns", len(g.openConns()))
+	goaway := g.goaway()
+	for _, s := range g.hub.all() {
+		s.mu.Lock()
+		c := s.conn
+		s.mu.Unlock()
+		if c != nil {
+			c.send(goaway)
+		}
+	}
+}
+
+// goaway gives clients three tenths of the drain's time: each goes after a random part of it.
+func (g *Gateway) goaway() *wire.Frame {
+	f := &wire.Goaway{WithinMs: uint32((g.cfg.DrainTimeout / 10 * 3).Milliseconds())}
+	if g.deps.Alternatives != nil {
+		f.Alternatives = g.deps.Alternatives()
+	}
+	return wire.FrameOf(f)
+}
+
+// addConn starts a conn, unless the gateway has stopped.
+func (g *Gateway) addConn(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		g.releaseIP(c.ip)
+		return false
+	}
+	g.open[c] = struct{}{}
+	g.metrics.conns(1)
+	g.conns.Go(func() { g.serve(c) })
+	return true
+}
+
+func (g *Gateway) removeConn(c *conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.open, c)
+	g.releaseIP(c.ip)
+	g.metrics.conns(-1)
+}
+
+// stop keeps further conns out and returns those there are.
+func (g *Gateway) stop() []*conn {
+	g.mu.Lock()
+	g.stopped = true
+	g.mu.Unlock()
+	return g.openConns()
+}
+
+func (g *Gateway) openConns() []*conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*conn, 0, len(g.open))
+	for c := range g.open {
+		list = append(list, c)
+	}
+	return list
+}
+
+// tick does what is due every so often: sessions whose resume window has passed, the load, allowances of users who left.
+func (g *Gateway) tick() {
+	every := min(time.Second, max(g.cfg.ResumeWindow/4, 10*time.Millisecond))
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-g.base.Done():
+			return
+		case now := <-t.C:
+			due := expired(now)
+			for _, s := range g.hub.all() {
+				g.endSession(s, errNoSession, due)
+			}
+			g.load.sample(now)
+			g.rates.sweep(now)
+		}
+	}
+}
 
 // Load tells how loaded the gateway is.
-func (g *Gateway) Load() im.Load { return im.Load{Gateway: g.cfg.Gateway, Capacity: g.cfg.MaxConns} }
+func (g *Gateway) Load() im.Load {
+	g.mu.Lock()
+	conns := len(g.open)
+	gw := im.Gateway{ID: g.cfg.Gateway.ID, Epoch: g.epoch}
+	g.mu.Unlock()
+	bytesPerSecond, cpu := g.load.read()
+	return im.Load{
+		Gateway: gw, Conns: conns, Capacity: g.cfg.MaxConns,
+		BytesPerSecond: bytesPerSecond, CPU: cpu, Draining: g.draining.Load(),
+	}
+}

@@ -393,4 +393,3 @@ func FrameOf(m proto.Message) *Frame {
 	}
 	return &Frame{}
 }
-

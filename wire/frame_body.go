@@ -118,6 +118,9 @@ func ResponseToJSON(service, name string, b []byte) ([]byte, error) {
 // ErrorJSON returns the JSON form of an error, as the HTTP fallback answers it.
 func ErrorJSON(e *Error) ([]byte, error) { return marshalJSON(e) }
 
+// ErrorProtobuf returns the protobuf form of an error.
+func ErrorProtobuf(e *Error) ([]byte, error) { return proto.Marshal(e) }
+
 // KeyOf returns the key of a request: the conversation that it names. It is empty for a request that names none or does
 // not decode, and for services without a schema.
 func KeyOf(service, name string, body []byte) string {

@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// The media types of the HTTP fallback.
+const (
+	mediaJSON     = "application/json"
+	mediaProtobuf = "application/x-protobuf"
+)
+
+// serveCall is one call over HTTP, for networks on which a WebSocket does not last. There is no session: seen is what
+// the request says, and calls are answered in any order.
+func (g *Gateway) serveCall(w http.ResponseWriter, r *http.Request, service, method string) {
+	if !g.originAllowed(r) {
+		http.Error(w, "this origin may not call", http.StatusForbidden)
+		return
+	}
+	g.allowOrigin(w, r)
+	result, asJSON, err := g.call(r, service, method)
+	if err != nil {
+		writeErrorAs(w, err, asJSON)
+		return
+	}
+	body := result.Body
+	w.Header().Set("Content-Type", mediaProtobuf)
+	if asJSON {
+		if body, err = wire.ResponseToJSON(service, method, body); err != nil {
+			g.log.Error("an answer does not encode", "service", service, "method", method, "err", err)
+			writeErrorAs(w, im.Errorf(im.CodeInternal, "the answer cannot be shown"), asJSON)
+			return
+		}
+		w.Header().Set("Content-Type", mediaJSON)
+	}
+	g.metrics.wrote(len(body))
+	w.Write(body) //nolint:errcheck // it left
+}
+
+func (g *Gateway) call(r *http.Request, service, method string) (result im.CallResult, asJSON bool, err error) {
+	media, _, mediaErr := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	asJSON = media != mediaProtobuf
+	if g.draining.Load() {
+		return result, asJSON, errDraining
+	}
+	identity, err := g.deps.Tokens.Verify(bearer(r))
+	if err != nil {
+		return result, asJSON, err
+	}
+	if !g.rates.allow(identity.UID, time.Now()) {
+		g.metrics.shed("rate")
+		e := im.Errorf(im.CodeTooManyRequests, "more than %v calls a second", g.cfg.Rate)
+		e.RetryAfter = time.Second
+		return result, asJSON, e
+	}
+	select {
+	case g.httpCalls <- struct{}{}:
+		defer func() { <-g.httpCalls }()
+	default:
+		g.metrics.shed("calls")
+		return result, asJSON, im.Errorf(im.CodeOverloaded, "%d calls are under way over HTTP; at most %d may be", g.cfg.MaxHTTPCalls, g.cfg.MaxHTTPCalls)
+	}
+	if mediaErr != nil || media != mediaJSON && media != mediaProtobuf {
+		return result, asJSON, im.Errorf(im.CodeBadRequest, "Content-Type must be %s or %s", mediaJSON, mediaProtobuf)
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(g.cfg.MaxFrame)+1))
+	g.metrics.read(len(body))
+	switch {
+	case err != nil:
+		return result, asJSON, im.Errorf(im.CodeBadRequest, "the body could not be read")
+	case len(body) > g.cfg.MaxFrame:
+		return result, asJSON, im.Errorf(im.CodeFrameTooLarge, "the body has more than %d bytes", g.cfg.MaxFrame)
+	}
+	if asJSON {
+		if body, err = wire.RequestFromJSON(service, method, body); err != nil {
+			return result, asJSON, err
+		}
+	}
+	call := im.Call{
+		Service: service, Method: method, Key: r.URL.Query().Get("key"), Body: body, UID: identity.UID, MaxText: g.cfg.MaxText,
+	}
+	if key := wire.KeyOf(service, method, body); key != "" {
+		call.Key = key
+	}
+	result, err = g.forward(r.Header.Get("Traceparent"), g.cfg.CallTimeout, call)
+	return result, asJSON, err
+}
+
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// writeError answers an error as JSON.
+func writeError(w http.ResponseWriter, err error) { writeErrorAs(w, err, true) }
+
+func writeErrorAs(w http.ResponseWriter, err error, asJSON bool) {
+	e := wire.ErrorFrame(err)
+	spec := im.CodeOf(err).Spec()
+	encode, media := wire.ErrorJSON, mediaJSON
+	if !asJSON {
+		encode, media = wire.ErrorProtobuf, mediaProtobuf
+	}
+	b, encodeErr := encode(e)
+	if encodeErr != nil {
+		b = nil
+	}
+	if coded, ok := errors.AsType[*im.Error](err); ok && coded.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((coded.RetryAfter+time.Second-1)/time.Second)))
+	}
+	w.Header().Set("Content-Type", media)
+	w.WriteHeader(spec.HTTP)
+	w.Write(b) //nolint:errcheck // it left
+}
+
+// allowOrigin lets a page of an allowed origin read the answer.
+func (g *Gateway) allowOrigin(w http.ResponseWriter, r *http.Request) {
+	w.Header().Add("Vary", "Origin")
+	if origin := r.Header.Get("Origin"); origin != "" {
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
+	}
+}
+
+// servePreflight answers a browser that asks whether it may call.
+func (g *Gateway) servePreflight(w http.ResponseWriter, r *http.Request) {
+	if !g.originAllowed(r) {
+		http.Error(w, "this origin may not call", http.StatusForbidden)
+		return
+	}
+	g.allowOrigin(w, r)
+	w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+	w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Traceparent")
+	w.Header().Set("Access-Control-Max-Age", "600")
+	w.WriteHeader(http.StatusNoContent)
+}

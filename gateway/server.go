@@ -1,0 +1,166 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// handler is the public HTTP surface.
+func (g *Gateway) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ws", g.serveWebSocket)
+	mux.HandleFunc("POST /v1/submit", func(w http.ResponseWriter, r *http.Request) {
+		g.serveCall(w, r, wire.ServiceIM, wire.MethodSubmit)
+	})
+	mux.HandleFunc("POST /v1/pull", func(w http.ResponseWriter, r *http.Request) {
+		g.serveCall(w, r, wire.ServiceIM, wire.MethodPull)
+	})
+	mux.HandleFunc("POST /v1/call/{service}/{method}", func(w http.ResponseWriter, r *http.Request) {
+		g.serveCall(w, r, r.PathValue("service"), r.PathValue("method"))
+	})
+	mux.HandleFunc("OPTIONS /v1/", g.servePreflight)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		if g.draining.Load() {
+			http.Error(w, "draining", http.StatusServiceUnavailable)
+			return
+		}
+		w.Write([]byte("ok\n")) //nolint:errcheck // it left
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.handlers.Add(1)
+		defer g.handlers.Done()
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// serveWebSocket turns a request into a conn. What refuses it is answered over HTTP, as the fallback answers errors.
+func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if !g.originAllowed(r) {
+		http.Error(w, "this origin may not connect", http.StatusForbidden)
+		return
+	}
+	i := slices.IndexFunc(wire.Subprotocols(), func(s string) bool {
+		return slices.Contains(websocket.Subprotocols(r), s)
+	})
+	if i < 0 {
+		writeError(w, im.Errorf(im.CodeBadRequest, "Sec-WebSocket-Protocol must offer %s", strings.Join(wire.Subprotocols(), " or ")))
+		return
+	}
+	if g.draining.Load() {
+		writeError(w, errDraining)
+		return
+	}
+	ip := g.clientIP(r)
+	if err := g.reserveIP(ip); err != nil {
+		g.metrics.shed("handshake")
+		writeError(w, err)
+		return
+	}
+	upgrader := websocket.Upgrader{
+		HandshakeTimeout: g.cfg.HelloTimeout,
+		ReadBufferSize:   1 << 10, // small: there is one per idle socket
+		WriteBufferSize:  4 << 10, // pooled: there is one per message under way
+		WriteBufferPool:  &g.writeBuffers,
+		Subprotocols:     wire.Subprotocols()[i : i+1],
+		CheckOrigin:      func(*http.Request) bool { return true }, // checked above
+	}
+	ws, err := upgrader.Upgrade(w, r, nil) // answers errors itself
+	if err != nil {
+		g.unreserveIP(ip)
+		return
+	}
+	codec, err := wire.NewCodec(ws.Subprotocol())
+	if err != nil {
+		g.unreserveIP(ip)
+		ws.Close() //nolint:errcheck // it is over
+		return
+	}
+	c := g.newConn(ws, codec, ip)
+	ws.SetPingHandler(func(data string) error { // a client's keepalive below the protocol counts as life
+		c.alive()
+		ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(linger)) //nolint:errcheck // the next write fails too
+		return nil
+	})
+	ws.SetCloseHandler(func(code int, _ string) error {
+		ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(linger)) //nolint:errcheck // it is leaving
+		return nil
+	})
+	if !g.addConn(c) {
+		ws.Close() //nolint:errcheck // it is over
+	}
+}
+
+// originAllowed keeps web pages out that are not the operator's. Programs that are no browsers send no Origin.
+func (g *Gateway) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || slices.Contains(g.cfg.Origins, "*") || slices.Contains(g.cfg.Origins, origin) {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(u.Host, r.Host)
+}
+
+// clientIP is the address of the client: the peer's, or the last one that trusted proxies did not add.
+func (g *Gateway) clientIP(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip = ip.Unmap()
+	forwarded := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(forwarded) - 1; i >= 0 && g.trusted(ip); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(forwarded[i]))
+		if err != nil {
+			break
+		}
+		ip = next.Unmap()
+	}
+	return ip
+}
+
+func (g *Gateway) trusted(ip netip.Addr) bool {
+	return slices.ContainsFunc(g.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// reserveIP counts a socket of an address in, ahead of the upgrade.
+func (g *Gateway) reserveIP(ip netip.Addr) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.reserved >= g.cfg.MaxConns {
+		return im.Errorf(im.CodeOverloaded, "this gateway is full")
+	}
+	if g.perIP[ip] >= g.cfg.MaxConnsPerIP {
+		return im.Errorf(im.CodeTooManyRequests, "your address has %d connections; at most %d are allowed", g.perIP[ip], g.cfg.MaxConnsPerIP)
+	}
+	g.reserved++
+	g.perIP[ip]++
+	return nil
+}
+
+func (g *Gateway) unreserveIP(ip netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.releaseIP(ip)
+}
+
+// releaseIP counts a socket out. The caller holds mu.
+func (g *Gateway) releaseIP(ip netip.Addr) {
+	g.reserved--
+	if g.perIP[ip]--; g.perIP[ip] <= 0 {
+		delete(g.perIP, ip)
+	}
+}

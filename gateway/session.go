@@ -1,0 +1,243 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// session is a login that survives its sockets. It is the target of pushes: it numbers them and keeps them until the
+// client acknowledged them, so a conn only remembers up to which number it was sent, and a resume is a conn that begins
+// at another number.
+//
+// Lock order: session.mu before conn.mu and hub.mu.
+type session struct {
+	id       string
+	secret   string
+	uid      im.UID
+	device   im.DeviceID
+	platform im.Platform
+
+	maxUnacked, maxBytes int
+	slow                 time.Duration
+
+	mu       sync.Mutex
+	conn     *conn     // nil without a socket
+	connNo   uint64    // of the route: the current conn's, or the last one's
+	previous uint64    // the conn before: pushes that were under way at a resume name it
+	login    uint64    // of the route; grows with every socket
+	deadline time.Time // without a socket: when the session ends
+	ended    im.Code   // why it was taken out of the hub, after which nothing reaches it; empty while it lives
+	seen     im.Stamp  // the highest stamp acked
+
+	number  uint64         // of the last push; the first is 1
+	unacked []numberedPush // the last pushes, without a gap up to number, oldest first
+	bytes   int            // of unacked
+	behind  uint64         // pushes up to it were dropped unacknowledged; 0: none
+	slowAt  time.Time      // when the first of them was dropped with a socket there; zero: none
+}
+
+type numberedPush struct {
+	number uint64
+	push   *wire.PreparedPush
+	at     time.Time // when it came; zero unless its trace is sampled
+}
+
+func newSession(cfg *Config, uid im.UID, h *wire.Hello, connNo uint64) *session {
+	return &session{
+		id: randomText(16), secret: randomText(32),
+		uid: uid, device: im.DeviceID(h.Device), platform: im.Platform(h.Platform),
+		maxUnacked: cfg.MaxUnacked, maxBytes: cfg.MaxUnackedBytes, slow: cfg.SlowTimeout,
+		connNo: connNo, login: h.Login,
+	}
+}
+
+func randomText(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails (Go 1.24)
+	return hex.EncodeToString(b)
+}
+
+// knows compares a resume secret in constant time.
+func (s *session) knows(secret string) bool {
+	return subtle.ConstantTimeCompare([]byte(s.secret), []byte(secret)) == 1
+}
+
+// claim is the session's route as it is now. The caller holds mu or knows that nobody else does.
+func (s *session) claim() im.Claim {
+	return im.Claim{
+		UID: s.uid, Device: s.device, Platform: s.platform, Conn: s.connNo, Login: s.login, Offline: s.conn == nil,
+	}
+}
+
+// overflow is what a push found when the session's buffer was full.
+type overflow int
+
+const (
+	fits    overflow = iota
+	dropped          // bodies were dropped; the client is told that it is behind
+	tooSlow          // and has been so for too long
+)
+
+// push numbers a push and keeps it. When the buffer is full, every body in it is dropped: the client is told to pull,
+// which is cheaper for all than catching up push by push.
+func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overflow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != "" {
+		return fits
+	}
+	s.number++
+	n := numberedPush{number: s.number, push: p}
+	if sampled {
+		n.at = now
+	}
+	s.unacked = append(s.unacked, n)
+	s.bytes += p.Size()
+	result := fits
+	if len(s.unacked) > s.maxUnacked || s.bytes > s.maxBytes {
+		result = dropped
+		s.unacked, s.bytes, s.behind = nil, 0, s.number
+		switch {
+		case s.conn == nil:
+		case s.slowAt.IsZero():
+			s.slowAt = now
+		case now.Sub(s.slowAt) > s.slow:
+			result = tooSlow
+		}
+	}
+	if s.conn != nil {
+		s.conn.poke()
+	}
+	return result
+}
+
+// ack forgets pushes up to number. The caller holds mu.
+func (s *session) ack(number uint64) {
+	i := 0
+	for i < len(s.unacked) && s.unacked[i].number <= number {
+		s.bytes -= s.unacked[i].push.Size()
+		i++
+	}
+	switch {
+	case i == len(s.unacked):
+		s.unacked = nil
+	case i > 0:
+		clear(s.unacked[:i])
+		s.unacked = s.unacked[i:]
+	}
+	if number >= s.behind {
+		s.behind, s.slowAt = 0, time.Time{}
+	}
+}
+
+// acked takes a push_ack of a conn; false if it names a push that the conn was not sent.
+func (s *session) acked(c *conn, number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number > c.sent {
+		return false
+	}
+	if s.conn == c {
+		s.ack(number)
+	}
+	return true
+}
+
+// next returns what a conn has to be sent: the number up to which it is behind (0: it is not, or was told), and some
+// pushes. It notes them as sent.
+func (s *session) next(c *conn, into []numberedPush) (behind uint64, pushes []numberedPush) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != c {
+		return 0, into
+	}
+	if s.behind > c.sent {
+		behind, c.sent = s.behind, s.behind
+	}
+	if len(s.unacked) == 0 || c.sent >= s.number {
+		return behind, into
+	}
+	first := s.unacked[0].number
+	i := 0
+	if c.sent >= first {
+		i = int(c.sent - first + 1)
+	}
+	for ; i < len(s.unacked) && len(into) < cap(into); i++ {
+		into = append(into, s.unacked[i])
+		c.sent = s.unacked[i].number
+	}
+	return behind, into
+}
+
+// attach gives the session a socket whose login was claimed, and the number of the last push that its client has. It
+// fails if another socket took the session meanwhile, or if it ended.
+func (s *session) attach(c *conn, login, has uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended != "":
+		return im.Errorf(s.ended, "the session ended during the login")
+	case s.login != login:
+		return im.Errorf(im.CodeReplaced, "the device logged in again during the login")
+	}
+	s.conn = c
+	s.deadline, s.slowAt = time.Time{}, time.Time{}
+	s.ack(has)
+	c.sent = has
+	c.poke()
+	return nil
+}
+
+// detach takes the socket away and starts the resume window. False: the session has another socket, or ended.
+func (s *session) detach(c *conn, deadline time.Time) (offline im.Claim, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != "" || s.conn != c {
+		return im.Claim{}, false
+	}
+	s.conn, s.deadline = nil, deadline
+	return s.claim(), true
+}
+
+// takeOver prepares a resume: the session leaves its old socket, if it still has one, and goes by the new conn and login.
+// Until the claim is answered it has no socket. The caller has checked the secret.
+func (s *session) takeOver(connNo, login, has uint64, deadline time.Time) (old *conn, unmapped uint64, claim im.Claim, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended != "":
+		return nil, 0, im.Claim{}, errNoSession
+	case has > s.number:
+		return nil, 0, im.Claim{}, errNoSession
+	case login <= s.login:
+		return nil, 0, im.Claim{}, im.Errorf(im.CodeLoginTie, "the login number must be above %d, the last one of this session", s.login)
+	}
+	old, unmapped = s.conn, s.previous
+	s.conn, s.deadline = nil, deadline
+	s.previous, s.connNo, s.login = s.connNo, connNo, login
+	claim = s.claim()
+	claim.Offline = false
+	return old, unmapped, claim, nil
+}
+
+// errNoSession is answered by a new session: whatever the reason, the client pulls what it missed.
+var errNoSession = im.Errorf(im.CodeSessionExpired, "there is no such session any more")
+
+// raise notes a stamp that was acked.
+func (s *session) raise(stamp im.Stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen = max(s.seen, stamp)
+}
+
+func (s *session) seenStamp() im.Stamp {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}

@@ -1,0 +1,62 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/antipode-im/antipode/im"
+	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
+)
+
+// GatewayService is the gateway behind the RPC server.
+type GatewayService interface {
+	Load() im.Load
+}
+
+// RegisterGateway serves a gateway's load to ipconf.
+func RegisterGateway(s grpc.ServiceRegistrar, g GatewayService) {
+	antipodev1.RegisterGatewayServer(s, &gatewayServer{gateway: g})
+}
+
+type gatewayServer struct {
+	antipodev1.UnimplementedGatewayServer
+	gateway GatewayService
+}
+
+func (s *gatewayServer) Load(context.Context, *antipodev1.LoadRequest) (*antipodev1.LoadResponse, error) {
+	return loadMessage(s.gateway.Load()), nil
+}
+
+// Gateways asks gateways for their load.
+type Gateways struct{ conns Conns }
+
+// NewGateways returns Gateways over the connections.
+func NewGateways(conns Conns) *Gateways { return &Gateways{conns} }
+
+// Load asks the gateway at addr, within ctx.
+func (g *Gateways) Load(ctx context.Context, addr string) (im.Load, error) {
+	cc, err := g.conns.Conn(addr)
+	if err != nil {
+		return im.Load{}, fromStatus(ctx, addr, err)
+	}
+	r, err := antipodev1.NewGatewayClient(cc).Load(ctx, &antipodev1.LoadRequest{})
+	if err != nil {
+		return im.Load{}, fromStatus(ctx, addr, err)
+	}
+	return loadOf(r), nil
+}
+
+func loadMessage(l im.Load) *antipodev1.LoadResponse {
+	return &antipodev1.LoadResponse{
+		Gateway: l.Gateway.ID, Epoch: l.Gateway.Epoch, Conns: uint32(l.Conns), Capacity: uint32(l.Capacity),
+		BytesPerSecond: l.BytesPerSecond, Cpu: l.CPU, Draining: l.Draining,
+	}
+}
+
+func loadOf(r *antipodev1.LoadResponse) im.Load {
+	return im.Load{
+		Gateway: im.Gateway{ID: r.Gateway, Epoch: r.Epoch}, Conns: int(r.Conns), Capacity: int(r.Capacity),
+		BytesPerSecond: r.BytesPerSecond, CPU: r.Cpu, Draining: r.Draining,
+	}
+}
