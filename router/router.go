@@ -1,15 +1,21 @@
 package router
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/router/routes"
 )
 
 // Config is what a router needs to know. Zero durations and sizes take the defaults in their comments.
@@ -69,8 +75,8 @@ type Ownership interface {
 	Owned() (partitions []int, changed <-chan struct{})
 }
 
-// Deps is what a router works with. Store, Peers and Alive may be nil: then Redis is not written, no other region is
-// told, and heartbeats alone decide about gateways. The telemetry may be nil too.
+// Deps is what a router works with. Store, Peers, Alive and Ownership may be nil: then Redis is not written, no other
+// region is told, heartbeats alone decide about gateways, and every partition is owned. The telemetry may be nil too.
 type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
@@ -88,76 +94,177 @@ type Deps struct {
 }
 
 // Router is one region's router: one of several, each holding all routes.
+//
+// Locks are leaves: none is held while another is taken or while a dependency is called.
 type Router struct {
-	cfg  Config
-	deps Deps
+	cfg   Config
+	deps  Deps
+	log   *slog.Logger
+	meter *instruments
+
+	table     *routes.Table
+	hub       *hub
+	appenders []*appender // by partition number of the own route log
+	notifiers map[im.Region]*notifier
+	names     *names
+	owned     atomic.Pointer[[]int] // partition numbers, ascending
+	settled   atomic.Bool           // the gateways known from the log attached, or had their chance to
+	started   atomic.Bool
 }
 
 // New checks the config and returns a router that has not read anything yet.
 func New(cfg Config, deps Deps) (*Router, error) {
-	if cfg.Partitions < 1 {
-		return nil, fmt.Errorf("router: %d partitions: want at least 1", cfg.Partitions)
+	cfg.HeartbeatTimeout = cmp.Or(cfg.HeartbeatTimeout, 3*time.Second)
+	cfg.AttachGrace = cmp.Or(cfg.AttachGrace, 10*time.Second)
+	cfg.LogHeartbeat = cmp.Or(cfg.LogHeartbeat, 5*time.Second)
+	cfg.Silence = cmp.Or(cfg.Silence, 30*time.Second)
+	cfg.GapPatience = cmp.Or(cfg.GapPatience, 30*time.Second)
+	cfg.ClaimTimeout = cmp.Or(cfg.ClaimTimeout, 5*time.Second)
+	cfg.StoreTimeout = cmp.Or(cfg.StoreTimeout, 2*time.Second)
+	cfg.NotifyTimeout = cmp.Or(cfg.NotifyTimeout, time.Second)
+	cfg.ClaimQueue = cmp.Or(cfg.ClaimQueue, 1<<16)
+	cfg.NotifyQueue = cmp.Or(cfg.NotifyQueue, 1024)
+	switch {
+	case deps.Log == nil || deps.NewReader == nil || deps.OutOfRange == nil:
+		return nil, errors.New("router: Log, NewReader and OutOfRange are needed")
+	case cfg.Origin.Region() != cfg.Region:
+		return nil, fmt.Errorf("router: the own origin %q is not of region %q", cfg.Origin, cfg.Region)
+	case !slices.Contains(routes.Current(cfg.Origins), cfg.Origin):
+		return nil, fmt.Errorf("router: the own origin %q is not the latest of its region among %v", cfg.Origin, cfg.Origins)
 	}
-	return &Router{cfg: cfg, deps: deps}, nil
+	table, err := routes.New(cfg.Region, cfg.Origins, cfg.Partitions, cfg.Silence)
+	if err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	r := &Router{
+		cfg: cfg, deps: deps, log: deps.Logger, table: table, hub: newHub(),
+		names: newNames(cfg.Partitions), notifiers: make(map[im.Region]*notifier),
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.meter, err = newInstruments(deps.Meter, deps.Tracer); err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	for n := range cfg.Partitions {
+		r.appenders = append(r.appenders, newAppender(r, n))
+	}
+	for _, o := range table.Origins() {
+		if o != cfg.Origin && deps.Peers != nil {
+			r.notifiers[o.Region()] = newNotifier(r, o.Region())
+		}
+	}
+	r.owned.Store(new([]int))
+	return r, nil
 }
 
-// Run follows the logs, answers claims and watches gateways until ctx ends.
+// Run follows the logs, answers claims and watches gateways until ctx ends. There is nothing to drain: a claim that was
+// not answered is claimed again with another router. Run may be called once.
 func (r *Router) Run(ctx context.Context) error {
-	<-ctx.Done()
+	if r.started.Swap(true) {
+		return errors.New("router: Run was called twice")
+	}
+	unobserve, err := r.meter.observe(r)
+	if err != nil {
+		return fmt.Errorf("router: %w", err)
+	}
+	defer unobserve()
+	r.takeOwned()
+
+	var running sync.WaitGroup
+	running.Go(func() { r.followOwnership(ctx) })
+	running.Go(func() { r.follow(ctx) })
+	running.Go(func() { r.watch(ctx) })
+	running.Go(func() { r.beat(ctx) })
+	for _, a := range r.appenders {
+		running.Go(func() { a.run(ctx) })
+	}
+	for _, n := range r.notifiers {
+		running.Go(func() { n.run(ctx) })
+	}
+	if r.deps.Store != nil {
+		running.Go(func() { r.mirror(ctx) })
+	}
+	running.Wait()
+	for _, a := range r.appenders {
+		a.close(im.Errorf(im.CodeUnavailable, "the router stopped: claim with another"))
+	}
 	return nil
 }
 
-// Outbox is a gateway's stream, at the router's end. Its methods never block: an error says that the stream is gone or
-// its queue full.
-type Outbox interface {
-	Push([]im.Push) error
-	Kick(im.Kick) error
-	Fenced(epoch uint64) error
+// takeOwned reads which partitions are owned now and returns what tells of the next change.
+func (r *Router) takeOwned() (changed <-chan struct{}) {
+	if r.deps.Ownership == nil {
+		all := make([]int, r.cfg.Partitions)
+		for n := range all {
+			all[n] = n
+		}
+		r.owned.Store(&all)
+		return nil
+	}
+	owned, changed := r.deps.Ownership.Owned()
+	r.owned.Store(&owned)
+	return changed
 }
 
-// Attachment is one attached gateway.
-type Attachment struct{}
-
-// Attach takes a gateway's stream. A gateway whose epoch was declared down is told so through out.Fenced and refused
-// with CodeGatewayFenced: it takes a new epoch and claims again.
-func (r *Router) Attach(gw im.Gateway, out Outbox) (*Attachment, error) { return &Attachment{}, nil }
-
-// Claim appends claims and releases, and returns, per claim, when it is in the log and in this router's view.
-func (a *Attachment) Claim(ctx context.Context, claims []im.Claim) []error {
-	return make([]error, len(claims))
+func (r *Router) followOwnership(ctx context.Context) {
+	for {
+		changed := r.takeOwned()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
-// Submit queues claims in the order of calls and returns; done is called once per claim, from another goroutine.
-func (a *Attachment) Submit(claims []im.Claim, done func(i int, err error)) {}
-
-// Heartbeat keeps the gateway's epoch alive.
-func (a *Attachment) Heartbeat() {}
-
-// Close tells that the stream is gone. The gateway's routes stay until its heartbeats have been missing for long enough.
-func (a *Attachment) Close() {}
-
-// Deliver pushes to the sockets that the recipients have in this region, and, for deliveries with Notify, tells the
-// regions where they have others. It returns the number of sockets whose gateway's queue took the push.
-func (r *Router) Deliver(ctx context.Context, deliveries []im.Delivery) (pushes int, err error) {
-	return 0, nil
+// ownsNow tells whether this router owns a partition number.
+func (r *Router) ownsNow(number int) bool {
+	_, ok := slices.BinarySearch(*r.owned.Load(), number)
+	return ok
 }
 
-// Notify takes deliveries that came over a link, for sockets in this region only.
-func (r *Router) Notify(ctx context.Context, from im.Region, deliveries []im.Delivery) error {
+// ownLog is a partition of the own origin's route log.
+func (r *Router) ownLog(number int) im.Partition {
+	return im.Partition{Topic: im.RouteTopic(r.cfg.Origin), Number: number}
+}
+
+// Ready tells whether deliveries are taken: nil, or CodeUnready with what is missing. A router is ready once it has read
+// its own region's routes up to the end seen at start, and the gateways they name have attached or had time to.
+func (r *Router) Ready() error {
+	if !r.table.Ready(r.cfg.Origin) {
+		return im.Errorf(im.CodeUnready, "the router is reading the routes of %s", r.cfg.Origin)
+	}
+	if !r.settled.Load() {
+		return im.Errorf(im.CodeUnready, "the router waits for the gateways of %s to attach", r.cfg.Region)
+	}
 	return nil
 }
 
 // Positions tells how far the memory is in an origin's route log, or in all of them for "".
-func (r *Router) Positions(ctx context.Context, origin im.Origin) ([]im.Position, error) {
-	return nil, nil
+func (r *Router) Positions(_ context.Context, origin im.Origin) ([]im.Position, error) {
+	var all []im.Position
+	for _, o := range r.table.Origins() {
+		if origin != "" && o != origin {
+			continue
+		}
+		for _, p := range r.table.Partitions(o) {
+			if pos, ok := r.table.Position(p); ok {
+				all = append(all, im.Position{Partition: p, Next: pos.Next, Local: pos.Local})
+			}
+		}
+	}
+	return all, nil
 }
 
 // Digest returns the digest of the live routes under the name "routes". Routers that applied the same records return
 // the same, in every region.
-func (r *Router) Digest(ctx context.Context) (map[string]string, error) { return nil, nil }
+func (r *Router) Digest(context.Context) (map[string]string, error) {
+	return map[string]string{"routes": r.table.Digest(im.StampAt(time.Now()))}, nil
+}
 
 // Routes returns the route of each device of a user, and the regions whose routes cannot be counted on now.
-func (r *Router) Routes(uid im.UID) (live []im.Route, unknown []im.Region) { return nil, nil }
-
-// Ready tells whether deliveries are taken: nil, or what is missing.
-func (r *Router) Ready() error { return nil }
+func (r *Router) Routes(uid im.UID) (live []im.Route, unknown []im.Region) {
+	now := im.StampAt(time.Now())
+	return r.table.Lookup(nil, uid, now), r.table.Unknown(r.table.Number(uid), now)
+}

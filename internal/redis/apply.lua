@@ -1,0 +1,77 @@
+-- Applies records of one origin's route partition and moves its position, or does nothing if the position is another.
+--
+--   KEYS[1] positions: hash, origin -> "next local generation floor"
+--   KEYS[2] fences: hash, "origin gateway" -> highest epoch declared down
+--   KEYS[3...] users: hash, "origin device" -> row (see row.go)
+--   ARGV: origin, position expected ('' for none), position to store, floor, seconds to keep a user's key,
+--         stamp below which rows are garbage, then the records:
+--     'c' place of the user's key in KEYS, device, stamp below which an older row is dead, row, gateway
+--     'r' place of the user's key in KEYS, device, row
+--     'd' gateway, epoch
+--
+-- Numbers are 16 hexadecimal digits, compared as text: Lua's own lose digits past 2^53. In a row: login 1-16,
+-- offset 17-32, claimed 33-48, conn 49-64, epoch 65-80, flags 81, length of the platform 82-85, platform, gateway.
+local origin, expected, position, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ttl, garbage = tonumber(ARGV[5]), ARGV[6]
+
+if (redis.call('HGET', KEYS[1], origin) or '') ~= expected then
+  return 0
+end
+
+local none = '0000000000000000'
+
+local function fence(gateway)
+  return redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or none
+end
+
+local function gateway(row)
+  return string.sub(row, 86 + tonumber(string.sub(row, 82, 85), 16))
+end
+
+local i = 7
+while i <= #ARGV do
+  local kind = ARGV[i]
+  if kind == 'c' then
+    local key, field = KEYS[tonumber(ARGV[i + 1])], origin .. ' ' .. ARGV[i + 2]
+    local dead, row = ARGV[i + 3], ARGV[i + 4]
+    if string.sub(row, 65, 80) > fence(ARGV[i + 5]) then
+      local old = redis.call('HGET', key, field)
+      if not old
+        or string.sub(old, 33, 48) < dead
+        or string.sub(old, 17, 32) < floor
+        or string.sub(old, 65, 80) <= fence(gateway(old))
+        or string.sub(old, 1, 16) <= string.sub(row, 1, 16) then
+        redis.call('HSET', key, field, row)
+        redis.call('EXPIRE', key, ttl)
+        if redis.call('HLEN', key) > 8 then
+          local all = redis.call('HGETALL', key)
+          for j = 1, #all, 2 do
+            if string.sub(all[j + 1], 33, 48) < garbage then
+              redis.call('HDEL', key, all[j])
+            end
+          end
+        end
+      end
+    end
+    i = i + 6
+  elseif kind == 'r' then
+    local key, field, row = KEYS[tonumber(ARGV[i + 1])], origin .. ' ' .. ARGV[i + 2], ARGV[i + 3]
+    local old = redis.call('HGET', key, field)
+    if old
+      and string.sub(old, 1, 16) == string.sub(row, 1, 16)
+      and string.sub(old, 49, 80) == string.sub(row, 49, 80)
+      and gateway(old) == gateway(row) then
+      redis.call('HDEL', key, field)
+    end
+    i = i + 4
+  else
+    local down, epoch = ARGV[i + 1], ARGV[i + 2]
+    if epoch > fence(down) then
+      redis.call('HSET', KEYS[2], origin .. ' ' .. down, epoch)
+    end
+    i = i + 3
+  end
+end
+
+redis.call('HSET', KEYS[1], origin, position)
+return 1

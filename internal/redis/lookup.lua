@@ -1,0 +1,16 @@
+-- Returns a user's rows of every origin, "origin device" and row in turn, without those below their origin's floor and
+-- those whose gateway's epoch was declared down. KEYS and rows as in apply.lua.
+local rows, positions, out = redis.call('HGETALL', KEYS[3]), {}, {}
+for i = 1, #rows, 2 do
+  local field, row = rows[i], rows[i + 1]
+  local origin = string.match(field, '^[^ ]+')
+  local gateway = string.sub(row, 86 + tonumber(string.sub(row, 82, 85), 16))
+  local fence = redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or '0000000000000000'
+  local position = redis.call('HGET', KEYS[1], origin) or ''
+  local floor = tonumber(string.match(position, ' (%d+)$') or '0')
+  if string.sub(row, 65, 80) > fence and string.sub(row, 17, 32) >= string.format('%016x', floor) then
+    out[#out + 1] = field
+    out[#out + 1] = row
+  end
+end
+return out

@@ -1,0 +1,177 @@
+package router
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Deliver pushes to the sockets that the recipients have in this region, and, for deliveries with Notify, tells the
+// regions where they have others. It returns the number of sockets whose gateway's queue took the push; that is no proof
+// of delivery, and a gateway that is slow or away costs its own pushes only. A router that is not ready answers
+// CodeUnready and has pushed nothing: ask another, or later.
+func (r *Router) Deliver(_ context.Context, deliveries []im.Delivery) (pushes int, err error) {
+	return r.deliver(deliveries, true)
+}
+
+// Notify takes deliveries that came over a link, for sockets in this region only.
+func (r *Router) Notify(_ context.Context, from im.Region, deliveries []im.Delivery) error {
+	r.meter.notified(from, len(deliveries))
+	_, err := r.deliver(deliveries, false)
+	return err
+}
+
+func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err error) {
+	if err := r.Ready(); err != nil {
+		return 0, err
+	}
+	var (
+		now      = im.StampAt(time.Now())
+		batches  = make(map[im.Gateway][]im.Push)
+		conns    = make(map[im.Gateway][]uint64) // of the delivery in hand
+		found    []im.Route
+		outgoing map[im.Region][]im.Delivery
+		spans    []trace.Span
+	)
+	for i := range deliveries {
+		d := &deliveries[i]
+		carry := d.Trace
+		if sampled(d.Trace) {
+			var span trace.Span
+			span, carry = r.meter.span(d.Trace, "deliver", attribute.String("conversation", d.Key),
+				attribute.Int("recipients", len(d.Recipients)))
+			spans = append(spans, span)
+		}
+		var abroad map[im.Region][]im.UID
+		for _, uid := range d.Recipients {
+			found = r.table.Lookup(found[:0], uid, now)
+			for j := range found {
+				route := &found[j]
+				switch {
+				case route.Offline: // a session without a socket is never "delivered"
+				case route.Region == r.cfg.Region:
+					conns[route.Gateway] = append(conns[route.Gateway], route.Conn)
+				case tell && d.Notify:
+					if abroad == nil {
+						abroad = make(map[im.Region][]im.UID)
+					}
+					if to := abroad[route.Region]; len(to) == 0 || to[len(to)-1] != uid {
+						abroad[route.Region] = append(to, uid)
+					}
+				}
+			}
+		}
+		for gw, to := range conns {
+			batches[gw] = append(batches[gw], im.Push{
+				Conns: slices.Clone(to), Service: d.Service, Method: d.Method, Body: d.Body, Trace: carry,
+			})
+			delete(conns, gw)
+		}
+		for region, uids := range abroad {
+			if outgoing == nil {
+				outgoing = make(map[im.Region][]im.Delivery)
+			}
+			out := *d
+			out.Recipients, out.Notify = uids, false
+			if sampled(carry) {
+				span, traceparent := r.meter.span(carry, "notify", attribute.String("peer", string(region)))
+				out.Trace = traceparent
+				spans = append(spans, span)
+			}
+			outgoing[region] = append(outgoing[region], out)
+		}
+	}
+	for gw, batch := range batches {
+		pushes += r.push(gw, batch)
+	}
+	for region, out := range outgoing {
+		if n := r.notifiers[region]; n != nil {
+			n.offer(out)
+		}
+	}
+	for _, s := range spans {
+		s.End()
+	}
+	return pushes, nil
+}
+
+// push hands a batch to a gateway's queue and returns the number of sockets it is for, 0 if it was lost.
+func (r *Router) push(gw im.Gateway, batch []im.Push) int {
+	n := 0
+	for i := range batch {
+		n += len(batch[i].Conns)
+	}
+	a := r.hub.of(gw)
+	if a == nil {
+		r.meter.lost("unattached", n)
+		return 0
+	}
+	if err := a.out.Push(batch); err != nil {
+		r.meter.lost("refused", n)
+		return 0
+	}
+	r.meter.pushed(n)
+	return n
+}
+
+// notifier hands deliveries for one peer region to the own replicator, in order, off the delivery path. What does not
+// fit its queue is dropped: notifies may be lost.
+type notifier struct {
+	router *Router
+	to     im.Region
+	queue  chan im.Delivery
+}
+
+// maxNotify bounds the deliveries of one call to the replicator.
+const maxNotify = 256
+
+func newNotifier(r *Router, to im.Region) *notifier {
+	return &notifier{router: r, to: to, queue: make(chan im.Delivery, r.cfg.NotifyQueue)}
+}
+
+func (n *notifier) offer(deliveries []im.Delivery) {
+	for i := range deliveries {
+		select {
+		case n.queue <- deliveries[i]:
+		default:
+			n.router.meter.notifyDropped(n.to, len(deliveries)-i)
+			return
+		}
+	}
+}
+
+func (n *notifier) run(ctx context.Context) {
+	r := n.router
+	for {
+		batch := make([]im.Delivery, 0, 16)
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-n.queue:
+			batch = append(batch, d)
+		}
+	more:
+		for len(batch) < maxNotify {
+			select {
+			case d := <-n.queue:
+				batch = append(batch, d)
+			default:
+				break more
+			}
+		}
+		bounded, cancel := context.WithTimeout(ctx, r.cfg.NotifyTimeout)
+		err := r.deps.Peers.Notify(bounded, n.to, batch)
+		cancel()
+		if err != nil {
+			r.meter.notifyDropped(n.to, len(batch))
+			r.log.Debug("notifies were lost", "to", string(n.to), "deliveries", len(batch), "error", err)
+			continue
+		}
+		r.meter.notify(n.to, len(batch))
+	}
+}

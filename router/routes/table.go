@@ -1,0 +1,214 @@
+package routes
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// MaxAge is how long a claim lives. Live routes are claimed anew every hour, and route logs are kept for three.
+const MaxAge = 2 * time.Hour
+
+// keep is how far behind its partition's watermark a dead row is still held: no later claim may find a row that was
+// removed where another table still has it alive, and stamps of one log are at most clock skew out of order.
+const keep = 3 * time.Hour
+
+// Table holds the routes of every origin it follows. It is safe for concurrent use.
+type Table struct {
+	self    im.Region
+	origins []im.Origin // sorted; a row names its origin by its place here
+	silence time.Duration
+	shards  []shard // by partition number
+}
+
+// New returns an empty table for a router of region self that follows origins, each with the same number of partitions.
+// A region other than self that was silent for longer than silence does not count (0: silence is not judged).
+func New(self im.Region, origins []im.Origin, partitions int, silence time.Duration) (*Table, error) {
+	if partitions < 1 {
+		return nil, fmt.Errorf("routes: %d partitions: want at least 1", partitions)
+	}
+	current := Current(origins)
+	if len(current) > 255 {
+		return nil, fmt.Errorf("routes: %d regions: at most 255 are supported", len(current))
+	}
+	t := &Table{self: self, origins: current, silence: silence, shards: make([]shard, partitions)}
+	for i := range t.shards {
+		t.shards[i].users = make(map[im.UID][]row)
+		t.shards[i].platforms = make(map[im.Platform]im.Platform)
+		t.shards[i].logs = make([]log, len(current))
+		for o, origin := range current {
+			t.shards[i].logs[o] = log{
+				region: origin.Region(), lives: make(map[im.Gateway]*life), fences: make(map[string]uint64), expect: -1,
+			}
+		}
+	}
+	return t, nil
+}
+
+// Current returns the latest origin of each region, sorted.
+func Current(origins []im.Origin) []im.Origin {
+	latest := make(map[im.Region]im.Origin)
+	for _, o := range origins {
+		if have, ok := latest[o.Region()]; !ok || have.Epoch() < o.Epoch() {
+			latest[o.Region()] = o
+		}
+	}
+	current := make([]im.Origin, 0, len(latest))
+	for _, o := range latest {
+		current = append(current, o)
+	}
+	slices.Sort(current)
+	return current
+}
+
+// shard is one partition number, of every origin: a uid's rows are all in one.
+type shard struct {
+	mu        sync.RWMutex
+	users     map[im.UID][]row
+	logs      []log                       // by origin
+	platforms map[im.Platform]im.Platform // one string a platform, not one a row
+}
+
+// log is the state of one origin's partition beside its rows.
+type log struct {
+	region    im.Region
+	tail      Tail
+	expect    int64                // rows count once everything below this local offset was read; -1: not known yet
+	watermark im.Stamp             // the highest stamp seen: the origin's clock as this region has heard it
+	lives     map[im.Gateway]*life // of gateways that have rows
+	fences    map[string]uint64    // gateway id → the highest epoch that was declared down
+}
+
+// life is one life of a gateway, shared by its rows.
+type life struct {
+	gateway im.Gateway
+	rows    int
+}
+
+// row is a route, without what its place says (uid, region).
+type row struct {
+	device   im.DeviceID
+	platform im.Platform
+	life     *life
+	conn     uint64
+	login    uint64
+	offset   int64
+	claimed  im.Stamp
+	origin   uint8
+	offline  bool
+}
+
+// route is the row as others know it.
+func (t *Table) route(uid im.UID, r *row) im.Route {
+	return im.Route{
+		UID: uid, Device: r.device, Platform: r.platform, Region: t.origins[r.origin].Region(), Gateway: r.life.gateway,
+		Conn: r.conn, Login: r.login, Offset: r.offset, Claimed: r.claimed, Offline: r.offline,
+	}
+}
+
+// compare orders rows of one device as im.Route.Compare does.
+func (t *Table) compare(a, b *row) int {
+	return cmp.Or(cmp.Compare(a.login, b.login), cmp.Compare(t.origins[a.origin].Region(), t.origins[b.origin].Region()),
+		cmp.Compare(a.offset, b.offset))
+}
+
+// aged tells whether a claim of that stamp is dead at now.
+func aged(claimed, now im.Stamp) bool { return claimed.Millis()+MaxAge.Milliseconds() < now.Millis() }
+
+// Number is the partition number of a user.
+func (t *Table) Number(uid im.UID) int { return wire.Partition(string(uid), len(t.shards)) }
+
+// Origins lists the origins that are followed, one a region, sorted.
+func (t *Table) Origins() []im.Origin { return t.origins }
+
+// Partitions lists every partition of an origin's route log.
+func (t *Table) Partitions(o im.Origin) []im.Partition {
+	all := make([]im.Partition, len(t.shards))
+	for i := range all {
+		all[i] = im.Partition{Topic: im.RouteTopic(o), Number: i}
+	}
+	return all
+}
+
+// at returns the shard and the place of a partition's origin.
+func (t *Table) at(p im.Partition) (*shard, int, bool) {
+	o, ok := slices.BinarySearch(t.origins, p.Origin())
+	if !ok || p.Number < 0 || p.Number >= len(t.shards) || p.Topic != im.RouteTopic(t.origins[o]) {
+		return nil, 0, false
+	}
+	return &t.shards[p.Number], o, true
+}
+
+// Expect makes the partition's rows count only once everything below a local offset was read: the end of the log seen at
+// start. Until it is called nothing of the partition counts.
+func (t *Table) Expect(p im.Partition, local int64) {
+	if s, o, ok := t.at(p); ok {
+		s.mu.Lock()
+		s.logs[o].expect = local
+		s.mu.Unlock()
+	}
+}
+
+// Jump drops an origin's rows of a partition and takes whatever comes next, from local on.
+func (t *Table) Jump(p im.Partition, local int64) {
+	s, o, ok := t.at(p)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logs[o].tail.Jump(local)
+	s.remove(func(r *row) bool { return int(r.origin) == o })
+}
+
+// Prune forgets rows that have been dead for long, by their own partition's watermark. It returns how many.
+func (t *Table) Prune() int {
+	n := 0
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		n += s.remove(func(r *row) bool {
+			return r.claimed.Millis()+keep.Milliseconds() < s.logs[r.origin].watermark.Millis()
+		})
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// remove deletes the rows that match. The lock is held.
+func (s *shard) remove(match func(*row) bool) int {
+	n := 0
+	for uid, rows := range s.users {
+		left := slices.DeleteFunc(rows, func(r row) bool {
+			if !match(&r) {
+				return false
+			}
+			s.forget(&r)
+			n++
+			return true
+		})
+		s.put(uid, left)
+	}
+	return n
+}
+
+// forget takes a row off its gateway's count.
+func (s *shard) forget(r *row) {
+	if r.life.rows--; r.life.rows == 0 {
+		delete(s.logs[r.origin].lives, r.life.gateway)
+	}
+}
+
+// put stores a user's rows, none as nothing.
+func (s *shard) put(uid im.UID, rows []row) {
+	if len(rows) == 0 {
+		delete(s.users, uid)
+		return
+	}
+	s.users[uid] = rows
+}
