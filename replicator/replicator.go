@@ -2,16 +2,52 @@ package replicator
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/wire"
 )
 
 // Replicator is one region's end of all its links.
 type Replicator struct {
-	cfg  Config
-	deps Deps
+	cfg     Config
+	deps    Deps
+	own     []im.Partition // of the own log
+	origins map[im.Region]im.Origin
+	log     *slog.Logger
+	tracer  trace.Tracer
+	metrics *metrics
+	codec   *codec
+	held    *held
+	ends    ends
+	ins     []*receiving             // one per peer
+	outs    map[im.Region]*outCounts // one per peer; the map does not change
+
+	linger sync.WaitGroup // goroutines that outlive a call of Link by a moment
+
+	// mu guards what follows. It is held for a moment only and taken before no other lock.
+	mu       sync.Mutex
+	ctx      context.Context // of Run; nil before, ended after
+	links    sync.WaitGroup  // calls of Link; entered under mu
+	sendings map[im.Region][]openSending
+}
+
+type openSending struct {
+	*sending
+	cancel context.CancelCauseFunc
+}
+
+// outCounts are the counters of the links to one peer.
+type outCounts struct {
+	records, bytes, dropped atomic.Uint64
+	since                   time.Time // guarded by Replicator.mu
 }
 
 // New checks the configuration and returns a replicator; nothing runs before Run.
@@ -23,36 +59,143 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 	if err := deps.check(); err != nil {
 		return nil, err
 	}
-	return &Replicator{cfg: cfg, deps: deps}, nil
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Tracer == nil {
+		deps.Tracer = noop.NewTracerProvider().Tracer("replicator")
+	}
+	codec, err := newCodec(cfg.CompressAbove)
+	if err != nil {
+		return nil, err
+	}
+	r := &Replicator{
+		cfg: cfg, deps: deps, own: cfg.partitions(cfg.Origin), origins: map[im.Region]im.Origin{},
+		log: deps.Logger, tracer: deps.Tracer, codec: codec, held: newHeld(),
+		ends:     ends{names: map[im.Partition]im.LogName{}},
+		outs:     map[im.Region]*outCounts{},
+		sendings: map[im.Region][]openSending{},
+	}
+	for _, p := range cfg.Peers {
+		r.origins[p.Region] = p.Origin
+		r.outs[p.Region] = &outCounts{since: deps.Now()}
+		r.ins = append(r.ins, newReceiving(r, p))
+	}
+	if r.metrics, err = newMetrics(deps.Meter, r.Status); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
-// Run keeps a link open to every peer until ctx ends, and serves Link meanwhile.
+// Run keeps a link open to every peer until ctx ends, and serves Link meanwhile. It runs once. There is nothing to
+// drain: whatever was under way is asked for again by whoever comes next.
 func (r *Replicator) Run(ctx context.Context) error {
+	r.mu.Lock()
+	if r.ctx != nil {
+		r.mu.Unlock()
+		return errors.New("replicator: Run was called twice")
+	}
+	r.ctx = ctx
+	r.mu.Unlock()
+	defer r.metrics.close()
+
+	var wg sync.WaitGroup
+	for _, in := range r.ins {
+		wg.Go(func() { in.run(ctx) })
+	}
+	wg.Go(func() { r.watchEnds(ctx) })
 	<-ctx.Done()
+	wg.Wait()
+	r.mu.Lock() // no Link enters from here on
+	r.mu.Unlock()
+	r.links.Wait()
+	r.linger.Wait()
 	return nil
 }
 
-// Link serves a peer's link to the own log until ctx ends or the link fails. From is the peer's region as its
-// certificate says, or empty where links are not authenticated.
-func (r *Replicator) Link(ctx context.Context, from im.Region, s wire.LinkSender) error {
-	return im.Errorf(im.CodeUnready, "the replicator is not running")
+// enter counts a call of Link in, unless the replicator does not run.
+func (r *Replicator) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx == nil || r.ctx.Err() != nil {
+		return false
+	}
+	r.links.Add(1)
+	return true
 }
 
-// Notify puts deliveries on the link to a peer. It never blocks; when the link is closed or its queue is full, they are
-// dropped, counted, and the error says so.
-func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery) error {
-	return im.Errorf(im.CodeUnavailable, "no link to %s", to)
+func (r *Replicator) leave() { r.links.Done() }
+
+func (r *Replicator) running() context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ctx
 }
 
-// Held calls send with what peers hold of the own log: everything first, then changes, until ctx ends or send fails.
+// Held calls send with what peers hold of the own log: everything first, then changes, until ctx ends, the replicator
+// stops or send fails. A send that blocks is left behind: it must fail soon after Held returned, as a stream's does.
 func (r *Replicator) Held(ctx context.Context, send func(im.Held) error) error {
-	<-ctx.Done()
-	return ctx.Err()
+	if !r.enter() {
+		return im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
+	}
+	defer r.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	followed := make(chan error, 1)
+	r.linger.Go(func() { followed <- r.held.follow(ctx, send) })
+	select {
+	case err := <-followed:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-r.running().Done():
+		return im.Errorf(im.CodeUnavailable, "the replicator of %s is stopping", r.cfg.Region)
+	}
 }
 
-// Status is a snapshot of all links.
-func (r *Replicator) Status() Status { return Status{Region: r.cfg.Region} }
+func (r *Replicator) now() time.Time { return r.deps.Now() }
 
-// ClockOffsets tells how far the clocks of peers are ahead of the own, to half a round trip; peers whose link was never
-// open are missing.
-func (r *Replicator) ClockOffsets() map[im.Region]time.Duration { return nil }
+// out returns the counters of a peer; there is one for every peer.
+func (r *Replicator) out(peer im.Region) *outCounts { return r.outs[peer] }
+
+func (r *Replicator) bounds(ctx context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.ReadTimeout)
+	defer cancel()
+	return r.deps.Log.Bounds(ctx, ps)
+}
+
+func (r *Replicator) read(ctx context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.ReadTimeout)
+	defer cancel()
+	return r.deps.Log.Read(ctx, p, from, maxBytes)
+}
+
+// backoff returns jittered, growing waits.
+func (r *Replicator) backoff() *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{
+		InitialInterval: r.cfg.BackoffBase, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: r.cfg.BackoffMax,
+	}
+}
+
+// pause waits; false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// wake makes the reader of a channel of capacity 1 look again.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

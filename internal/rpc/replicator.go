@@ -2,65 +2,53 @@ package rpc
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	"github.com/antipode-im/antipode/im"
 	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
 	"github.com/antipode-im/antipode/wire"
 )
 
+// LinkTarget is where a peer's replicator is and how to reach it.
+type LinkTarget struct {
+	Addr string
+	TLS  *tls.Config // naming the peer's replicator; nil: plain text, for tests
+}
+
 // Links opens links to other regions' replicators, each on a connection of its own: a link that went silent is left
 // together with its socket, and opened again on a new one.
 type Links struct {
-	dial func(peer im.Region) (*grpc.ClientConn, error)
+	target func(peer im.Region) (LinkTarget, error)
 }
 
-// NewLinks returns Links that dial with a function: it resolves the peer's address and sets the credentials, and passes
-// LinkDialOptions on.
-func NewLinks(dial func(peer im.Region) (*grpc.ClientConn, error)) *Links { return &Links{dial} }
+// NewLinks returns Links; target is asked at every attempt.
+func NewLinks(target func(peer im.Region) (LinkTarget, error)) *Links { return &Links{target} }
 
-// LinkDialOptions let one link carry a whole region's log across a long way: at 200 ms round trip, the window allows 160
-// MB/s. Keepalive finds a dead peer behind a link that has nothing to ship.
-func LinkDialOptions() []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithInitialWindowSize(32 << 20),
-		grpc.WithInitialConnWindowSize(32 << 20),
-		grpc.WithReadBufferSize(256 << 10),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(linkMessageBytes)),
-	}
-}
+// linkWindow is how many compressed bytes may be under way: at 200 ms round trip, 160 MB/s.
+const linkWindow = 32 << 20
 
-// linkMessageBytes is the largest message that a link takes: a batch of one record as large as Kafka allows, and room.
-const linkMessageBytes = 16 << 20
-
-type link struct {
-	grpc.BidiStreamingClient[antipodev1.LinkRequest, antipodev1.LinkResponse]
-	cancel context.CancelFunc
-	conn   *grpc.ClientConn
-}
-
-// Close drops the link and its connection.
-func (l *link) Close() {
-	l.cancel()
-	l.conn.Close()
-}
-
-// Link dials a peer's replicator. It fails, rather than waits, when the peer cannot be reached.
+// Link dials a peer's replicator. It fails, rather than waits, when the peer refuses.
 func (l *Links) Link(ctx context.Context, peer im.Region) (wire.LinkReceiver, error) {
-	conn, err := l.dial(peer)
+	t, err := l.target(peer)
+	if err != nil {
+		return nil, fmt.Errorf("link to %s: %w", peer, err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+t.Addr,
+		grpc.WithTransportCredentials(transport(t.TLS)),
+		grpc.WithInitialWindowSize(linkWindow), grpc.WithInitialConnWindowSize(linkWindow),
+		grpc.WithReadBufferSize(256<<10),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
+	)
 	if err != nil {
 		return nil, fmt.Errorf("link to %s: %w", peer, err)
 	}
@@ -69,9 +57,31 @@ func (l *Links) Link(ctx context.Context, peer im.Region) (wire.LinkReceiver, er
 	if err != nil {
 		cancel()
 		conn.Close()
-		return nil, fmt.Errorf("link to %s: %w", peer, err)
+		return nil, fmt.Errorf("link to %s: %w", peer, fromStatus(ctx, t.Addr, err))
 	}
-	return &link{stream, cancel, conn}, nil
+	return &link{stream, t.Addr, cancel, conn}, nil
+}
+
+type link struct {
+	stream grpc.BidiStreamingClient[antipodev1.LinkRequest, antipodev1.LinkResponse]
+	addr   string
+	cancel context.CancelFunc
+	conn   *grpc.ClientConn
+}
+
+func (l *link) Send(m *wire.LinkRequest) error {
+	return fromStatus(l.stream.Context(), l.addr, l.stream.Send(m))
+}
+
+func (l *link) Recv() (*wire.LinkResponse, error) {
+	m, err := l.stream.Recv()
+	return m, fromStatus(l.stream.Context(), l.addr, err)
+}
+
+// Close drops the link and its connection.
+func (l *link) Close() {
+	l.cancel()
+	l.conn.Close()
 }
 
 // ReplicatorService is the replicator behind the RPC server.
@@ -105,10 +115,10 @@ func (s *replicatorServer) Link(stream grpc.BidiStreamingServer[antipodev1.LinkR
 		return err
 	}
 	if s.access.Identify != nil && (service != "replicator" || region == s.access.Region) {
-		return status.Errorf(codes.PermissionDenied, "%s of region %s may not open a link to region %s: only replicators of other regions may",
+		return im.Errorf(im.CodeBadToken, "%s of region %s may not open a link to region %s: only replicators of other regions may",
 			service, region, s.access.Region)
 	}
-	return linkStatus(s.service.Link(stream.Context(), region, stream))
+	return s.service.Link(stream.Context(), region, stream)
 }
 
 func (s *replicatorServer) Notify(ctx context.Context, r *antipodev1.NotifyRequest) (*antipodev1.NotifyResponse, error) {
@@ -117,22 +127,37 @@ func (s *replicatorServer) Notify(ctx context.Context, r *antipodev1.NotifyReque
 	}
 	to, err := im.ParseRegion(r.To)
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, im.Errorf(im.CodeBadRequest, "notify: %v", err)
 	}
-	return &antipodev1.NotifyResponse{}, linkStatus(s.service.Notify(ctx, to, wire.DeliveriesOf(r)))
+	if err := s.service.Notify(ctx, to, wire.DeliveriesOf(r)); err != nil {
+		return nil, err
+	}
+	return &antipodev1.NotifyResponse{}, nil
 }
 
 func (s *replicatorServer) Held(_ *antipodev1.HeldRequest, stream grpc.ServerStreamingServer[antipodev1.HeldResponse]) error {
 	if err := s.own(stream.Context()); err != nil {
 		return err
 	}
-	return linkStatus(s.service.Held(stream.Context(), func(h im.Held) error {
+	return s.service.Held(stream.Context(), func(h im.Held) error {
 		m := &antipodev1.HeldResponse{Peers: uint32(h.Peers), Held: make([]*antipodev1.Position, 0, len(h.Offsets))}
 		for p, offset := range h.Offsets {
 			m.Held = append(m.Held, &antipodev1.Position{Topic: p.Topic, Partition: uint32(p.Number), Next: offset})
 		}
 		return stream.Send(m)
-	}))
+	})
+}
+
+// own lets only services of the own region call.
+func (s *replicatorServer) own(ctx context.Context) error {
+	service, region, err := s.caller(ctx)
+	if err != nil {
+		return err
+	}
+	if s.access.Identify != nil && region != s.access.Region {
+		return im.Errorf(im.CodeBadToken, "%s of region %s may not call this: only region %s may", service, region, s.access.Region)
+	}
+	return nil
 }
 
 // caller identifies the client by its certificate; empty where none is asked for.
@@ -142,50 +167,17 @@ func (s *replicatorServer) caller(ctx context.Context) (string, im.Region, error
 	}
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return "", "", status.Error(codes.Unauthenticated, "the caller has no address")
+		return "", "", im.Errorf(im.CodeBadToken, "the caller has no address")
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok || len(info.State.PeerCertificates) == 0 {
-		return "", "", status.Error(codes.Unauthenticated, "the caller shows no certificate")
+		return "", "", im.Errorf(im.CodeBadToken, "the caller shows no certificate")
 	}
 	service, region, err := s.access.Identify(info.State.PeerCertificates[0])
 	if err != nil {
-		return "", "", status.Error(codes.Unauthenticated, err.Error())
+		return "", "", im.Errorf(im.CodeBadToken, "%v", err)
 	}
 	return service, region, nil
-}
-
-func (s *replicatorServer) own(ctx context.Context) error {
-	service, region, err := s.caller(ctx)
-	if err != nil {
-		return err
-	}
-	if s.access.Identify != nil && region != s.access.Region {
-		return status.Errorf(codes.PermissionDenied, "%s of region %s may not call this: only region %s may", service, region, s.access.Region)
-	}
-	return nil
-}
-
-// linkStatus gives an error the status that a peer sees: its code and detail in the text.
-func linkStatus(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	code := codes.Unavailable
-	switch im.CodeOf(err) {
-	case im.CodeBadRequest:
-		code = codes.InvalidArgument
-	case im.CodeWrongRegion, im.CodeBadToken:
-		code = codes.PermissionDenied
-	case im.CodeOverloaded:
-		code = codes.ResourceExhausted
-	case im.CodeInternal:
-		code = codes.Internal
-	}
-	return status.Error(code, err.Error())
 }
 
 // Replicator calls the own region's replicator.
@@ -206,50 +198,6 @@ const notifyTimeout = time.Second
 func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery) error {
 	ctx, cancel := context.WithTimeout(ctx, notifyTimeout)
 	defer cancel()
-	if _, err := r.client.Notify(ctx, wire.NotifyOf(r.region, to, ds)); err != nil {
-		return im.Errorf(im.CodeUnavailable, "notify %s: %s", to, status.Convert(err).Message())
-	}
-	return nil
-}
-
-// Held knows up to which offsets at least one peer holds the own origin's log.
-type Held struct {
-	client antipodev1.ReplicatorClient
-
-	mu      sync.Mutex
-	peers   int
-	offsets map[im.Partition]int64 // exclusive; it only grows
-	waiting map[im.Partition][]waiter
-}
-
-type waiter struct {
-	offset int64
-	held   chan struct{}
-}
-
-// NewHeld returns a Held that knows nothing before Run.
-func NewHeld(conn grpc.ClientConnInterface) *Held {
-	return &Held{
-		client:  antipodev1.NewReplicatorClient(conn),
-		offsets: map[im.Partition]int64{}, waiting: map[im.Partition][]waiter{},
-	}
-}
-
-// Run follows the replicator until ctx ends, through its restarts.
-func (h *Held) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
-// Peers is how many peers have their link open now, 0 while the replicator cannot be reached.
-func (h *Held) Peers() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.peers
-}
-
-// Wait returns nil once at least one peer holds the record at offset of the own log, or the error of ctx.
-func (h *Held) Wait(ctx context.Context, p im.Partition, offset int64) error {
-	<-ctx.Done()
-	return ctx.Err()
+	_, err := r.client.Notify(ctx, wire.NotifyOf(r.region, to, ds))
+	return err
 }

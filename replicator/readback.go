@@ -1,0 +1,347 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// placement is where the read-back of a copy begins, and what stands before it.
+type placement struct {
+	local    int64
+	follower im.Follower
+	last     lastRecord
+	name     im.LogName
+}
+
+// readBack reads the copies on, for as long as the replicator runs, and takes from them what a view would take.
+func (c *receiving) readBack(ctx context.Context) {
+	wait := c.r.backoff()
+	for ctx.Err() == nil {
+		if err := c.locateAll(ctx); err == nil {
+			break
+		} else if ctx.Err() == nil {
+			c.r.log.Warn("the tails of copies cannot be found", "peer", string(c.peer.Region), "error", err.Error())
+			pause(ctx, wait.NextBackOff())
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	wait.Reset()
+	from := make(map[im.Partition]int64, len(c.parts))
+	for _, p := range c.parts {
+		from[p.p] = p.local
+	}
+	reader := c.r.deps.NewReader(from)
+	defer reader.Close()
+	for {
+		poll, cancel := context.WithCancel(ctx)
+		c.mu.Lock()
+		c.nudge = cancel
+		moves := len(c.moves)
+		for p, to := range c.moves {
+			p.place(to)
+			reader.Seek(p.p, to.local)
+		}
+		clear(c.moves)
+		c.mu.Unlock()
+		if moves > 0 {
+			c.progress()
+		}
+		batches, err := reader.Poll(poll)
+		nudged := poll.Err() != nil
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		for _, b := range batches {
+			if p := c.index[b.Partition]; p != nil {
+				p.read(b.Entries)
+			}
+		}
+		if len(batches) > 0 {
+			c.progress()
+		}
+		if err != nil && !nudged {
+			c.r.log.Warn("copies cannot be read", "peer", string(c.peer.Region), "error", err.Error())
+			c.relocate(ctx)
+			if !pause(ctx, wait.NextBackOff()) {
+				return
+			}
+			continue
+		}
+		wait.Reset()
+	}
+}
+
+// progress wakes those who wait for the read-back.
+func (c *receiving) progress() {
+	c.mu.Lock()
+	close(c.moved)
+	c.moved = make(chan struct{})
+	c.mu.Unlock()
+}
+
+// settle waits until parts are located and were read to where their copies end now. Whatever an append of unknown
+// outcome left behind, what the followers say then is true until the next append; one that lands even later repeats what
+// will be appended again, and readers skip it.
+func (c *receiving) settle(ctx context.Context, parts []*part) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*c.r.cfg.ReadTimeout)
+	defer cancel()
+	ps := make([]im.Partition, len(parts))
+	before := make([]int64, len(parts))
+	for i, p := range parts {
+		ps[i] = p.p
+		p.mu.Lock()
+		before[i] = p.local
+		p.mu.Unlock()
+	}
+	bounds, err := c.r.bounds(ctx, ps)
+	if err != nil {
+		return err
+	}
+	for i, p := range parts {
+		b, ok := bounds[p.p]
+		if !ok {
+			return fmt.Errorf("the copy %v does not exist: run `antipode migrate` in %s", p.p, c.r.cfg.Region)
+		}
+		if before[i] > b.End { // the copy lost its end: what was read from there is not in it any more
+			if err := c.move(ctx, p, b); err != nil {
+				return err
+			}
+		}
+		for {
+			c.mu.Lock()
+			moved := c.moved
+			_, moving := c.moves[p]
+			c.mu.Unlock()
+			p.mu.Lock()
+			at, located := p.local, p.located
+			p.mu.Unlock()
+			if located && !moving && at >= b.End {
+				break
+			}
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return fmt.Errorf("%v: the copy was read to %d, it ends at %d: %w", p.p, at, b.End, context.Cause(ctx))
+			}
+		}
+	}
+	return nil
+}
+
+// move lets the read-back of one part begin anew.
+func (c *receiving) move(ctx context.Context, p *part, b im.Bounds) error {
+	c.r.log.Error("the copy does not hold what was read from it; finding its tail anew", "partition", p.p.String(), "start", b.Start, "end", b.End)
+	to, err := c.locate(ctx, p.p, b, c.applied(ctx))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.moves[p] = to
+	if c.nudge != nil {
+		c.nudge()
+	}
+	return nil
+}
+
+// relocate moves the parts whose place in the copy no longer exists: retention or a loss of the own Kafka passed it.
+func (c *receiving) relocate(ctx context.Context) {
+	ps := make([]im.Partition, len(c.parts))
+	for i, p := range c.parts {
+		ps[i] = p.p
+	}
+	bounds, err := c.r.bounds(ctx, ps)
+	if err != nil {
+		return // Kafka is away: the reader goes on when it is back
+	}
+	for _, p := range c.parts {
+		if b, ok := bounds[p.p]; ok && (p.local < b.Start || p.local > b.End) {
+			if err := c.move(ctx, p, b); err != nil {
+				c.r.log.Warn("the tail of a copy cannot be found", "partition", p.p.String(), "error", err.Error())
+			}
+		}
+	}
+}
+
+// locateAll finds the tails of all copies at start.
+func (c *receiving) locateAll(ctx context.Context) error {
+	ps := make([]im.Partition, len(c.parts))
+	for i, p := range c.parts {
+		ps[i] = p.p
+	}
+	bounds, err := c.r.bounds(ctx, ps)
+	if err != nil {
+		return err
+	}
+	applied := c.applied(ctx)
+	errs := make([]error, len(c.parts))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelReads)
+	for i, p := range c.parts {
+		b, ok := bounds[p.p]
+		if !ok {
+			return fmt.Errorf("the copy %v does not exist: run `antipode migrate` in %s", p.p, c.r.cfg.Region)
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			to, err := c.locate(ctx, p.p, b, applied)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			p.place(to)
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	c.progress()
+	return nil
+}
+
+// appliedTimeout bounds how long a start waits for views to tell how far they are.
+const appliedTimeout = 2 * time.Second
+
+// applied returns the next origin offset of each partition that a view needs, as far as views answer.
+func (c *receiving) applied(ctx context.Context) map[im.Partition]int64 {
+	ctx, cancel := context.WithTimeout(ctx, appliedTimeout)
+	defer cancel()
+	all := map[im.Partition]int64{}
+	for _, view := range c.r.deps.Applied {
+		positions, err := view.Positions(ctx, c.peer.Origin)
+		if err != nil {
+			c.r.log.Info("a view does not tell how far it is; the copies alone decide", "origin", string(c.peer.Origin), "error", err.Error())
+			continue
+		}
+		for _, v := range positions {
+			all[v.Partition] = max(all[v.Partition], v.Next)
+		}
+	}
+	return all
+}
+
+// locate finds the tail of a copy: the last record that a follower takes. It reads the last ScanRecords records only.
+// They suffice, because every writer appends at most from the tail it saw: so no record of the copy is past the tail as
+// it then was, and the highest offset among the last ones is the tail, unless the copy lost acknowledged records. Of
+// that, the position of a view which stands before the gap tells; asking again from there is harmless.
+func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]int64) (placement, error) {
+	if b.Start == b.End {
+		return placement{local: b.End, follower: im.Follower{Next: applied[p]}}, nil
+	}
+	from := max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
+	var entries []im.Entry
+	for at := from; at < b.End; {
+		more, err := c.r.read(ctx, p, at, appendBytes)
+		if err != nil {
+			return placement{}, err
+		}
+		if len(more) == 0 {
+			return placement{}, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, at, b.End)
+		}
+		entries = append(entries, more...)
+		at = more[len(more)-1].Offset + 1
+	}
+	to := tail(entries, from == 0, applied[p])
+	to.local = entries[len(entries)-1].Offset + 1
+	if to.name.IsZero() && b.Start < from { // the first record names the log, if retention left it
+		first, err := c.r.read(ctx, p, b.Start, nameBytes)
+		if err != nil {
+			return placement{}, err
+		}
+		for i := range first {
+			h := wire.DecodeShipHead(&first[i])
+			if n, ok := nameOf(&first[i], &h); ok {
+				to.name = n
+				break
+			}
+		}
+	}
+	return to, nil
+}
+
+// tail returns what a follower says after the entries at the end of a copy. Whole tells that they are all of it; applied
+// is the next offset that a view needs, 0 if unknown.
+func tail(entries []im.Entry, whole bool, applied int64) placement {
+	heads := make([]wire.ShipHead, len(entries))
+	for i := range entries {
+		heads[i] = wire.DecodeShipHead(&entries[i])
+	}
+	var to placement
+	taken := -1
+	if !whole {
+		to.follower = begin(heads, applied)
+	}
+	for i := range entries {
+		h := &heads[i]
+		if to.follower.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold) != im.Take {
+			continue
+		}
+		taken = i
+		if n, ok := nameOf(&entries[i], h); ok {
+			to.name = n
+		}
+	}
+	if taken >= 0 {
+		to.last = lastOf(&entries[taken], &heads[taken])
+	}
+	if to.follower.Next < applied { // the view is ahead of the copy: what the copy lacks is not needed any more
+		to.follower.Next = applied
+		to.last = lastRecord{}
+	}
+	return to
+}
+
+// begin returns the follower as it stood before the heads, which are the end of a longer copy.
+func begin(heads []wire.ShipHead, applied int64) im.Follower {
+	var f im.Follower
+	for _, h := range heads { // a record without a marker in sight is of the generation that was current
+		if h.Kind == im.KindHold {
+			break
+		}
+		f.Generation = max(f.Generation, h.Generation)
+	}
+	lowest, top := int64(-1), int64(-1)
+	has := false // the record below applied is here
+	run := int64(-1)
+	generation := f.Generation
+	for _, h := range heads {
+		if h.Generation < generation {
+			continue
+		}
+		if h.Kind == im.KindHold {
+			generation = h.Generation
+			continue
+		}
+		if lowest < 0 || h.OriginOffset < lowest {
+			lowest = h.OriginOffset
+		}
+		has = has || h.OriginOffset == applied-1
+		if h.OriginOffset > top+1 || top < 0 { // what came before repeats old records
+			run = h.OriginOffset
+		}
+		top = max(top, h.OriginOffset)
+	}
+	switch {
+	case lowest < 0: // nothing but markers and what they overruled
+		f.Next = applied
+	case applied > lowest && has:
+		f.Next = applied - 1
+	case applied > lowest:
+		f.Next = applied
+	default:
+		f.Next = run
+	}
+	return f
+}

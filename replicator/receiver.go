@@ -1,0 +1,482 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// recheckRefused is how often a link that has refused partitions is opened anew to see whether the reason is gone.
+const recheckRefused = time.Minute
+
+// receiving is the receiver's end of the link to one peer, over all its sessions.
+type receiving struct {
+	r     *Replicator
+	peer  Peer
+	parts []*part
+	index map[im.Partition]*part
+
+	inbox    chan []im.Delivery // notifies for the own router
+	appended atomic.Uint64
+	bytes    atomic.Uint64
+
+	mu      sync.Mutex          // taken before that of a part
+	moved   chan struct{}       // closed when the read-back made progress
+	moves   map[*part]placement // where the read-back is to go on
+	nudge   context.CancelFunc  // ends the poll of the read-back under way
+	open    bool
+	since   time.Time
+	err     string
+	opens   uint64
+	clock   clockReading
+	status0 statusReading
+}
+
+// statusReading is the last status of the sender.
+type statusReading struct {
+	at    time.Time // own clock, when it came
+	clock time.Time // the sender's
+}
+
+// clockReading is an estimate of the peer's clock.
+type clockReading struct {
+	known  bool
+	offset time.Duration // peer's clock minus own
+	oneWay time.Duration // half the shortest round trip seen
+}
+
+func newReceiving(r *Replicator, peer Peer) *receiving {
+	c := &receiving{
+		r: r, peer: peer, index: map[im.Partition]*part{}, inbox: make(chan []im.Delivery, r.cfg.NotifyQueue),
+		moved: make(chan struct{}), moves: map[*part]placement{}, since: r.now(), err: "not opened yet",
+	}
+	for i, p := range r.cfg.partitions(peer.Origin) {
+		part := &part{c: c, i: i, p: p, expect: -1, ready: make(chan struct{}, 1)}
+		c.parts = append(c.parts, part)
+		c.index[p] = part
+	}
+	return c
+}
+
+// run keeps the link open until ctx ends.
+func (c *receiving) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { c.deliver(ctx) })
+	wg.Go(func() { c.readBack(ctx) })
+	wait := c.r.backoff()
+	for {
+		began := time.Now()
+		err := c.session(ctx)
+		if ctx.Err() != nil {
+			c.closed("stopped")
+			return
+		}
+		c.closed(err.Error())
+		if time.Since(began) > 2*c.r.cfg.BackoffMax { // it worked for a while
+			wait.Reset()
+		}
+		d := wait.NextBackOff()
+		c.r.log.Warn("link closed", "direction", "in", "peer", string(c.peer.Region), "again_in", d, "reason", err.Error())
+		if !pause(ctx, d) {
+			return
+		}
+	}
+}
+
+func (c *receiving) closed(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open {
+		c.since = c.r.now()
+	}
+	c.open, c.err = false, reason
+}
+
+// session is one open link.
+type session struct {
+	c      *receiving
+	stream wire.LinkReceiver
+	fail   context.CancelCauseFunc
+
+	mu      sync.Mutex
+	taken   int // bytes received and not yet given back
+	credits int // bytes to give back
+	seeks   map[*part]int64
+	order   []*part // of seeks
+	dirty   chan struct{}
+}
+
+// session opens a link and works it until it fails.
+func (c *receiving) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := c.settle(ctx, c.parts); err != nil {
+		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
+	}
+	// The dog bites when nothing came for LinkTimeout: a sender tells its status every StatusInterval.
+	dog := time.AfterFunc(c.r.cfg.LinkTimeout, func() {
+		cancel(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", c.peer.Region, c.r.cfg.LinkTimeout))
+	})
+	defer dog.Stop()
+	stream, err := c.r.deps.Dialer.Link(ctx, c.peer.Region)
+	if err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	var once sync.Once
+	shut := func() { once.Do(stream.Close) }
+	defer shut()
+	defer context.AfterFunc(ctx, shut)()
+
+	defer func() {
+		for _, p := range c.parts {
+			p.stop()
+		}
+	}()
+	asked := c.r.now()
+	if err := stream.Send(c.openMessage()); err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	m, err := stream.Recv()
+	if err != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	dog.Reset(c.r.cfg.LinkTimeout)
+	s := &session{c: c, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1)}
+	good, err := c.opened(m, asked)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	for _, p := range good {
+		wg.Go(func() { p.appender(ctx, s) })
+	}
+	wg.Go(func() { s.tell(ctx) })
+	if len(good) < len(c.parts) {
+		recheck := time.AfterFunc(recheckRefused, func() {
+			cancel(im.Errorf(im.CodeUnavailable, "opening the link anew to see whether refused partitions are shipped now"))
+		})
+		defer recheck.Stop()
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		dog.Reset(c.r.cfg.LinkTimeout)
+		if err := s.handle(m); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *receiving) openMessage() *wire.LinkRequest {
+	o := &wire.LinkOpen{
+		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Version: wire.LinkVersion,
+		WindowBytes: uint64(c.r.cfg.WindowBytes), Partitions: make([]*wire.LinkPartition, len(c.parts)),
+	}
+	for i, p := range c.parts {
+		p.mu.Lock()
+		p.startOver()
+		p.running = true
+		l := &wire.LinkPartition{
+			Topic: p.p.Topic, Partition: uint32(p.p.Number), Next: p.next, Generation: p.follower.Generation,
+		}
+		if !p.name.IsZero() {
+			l.LogId = p.name.ID[:]
+		}
+		if p.last.known && p.last.offset == p.next-1 {
+			l.Checksum = p.last.checksum
+		}
+		p.sentHeld = p.next
+		p.mu.Unlock()
+		o.Partitions[i] = l
+	}
+	return &wire.LinkRequest{Kind: &wire.LinkRequestOpen{Open: o}}
+}
+
+// opened takes the sender's answer and returns the partitions that are shipped.
+func (c *receiving) opened(m *wire.LinkResponse, asked time.Time) ([]*part, error) {
+	o := m.GetOpened()
+	if o == nil || len(o.Partitions) != len(c.parts) {
+		return nil, im.Errorf(im.CodeBadRequest, "%s did not answer open with opened", c.peer.Region)
+	}
+	if im.Region(o.Region) != c.peer.Region {
+		return nil, im.Errorf(im.CodeWrongRegion, "the link to %s reached region %q", c.peer.Region, o.Region)
+	}
+	var good []*part
+	for i, s := range o.Partitions {
+		p := c.parts[i]
+		p.mu.Lock()
+		p.end = s.End
+		p.refused = s.Refused
+		if s.Refused == "" && p.name.IsZero() && len(s.LogId) == len(p.name.ID) {
+			p.name = im.LogName{Origin: c.peer.Origin, ID: im.UUID(s.LogId)}
+		}
+		p.mu.Unlock()
+		if s.Refused != "" {
+			p.stop()
+			c.r.log.Error("partition refused", "direction", "in", "peer", string(c.peer.Region), "partition", p.p.String(), "reason", s.Refused)
+			continue
+		}
+		good = append(good, p)
+	}
+	now := c.r.now()
+	c.mu.Lock()
+	c.open, c.since, c.err = true, now, ""
+	c.opens++
+	c.observe(o.ClockMs, now, now.Sub(asked)/2)
+	c.mu.Unlock()
+	c.r.metrics.linkOpened(c.peer.Region)
+	c.r.log.Info("link opened", "direction", "in", "peer", string(c.peer.Region), "partitions", len(c.parts), "refused", len(c.parts)-len(good))
+	return good, nil
+}
+
+func (s *session) handle(m *wire.LinkResponse) error {
+	c := s.c
+	switch k := m.Kind.(type) {
+	case *wire.LinkResponseBatch:
+		b := k.Batch
+		if int(b.Partition) >= len(c.parts) {
+			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", c.peer.Region, b.Partition, len(c.parts))
+		}
+		p := c.parts[b.Partition]
+		entries, bytes, err := c.r.codec.entries(p.p, b)
+		if err != nil {
+			return err
+		}
+		if !s.receive(bytes) {
+			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", c.peer.Region)
+		}
+		c.bytes.Add(uint64(bytes))
+		c.r.metrics.received(c.peer.Region, bytes)
+		if credit := p.offer(received{entries, bytes}); credit > 0 {
+			s.credit(credit)
+		}
+	case *wire.LinkResponseNotify:
+		ds := wire.DeliveriesOf(k.Notify)
+		select {
+		case c.inbox <- ds:
+		default:
+			c.r.metrics.notifyUndelivered(c.peer.Region, len(ds))
+		}
+	case *wire.LinkResponseStatus:
+		for _, e := range k.Status.Ends {
+			if int(e.Partition) < len(c.parts) {
+				c.parts[e.Partition].ended(e.Offset, c.r.now())
+			}
+		}
+		c.mu.Lock()
+		c.observe(k.Status.ClockMs, c.r.now(), c.clock.oneWay)
+		c.mu.Unlock()
+	default:
+		return im.Errorf(im.CodeBadRequest, "%s sent a second opened", c.peer.Region)
+	}
+	return nil
+}
+
+// receive counts what is under way. A sender may exceed the window by one batch, no more.
+func (s *session) receive(bytes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken += bytes
+	return s.taken <= s.c.r.cfg.WindowBytes+maxBatchBytes
+}
+
+// credit gives bytes of the window back. They travel with the next held, or alone when a quarter of the window waits.
+func (s *session) credit(bytes int) {
+	if bytes == 0 {
+		return
+	}
+	s.mu.Lock()
+	s.credits += bytes
+	urgent := s.credits >= s.c.r.cfg.WindowBytes/4
+	s.mu.Unlock()
+	if urgent {
+		wake(s.dirty)
+	}
+}
+
+// seek asks the sender to go on from an offset, or with wire.LinkPause to stop.
+func (s *session) seek(p *part, offset int64) {
+	s.mu.Lock()
+	if _, waiting := s.seeks[p]; !waiting {
+		s.order = append(s.order, p)
+	}
+	s.seeks[p] = offset
+	s.mu.Unlock()
+	wake(s.dirty)
+}
+
+// refuse stops one partition for the rest of the session.
+func (s *session) refuse(p *part, reason string) {
+	s.c.r.log.Error("partition refused", "direction", "in", "peer", string(s.c.peer.Region), "partition", p.p.String(), "reason", reason)
+	p.stop()
+	p.mu.Lock()
+	p.refused = reason
+	p.mu.Unlock()
+	s.seek(p, wire.LinkPause)
+}
+
+// tell sends held offsets, credit and seeks as they come up, many in one message.
+func (s *session) tell(ctx context.Context) {
+	for {
+		s.c.mu.Lock()
+		moved := s.c.moved
+		s.c.mu.Unlock()
+		for _, m := range s.news() {
+			if err := s.stream.Send(m); err != nil {
+				s.fail(fmt.Errorf("tell %s what is held: %w", s.c.peer.Region, err))
+				return
+			}
+		}
+		select {
+		case <-moved:
+		case <-s.dirty:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *session) news() []*wire.LinkRequest {
+	var all []*wire.LinkRequest
+	s.mu.Lock()
+	credits := s.credits
+	for _, p := range s.order {
+		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestSeek{Seek: &wire.LinkSeek{
+			Offset: &wire.LinkOffset{Partition: uint32(p.i), Offset: s.seeks[p]},
+		}}})
+	}
+	clear(s.seeks)
+	s.order = s.order[:0]
+	var held []*wire.LinkOffset
+	for _, p := range s.c.parts {
+		p.mu.Lock()
+		if next := p.follower.Next; p.refused == "" && next > p.sentHeld {
+			held = append(held, &wire.LinkOffset{Partition: uint32(p.i), Offset: next})
+			p.sentHeld = next
+		}
+		p.mu.Unlock()
+	}
+	if credits > 0 && (len(held) > 0 || credits >= s.c.r.cfg.WindowBytes/4) {
+		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{Bytes: uint64(credits)}}})
+		s.taken -= credits
+		s.credits = 0
+	}
+	s.mu.Unlock()
+	if len(held) > 0 {
+		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: &wire.LinkHeld{Offsets: held}}})
+	}
+	return all
+}
+
+// deliver hands notifies to the own router, those that wait together in one call.
+func (c *receiving) deliver(ctx context.Context) {
+	for {
+		var ds []im.Delivery
+		select {
+		case ds = <-c.inbox:
+		case <-ctx.Done():
+			return
+		}
+		for more := true; more && len(ds) < 256; {
+			select {
+			case next := <-c.inbox:
+				ds = append(ds, next...)
+			default:
+				more = false
+			}
+		}
+		if c.r.deps.Notifier == nil {
+			c.r.metrics.notifyUndelivered(c.peer.Region, len(ds))
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, c.r.cfg.NotifyAge)
+		err := c.r.deps.Notifier.Notify(call, c.peer.Region, ds)
+		cancel()
+		if err != nil {
+			c.r.metrics.notifyUndelivered(c.peer.Region, len(ds))
+		}
+	}
+}
+
+// observe takes a reading of the peer's clock that left it oneWay ago. The caller holds mu.
+func (c *receiving) observe(ms int64, now time.Time, oneWay time.Duration) {
+	if c.clock.known {
+		oneWay = min(oneWay, c.clock.oneWay)
+	}
+	clock := time.UnixMilli(ms)
+	c.clock = clockReading{known: true, offset: clock.Add(oneWay).Sub(now), oneWay: oneWay}
+	c.status0 = statusReading{at: now, clock: clock}
+}
+
+func (c *receiving) clockOffset() (time.Duration, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.clock.offset, c.clock.known
+}
+
+// status is a snapshot of the link.
+func (c *receiving) status() LinkIn {
+	c.mu.Lock()
+	s := LinkIn{
+		Peer: c.peer.Region, Origin: c.peer.Origin, Open: c.open, Since: c.since, Error: c.err,
+		Reconnects: max(c.opens, 1) - 1, Clock: c.clock.offset,
+		Records: c.appended.Load(), Bytes: c.bytes.Load(),
+	}
+	last := c.status0
+	c.mu.Unlock()
+	now := c.r.now()
+	mean := float64(s.Bytes) / float64(max(s.Records, 1))
+	lags := map[string]*Lag{}
+	for _, p := range c.parts {
+		name := lane(p.p)
+		l := lags[name]
+		if l == nil {
+			l = &Lag{Lane: name}
+			lags[name] = l
+		}
+		p.mu.Lock()
+		missing := max(0, p.end-p.follower.Next)
+		stamp := p.last.stamp
+		if p.refused != "" {
+			s.Refused = append(s.Refused, Refusal{p.p, p.refused})
+		}
+		p.mu.Unlock()
+		l.Records += missing
+		if last.at.IsZero() {
+			continue
+		}
+		// Complete up to the last status if nothing is missing, else up to the last record held, by the origin's clock.
+		age := time.Duration(0)
+		if !s.Open {
+			age = now.Sub(last.at)
+		}
+		if missing > 0 {
+			age = now.Sub(last.at)
+			if stamp > 0 {
+				age += max(0, last.clock.Sub(stamp.Time()))
+			}
+		}
+		l.Seconds = max(l.Seconds, age.Seconds())
+	}
+	for _, name := range []string{"direct", "group", "super", "read", "route"} {
+		if l := lags[name]; l != nil {
+			l.Bytes = int64(mean * float64(l.Records))
+			s.Lag = append(s.Lag, *l)
+		}
+	}
+	return s
+}

@@ -1,0 +1,224 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// metrics are the instruments of a replicator. Labels are peers, lanes and directions: bounded by the regions.
+type metrics struct {
+	records, bytes          metric.Int64Counter
+	skipped, gaps, failures metric.Int64Counter
+	opens, seek, dropped    metric.Int64Counter
+	registration            metric.Registration
+}
+
+func newMetrics(m metric.Meter, status func() Status) (*metrics, error) {
+	if m == nil {
+		m = noop.NewMeterProvider().Meter("replicator")
+	}
+	var errs []error
+	counter := func(name, unit, text string) metric.Int64Counter {
+		c, err := m.Int64Counter("antipode_replicator_"+name, metric.WithUnit(unit), metric.WithDescription(text))
+		errs = append(errs, err)
+		return c
+	}
+	gauge := func(name, unit, text string) metric.Float64ObservableGauge {
+		g, err := m.Float64ObservableGauge("antipode_replicator_"+name, metric.WithUnit(unit), metric.WithDescription(text))
+		errs = append(errs, err)
+		return g
+	}
+	s := &metrics{
+		records:  counter("shipped", "{record}", "records sent to a peer (out) or appended to the copy of its log (in)"),
+		bytes:    counter("shipped_size", "By", "entries sent to a peer (out) or received from it (in), before compression"),
+		skipped:  counter("skipped", "{record}", "records of a copy that were there already or are of a lower link generation"),
+		gaps:     counter("gaps", "{gap}", "records of a copy that came before their predecessor; the link is asked again"),
+		failures: counter("append_failures", "{append}", "appends to a copy that failed or whose outcome is unknown"),
+		opens:    counter("link_opens", "{link}", "links opened to a peer's log"),
+		seek:     counter("seeks", "{seek}", "times a peer asked again for a partition"),
+		dropped:  counter("notifies_dropped", "{delivery}", "notifies lost to a closed or congested link (out) or a slow router (in)"),
+	}
+	open := gauge("link_open", "1", "1 while the link to a peer is open, in the direction its records go")
+	refused := gauge("partitions_refused", "{partition}", "partitions of a peer's log that are not shipped: another log, truncated, or past retention")
+	lagRecords := gauge("lag", "{record}", "records of a peer's log that its copy here lacks")
+	lagBytes := gauge("lag_size", "By", "the same in bytes, approximately")
+	lagSeconds := gauge("lag_age", "s", "age of the newest moment of a peer's log up to which its copy here is complete")
+	behind := gauge("behind", "{record}", "records of the own log that a peer does not hold")
+	clock := gauge("clock_offset", "s", "how far a peer's clock is ahead of the own")
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("replicator: metrics: %w", err)
+	}
+	var err error
+	s.registration, err = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		st := status()
+		for i := range st.In {
+			in := &st.In[i]
+			peer := attribute.String("peer", string(in.Peer))
+			o.ObserveFloat64(open, oneIf(in.Open), metric.WithAttributes(peer, attribute.String("direction", "in")))
+			o.ObserveFloat64(refused, float64(len(in.Refused)), metric.WithAttributes(peer))
+			o.ObserveFloat64(clock, in.Clock.Seconds(), metric.WithAttributes(peer))
+			for _, lag := range in.Lag {
+				at := metric.WithAttributes(peer, attribute.String("lane", lag.Lane))
+				o.ObserveFloat64(lagRecords, float64(lag.Records), at)
+				o.ObserveFloat64(lagBytes, float64(lag.Bytes), at)
+				o.ObserveFloat64(lagSeconds, lag.Seconds, at)
+			}
+		}
+		for i := range st.Out {
+			out := &st.Out[i]
+			peer := attribute.String("peer", string(out.Peer))
+			o.ObserveFloat64(open, oneIf(out.Open), metric.WithAttributes(peer, attribute.String("direction", "out")))
+			o.ObserveFloat64(behind, float64(out.Behind), metric.WithAttributes(peer))
+		}
+		return nil
+	}, open, refused, lagRecords, lagBytes, lagSeconds, behind, clock)
+	if err != nil {
+		return nil, fmt.Errorf("replicator: metrics: %w", err)
+	}
+	return s, nil
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (m *metrics) close() { m.registration.Unregister() }
+
+func add(c metric.Int64Counter, n int, peer im.Region, direction string) {
+	set := []attribute.KeyValue{attribute.String("peer", string(peer))}
+	if direction != "" {
+		set = append(set, attribute.String("direction", direction))
+	}
+	c.Add(context.Background(), int64(n), metric.WithAttributes(set...))
+}
+
+func (m *metrics) sent(peer im.Region, records, bytes int) {
+	add(m.records, records, peer, "out")
+	add(m.bytes, bytes, peer, "out")
+}
+
+func (m *metrics) appended(peer im.Region, records int)    { add(m.records, records, peer, "in") }
+func (m *metrics) received(peer im.Region, bytes int)      { add(m.bytes, bytes, peer, "in") }
+func (m *metrics) skips(peer im.Region, n int)             { add(m.skipped, n, peer, "") }
+func (m *metrics) gap(peer im.Region)                      { add(m.gaps, 1, peer, "") }
+func (m *metrics) appendFailed(peer im.Region)             { add(m.failures, 1, peer, "") }
+func (m *metrics) linkOpened(peer im.Region)               { add(m.opens, 1, peer, "") }
+func (m *metrics) seeks(peer im.Region)                    { add(m.seek, 1, peer, "") }
+func (m *metrics) notifyDropped(peer im.Region, n int)     { add(m.dropped, n, peer, "out") }
+func (m *metrics) notifyUndelivered(peer im.Region, n int) { add(m.dropped, n, peer, "in") }
+
+// sampled tells from a W3C traceparent's flags whether its trace is recorded, without parsing the rest.
+func sampled(traceparent string) bool {
+	if len(traceparent) != 55 {
+		return false
+	}
+	switch c := traceparent[54]; {
+	case c >= '0' && c <= '9':
+		return (c-'0')&1 == 1
+	case c >= 'a' && c <= 'f':
+		return (c-'a')&1 == 1 // a is ten: even
+	}
+	return false
+}
+
+// startShip begins a span "ship" for a record whose trace is sampled, and adds it to spans.
+func (r *Replicator) startShip(spans []trace.Span, e *im.Entry, peer im.Region, out bool) []trace.Span {
+	h := wire.DecodeShipHead(e)
+	if !sampled(h.Trace) {
+		return spans
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": h.Trace})
+	kind, from, to := trace.SpanKindProducer, r.cfg.Region, peer
+	if !out {
+		kind, from, to = trace.SpanKindConsumer, peer, r.cfg.Region
+	}
+	_, span := r.tracer.Start(ctx, "ship", trace.WithSpanKind(kind), trace.WithAttributes(
+		attribute.String("antipode.region", string(r.cfg.Region)),
+		attribute.String("antipode.from", string(from)), attribute.String("antipode.to", string(to)),
+		attribute.String("antipode.partition", e.Partition.String()), attribute.Int64("antipode.offset", h.OriginOffset)))
+	return append(spans, span)
+}
+
+func endAll(spans []trace.Span, err error) {
+	for _, s := range spans {
+		if err != nil {
+			s.RecordError(err)
+		}
+		s.End()
+	}
+}
+
+// lane names what a partition carries, for lags.
+func lane(p im.Partition) string {
+	family, _, err := im.ParseTopic(p.Topic)
+	if err != nil {
+		return ""
+	}
+	if family != im.FamilyMsg {
+		return string(family)
+	}
+	for _, l := range im.Lanes {
+		if p.Topic == im.MsgTopic(p.Origin(), l) {
+			return string(l)
+		}
+	}
+	return ""
+}
+
+// Status is a snapshot of all links.
+func (r *Replicator) Status() Status {
+	s := Status{Region: r.cfg.Region}
+	for _, in := range r.ins {
+		s.In = append(s.In, in.status())
+	}
+	_, ends := r.ends.snapshot()
+	for _, p := range r.cfg.Peers {
+		c := r.out(p.Region)
+		out := LinkOut{
+			Peer: p.Region, Open: r.newestSending(p.Region) != nil,
+			Records: c.records.Load(), Bytes: c.bytes.Load(), Dropped: c.dropped.Load(),
+		}
+		r.mu.Lock()
+		out.Since = c.since
+		if links := r.sendings[p.Region]; len(links) > 0 {
+			for _, part := range links[len(links)-1].parts {
+				if part.refused != "" {
+					out.Refused = append(out.Refused, Refusal{part.p, part.refused})
+				}
+			}
+		}
+		r.mu.Unlock()
+		holds := r.held.of(p.Region)
+		for part, b := range ends {
+			out.Behind += max(0, b.End-holds[part])
+		}
+		s.Out = append(s.Out, out)
+	}
+	return s
+}
+
+// ClockOffsets tells how far the clocks of peers are ahead of the own, to half a round trip; peers whose link was never
+// open are missing.
+func (r *Replicator) ClockOffsets() map[im.Region]time.Duration {
+	all := map[im.Region]time.Duration{}
+	for _, in := range r.ins {
+		if d, ok := in.clockOffset(); ok {
+			all[in.peer.Region] = d
+		}
+	}
+	return all
+}

@@ -1,0 +1,217 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// parallelReads bounds the reads that opening a link makes at once.
+const parallelReads = 8
+
+// verify decides, partition by partition, whether the own log continues what the receiver has.
+func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
+	r := l.r
+	if err := r.refreshEnds(ctx); err != nil {
+		return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", r.cfg.Origin, err)
+	}
+	l.parts = make([]sendPart, len(open.Partitions))
+	l.index = make(map[im.Partition]int, len(open.Partitions))
+	own := make(map[im.Partition]bool, len(r.own))
+	for _, p := range r.own {
+		own[p] = true
+	}
+	errs := make([]error, len(l.parts))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelReads)
+	for i, want := range open.Partitions {
+		part := &l.parts[i]
+		part.p = im.Partition{Topic: want.Topic, Number: int(want.Partition)}
+		part.next = want.Next
+		if !own[part.p] {
+			part.refused = fmt.Sprintf("%v is no partition of the log of %s", part.p, r.cfg.Origin)
+			continue
+		}
+		own[part.p] = false // named twice, it is refused the second time
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			part.refused, errs[i] = r.continues(ctx, part.p, want)
+		})
+	}
+	wg.Wait()
+	holds := map[im.Partition]int64{}
+	refused := 0
+	for i := range l.parts {
+		if errs[i] != nil {
+			return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", r.cfg.Origin, errs[i])
+		}
+		part := &l.parts[i]
+		if part.refused != "" {
+			refused++
+			r.log.Error("partition refused", "direction", "out", "peer", string(l.peer), "partition", part.p.String(), "reason", part.refused)
+			continue
+		}
+		l.index[part.p] = i
+		holds[part.p] = part.next
+	}
+	r.held.report(l.peer, holds)
+	r.log.Info("link opened", "direction", "out", "peer", string(l.peer), "partitions", len(l.parts), "refused", refused)
+	return nil
+}
+
+// continues compares what the receiver has of a partition with the log. The text says why it is refused; the error, that
+// the log could not be read.
+func (r *Replicator) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
+	name, err := r.logName(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	_, ends := r.ends.snapshot()
+	b, ok := ends[p]
+	switch {
+	case !ok:
+		return fmt.Sprintf("%v does not exist here", p), nil
+	case name.IsZero():
+		return fmt.Sprintf("%v has no record that names the log: run `antipode migrate` in %s", p, r.cfg.Region), nil
+	case len(want.LogId) > 0 && string(want.LogId) != string(name.ID[:]):
+		return fmt.Sprintf("%v: the receiver has a copy of the log %x, this log is %s: it was recreated or mistaken; the region must return under a new epoch",
+			p, want.LogId, name), nil
+	case want.Next < 0:
+		return fmt.Sprintf("%v: the receiver asks from %d", p, want.Next), nil
+	case want.Next > b.End:
+		return fmt.Sprintf("%v: the receiver has records up to %d, the log ends at %d: it was truncated; the region must return under a new epoch",
+			p, want.Next, b.End), nil
+	case want.Next < b.Start:
+		return fmt.Sprintf("%v: the receiver needs %d, retention has removed everything below %d: seed the peer",
+			p, want.Next, b.Start), nil
+	case want.Next == 0:
+		return "", nil
+	case want.Checksum == 0 && len(want.LogId) == 0:
+		return fmt.Sprintf("%v: the receiver asks from %d but can name neither its log nor its last record: seed the peer", p, want.Next), nil
+	case want.Checksum == 0: // it has applied the record but its copy no longer holds it
+		return "", nil
+	case want.Next == b.Start: // the record to compare is gone by retention; the names agree, or only the checksum could tell
+		if len(want.LogId) == 0 {
+			return fmt.Sprintf("%v: the receiver does not name its log, and record %d, to compare by, is gone by retention: seed the peer",
+				p, want.Next-1), nil
+		}
+		return "", nil
+	}
+	e, err := r.record(ctx, p, want.Next-1)
+	if err != nil {
+		return "", err
+	}
+	if sum := wire.Checksum(e); sum != want.Checksum {
+		return fmt.Sprintf("%v: record %d has checksum %016x at the receiver and %016x here: the logs have parted; the region must return under a new epoch",
+			p, want.Next-1, want.Checksum, sum), nil
+	}
+	return "", nil
+}
+
+// record reads one record of the own log.
+func (r *Replicator) record(ctx context.Context, p im.Partition, offset int64) (*im.Entry, error) {
+	for _, bytes := range []int{4 << 10, maxBatchBytes} { // a broker may return less than one record for a small limit
+		entries, err := r.read(ctx, p, offset, bytes)
+		if err != nil {
+			return nil, err
+		}
+		if len(entries) > 0 && entries[0].Offset == offset {
+			return &entries[0], nil
+		}
+	}
+	return nil, fmt.Errorf("%v: record %d cannot be read", p, offset)
+}
+
+// nameBytes is how far into a partition its name is looked for: record 0 if retention left it, else a heartbeat.
+const nameBytes = 1 << 20
+
+// logName returns the name of a partition of the own log, zero if no record tells it.
+func (r *Replicator) logName(ctx context.Context, p im.Partition) (im.LogName, error) {
+	_, ends := r.ends.snapshot()
+	b, ok := ends[p]
+	if !ok || b.Start == b.End {
+		return im.LogName{}, nil
+	}
+	entries, err := r.read(ctx, p, b.Start, nameBytes)
+	if err != nil {
+		return im.LogName{}, err
+	}
+	for i := range entries {
+		h := wire.DecodeShipHead(&entries[i])
+		if n, ok := nameOf(&entries[i], &h); ok && n.Origin == r.cfg.Origin {
+			r.ends.setName(p, n)
+			return n, nil
+		}
+	}
+	return im.LogName{}, nil
+}
+
+// nameOf returns the name in a record that has one.
+func nameOf(e *im.Entry, h *wire.ShipHead) (im.LogName, bool) {
+	switch h.Kind {
+	case im.KindLog, im.KindHeartbeat:
+		n, err := wire.DecodeLogName(e)
+		return n, err == nil
+	}
+	return im.LogName{}, false
+}
+
+// ends is where the own log begins and ends, as of a moment ago, and its names.
+type ends struct {
+	mu     sync.Mutex
+	bounds map[im.Partition]im.Bounds
+	names  map[im.Partition]im.LogName
+}
+
+// snapshot returns maps that are not changed any more.
+func (e *ends) snapshot() (map[im.Partition]im.LogName, map[im.Partition]im.Bounds) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	names := make(map[im.Partition]im.LogName, len(e.names))
+	for p, n := range e.names {
+		names[p] = n
+	}
+	return names, e.bounds
+}
+
+func (e *ends) setName(p im.Partition, n im.LogName) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.names[p] = n
+}
+
+func (e *ends) set(b map[im.Partition]im.Bounds) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.bounds = b
+}
+
+// refreshEnds asks the own Kafka where the own log ends.
+func (r *Replicator) refreshEnds(ctx context.Context) error {
+	b, err := r.bounds(ctx, r.own)
+	if err == nil {
+		r.ends.set(b)
+	}
+	return err
+}
+
+// watchEnds keeps the ends fresh, for statuses and for what peers are behind.
+func (r *Replicator) watchEnds(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.StatusInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := r.refreshEnds(ctx); err != nil && ctx.Err() == nil {
+				r.log.Warn("the own log cannot be read", "error", err.Error())
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
