@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -21,11 +20,11 @@ import (
 
 // DialConfig says how connections are made and calls bounded.
 type DialConfig struct {
-	TLS     *tls.Config   // nil: plain text, for tests
-	Timeout time.Duration // of unary calls whose context has no deadline; 5 s if 0
-	Open    time.Duration // how long a breaker stays open; 1 s if 0
-	Log     *slog.Logger  // may be nil
-	Tracer  trace.TracerProvider
+	TLS     *tls.Config          // nil: plain text, for tests
+	Timeout time.Duration        // of unary calls whose context has no deadline; 5 s if 0
+	Open    time.Duration        // how long a breaker stays open; 1 s if 0
+	Log     *slog.Logger         // may be nil
+	Tracer  trace.TracerProvider // may be nil
 }
 
 // Dial returns a connection to one server. It connects when first used and reconnects by itself, with jittered back-off
@@ -51,7 +50,7 @@ func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
 			cfg.Log.Info("breaker", "target", addr, "from", from.String(), "to", to.String())
 		},
 	})
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport(cfg.TLS)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
@@ -59,10 +58,13 @@ func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
 			MinConnectTimeout: 2 * time.Second,
 		}),
-		grpc.WithStatsHandler(tracing(cfg.Tracer, otelgrpc.NewClientHandler)),
 		grpc.WithChainUnaryInterceptor(t.unary),
 		grpc.WithChainStreamInterceptor(t.stream),
-	)
+	}
+	if cfg.Tracer != nil {
+		options = append(options, grpc.WithStatsHandler(clientTracing(cfg.Tracer)))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addr, options...)
 	if err != nil {
 		return nil, fmt.Errorf("rpc: %s: %w", addr, err)
 	}

@@ -10,9 +10,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -20,7 +17,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/stats"
 
 	"github.com/antipode-im/antipode/im"
 )
@@ -30,11 +26,11 @@ const MaxMessage = 16 << 20
 
 // ServerConfig says where and how a server listens.
 type ServerConfig struct {
-	Addr   string        // host:port; port 0 takes any free one
-	TLS    *tls.Config   // nil: plain text, for tests
-	Drain  time.Duration // how long calls under way may take when Run's context ends; 5 s if 0
-	Log    *slog.Logger  // may be nil
-	Tracer trace.TracerProvider
+	Addr   string               // host:port; port 0 takes any free one
+	TLS    *tls.Config          // nil: plain text, for tests
+	Drain  time.Duration        // how long calls under way may take when Run's context ends; 5 s if 0
+	Log    *slog.Logger         // may be nil
+	Tracer trace.TracerProvider // may be nil
 }
 
 // Server is a gRPC server that is bound but not yet serving: register services on it, then Run.
@@ -58,17 +54,18 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("rpc: cannot listen: %w", err)
 	}
 	s := &Server{cfg: cfg, listener: l, health: health.NewServer()}
-	s.grpc = grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.Creds(transport(cfg.TLS)),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
-		grpc.StatsHandler(tracing(cfg.Tracer, otelgrpc.NewServerHandler)),
 		grpc.ChainUnaryInterceptor(s.unary),
 		grpc.ChainStreamInterceptor(s.stream),
-		// A worker per call is spawned anew otherwise; reuse saves growing its stack each time.
-		grpc.NumStreamWorkers(4),
-	)
+	}
+	if cfg.Tracer != nil {
+		options = append(options, grpc.StatsHandler(serverTracing(cfg.Tracer)))
+	}
+	s.grpc = grpc.NewServer(options...)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	return s, nil
 }
@@ -134,14 +131,4 @@ func transport(cfg *tls.Config) credentials.TransportCredentials {
 		return insecure.NewCredentials()
 	}
 	return credentials.NewTLS(cfg)
-}
-
-// tracing passes on the traces of sampled callers only: spans are made by those who have something to say about a
-// record, so that an unsampled call costs nothing here.
-func tracing(tp trace.TracerProvider, handler func(...otelgrpc.Option) stats.Handler) stats.Handler {
-	if tp == nil {
-		return nil
-	}
-	return handler(otelgrpc.WithTracerProvider(tp), otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()),
-		otelgrpc.WithPropagators(propagation.TraceContext{}))
 }

@@ -1,0 +1,99 @@
+package rpc
+
+import (
+	"context"
+	"testing"
+
+	"github.com/antipode-im/antipode/im"
+	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
+	"github.com/antipode-im/antipode/wire"
+)
+
+func TestBackendPool(t *testing.T) {
+	const partitions = 8
+	named := func(name string) *raw {
+		return &raw{call: func(_ context.Context, r *antipodev1.BackendCallRequest) (*antipodev1.BackendCallResponse, error) {
+			return &antipodev1.BackendCallResponse{Body: []byte(name + " " + r.Method)}, nil
+		}}
+	}
+	addrA, stopA := serve(t, ServerConfig{}, named("a"))
+	addrB, _ := serve(t, ServerConfig{}, named("b"))
+	addrPoll, _ := serve(t, ServerConfig{}, named("poll"))
+	a := im.Instance{Service: "imserver", ID: "a", Addr: addrA, Serves: []string{"im"}}
+	b := im.Instance{Service: "imserver", ID: "b", Addr: addrB, Serves: []string{"im"}}
+	poll := im.Instance{Service: "polls", ID: "p", Addr: addrPoll, Serves: []string{"poll"}}
+
+	dialer := NewDialer(DialConfig{})
+	defer dialer.Close()
+	lists := make(chan []im.Instance)
+	p := NewBackendPool(BackendPoolConfig{Region: "eu", Partitions: partitions}, BackendPoolDeps{
+		Conns: dialer,
+		Watch: func(ctx context.Context, fn func([]im.Instance)) error {
+			for {
+				select {
+				case l := <-lists:
+					fn(l)
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		},
+		Owner: func(partition int, live []im.Instance) (im.Instance, bool) { return live[partition%len(live)], true },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	tell := func(l ...im.Instance) { // the second is taken when the first was dealt with
+		lists <- l
+		lists <- l
+	}
+	call := func(c im.Call) (string, im.Code) {
+		r, err := p.Call(t.Context(), c)
+		return string(r.Body), im.CodeOf(err)
+	}
+
+	if _, code := call(im.Call{Service: "im"}); code != im.CodeUnavailable {
+		t.Errorf("before discovery answered: %v", code)
+	}
+	tell(a, b, poll)
+	for _, key := range []string{"d:ann:bob", "d:ann:carl", "g:eu:x", "d:bob:carl", "u:ann"} {
+		want := []string{"a", "b"}[wire.Partition(key, partitions)%2] + " submit"
+		if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != want || code != "" {
+			t.Errorf("key %s: %q, %v; want %q", key, got, code, want)
+		}
+		if got, code := call(im.Call{Service: "im", Method: "submit", UID: im.UID(key)}); got != want || code != "" {
+			t.Errorf("uid %s without a key: %q, %v; want %q", key, got, code, want)
+		}
+	}
+	if got, code := call(im.Call{Service: "poll", Method: "vote"}); got != "poll vote" {
+		t.Errorf("another service: %q, %v", got, code)
+	}
+	if _, code := call(im.Call{Service: "chess"}); code != im.CodeUnknownService {
+		t.Errorf("a service that nobody registered: %v", code)
+	}
+
+	// The owner is gone: nobody else takes its calls until discovery says who owns the partition.
+	stopA(im.ErrKilled)
+	key := "d:ann:bob"
+	for i := 0; wire.Partition(key, partitions)%2 != 0; i++ {
+		key = "d:ann:bob" + string(rune('a'+i))
+	}
+	if got, code := call(im.Call{Service: "im", Key: key}); code != im.CodeUnavailable {
+		t.Errorf("with the owner away: %q, %v", got, code)
+	}
+	tell(b)
+	if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != "b submit" {
+		t.Errorf("with a new owner: %q, %v", got, code)
+	}
+	if _, code := call(im.Call{Service: "poll"}); code != im.CodeUnavailable {
+		t.Errorf("a service that is down: %v", code)
+	}
+	tell() // a catalogue without memory
+	if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != "b submit" {
+		t.Errorf("with an empty catalogue: %q, %v", got, code)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
