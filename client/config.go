@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,12 +26,6 @@ func StaticToken(token string) TokenSource {
 	return func(context.Context, bool) (string, error) { return token, nil }
 }
 
-// The subprotocols.
-const (
-	SubprotocolProtobuf = "antipode.v1"
-	SubprotocolJSON     = "antipode.v1+json"
-)
-
 // Config says who connects, and through which ipconfs.
 type Config struct {
 	// IPConf lists base URLs of ipconfs (http://host:port), of any region; the first that answers is used. Required
@@ -38,6 +33,8 @@ type Config struct {
 	IPConf []string
 	// Endpoints is a list to start with, and to fall back on while no ipconf answers.
 	Endpoints []wire.Endpoint
+	// Policy is followed until an ipconf tells its own. Default: wire.DefaultPolicy.
+	Policy wire.Policy
 	// Token gives the JWT. Required.
 	Token TokenSource
 	// UID is used only for ipconf's ranking until welcome tells it. Optional.
@@ -51,7 +48,7 @@ type Config struct {
 	Region  im.Region
 	// Store keeps the device id and login number. Default: in memory, which is a new device for each Client.
 	Store Store
-	// Subprotocol is SubprotocolProtobuf (default) or SubprotocolJSON.
+	// Subprotocol is wire.SubprotocolProtobuf (default) or wire.SubprotocolJSON.
 	Subprotocol string
 
 	// Keep bounds the messages kept per conversation. Default 10,000.
@@ -80,7 +77,9 @@ type Config struct {
 
 	// Dial opens TCP connections (to gateways and ipconfs alike). Default: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// HTTP asks ipconfs and the HTTP fallback. Default: a client of its own that uses Dial.
+	// TLS is for wss and https. Default: the system's roots.
+	TLS *tls.Config
+	// HTTP asks ipconfs and the HTTP fallback. Default: a client of its own that uses Dial and TLS.
 	HTTP *http.Client
 }
 
@@ -93,10 +92,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	switch c.Subprotocol {
 	case "":
-		c.Subprotocol = SubprotocolProtobuf
-	case SubprotocolProtobuf, SubprotocolJSON:
+		c.Subprotocol = wire.SubprotocolProtobuf
+	case wire.SubprotocolProtobuf, wire.SubprotocolJSON:
 	default:
-		return c, fmt.Errorf("client: subprotocol %q: want %s or %s", c.Subprotocol, SubprotocolProtobuf, SubprotocolJSON)
+		return c, fmt.Errorf("client: subprotocol %q: want %s or %s", c.Subprotocol, wire.SubprotocolProtobuf, wire.SubprotocolJSON)
 	}
 	if c.Platform == "" {
 		c.Platform = "desktop"
@@ -128,6 +127,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
+	c.Policy = c.Policy.Within()
+	if c.HTTP == nil {
+		c.HTTP = &http.Client{Transport: &http.Transport{
+			DialContext: c.Dial, TLSClientConfig: c.TLS, Proxy: http.ProxyFromEnvironment,
+			MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
+		}}
 	}
 	return c, nil
 }

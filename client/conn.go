@@ -1,0 +1,318 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+const (
+	writeTimeout = 10 * time.Second
+	sendQueue    = 256 // frames
+	ackEvery     = 64  // pushes are acknowledged at once when so many are not
+	submitSlots  = 48  // submits under way on one socket; the rest of a gateway's limit is for other calls
+)
+
+// session is a login that survives sockets. Only the reader of its one live conn changes pushed.
+type session struct {
+	id, secret string
+	gateway    string
+	window     time.Duration
+	lost       time.Time // when its socket went
+	pushed     uint64    // the highest push number received without a gap
+}
+
+// conn is one socket that was welcomed. One goroutine reads, one writes; calls come from anywhere.
+type conn struct {
+	ws       *websocket.Conn
+	codec    *wire.Codec
+	endpoint wire.Endpoint
+	welcome  *wire.Welcome
+	session  *session
+	policy   wire.Policy
+
+	heartbeat time.Duration
+	out       chan *wire.Frame
+	acks      chan struct{} // nudges the writer: ack has grown
+	ack       atomic.Uint64
+	goaway    chan *wire.Goaway // at most one
+	done      chan struct{}     // closed when the socket is gone; err then says why
+	since     time.Time
+	slots     chan struct{} // submits under way
+
+	mu    sync.Mutex
+	calls map[uint32]func([]byte, error) // called once, by the reader or by fail; never block
+	next  uint32
+	err   error       // why it ended
+	said  *wire.Error // the last error frame: it says more than the close code that follows
+}
+
+// handler takes what a gateway sends on its own. It is called by the reader and must not block.
+type handler interface {
+	onPush(*conn, *wire.Push)
+	onBehind(*conn, *wire.Behind)
+}
+
+func newConn(ws *websocket.Conn, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
+	heartbeat := min(max(ms(int64(w.HeartbeatMs)), ms(p.HeartbeatMinMs)), ms(p.HeartbeatMaxMs))
+	return &conn{
+		ws: ws, codec: codec, endpoint: e, welcome: w, session: s, policy: p, heartbeat: heartbeat,
+		out: make(chan *wire.Frame, sendQueue), acks: make(chan struct{}, 1), goaway: make(chan *wire.Goaway, 1),
+		done: make(chan struct{}), since: time.Now(), calls: map[uint32]func([]byte, error){},
+		slots: make(chan struct{}, submitSlots),
+	}
+}
+
+// silence is how long a live socket can be silent: a ping goes out after a heartbeat without sending, and is answered.
+func (c *conn) silence() time.Duration { return c.heartbeat + min(c.heartbeat, 10*time.Second) }
+
+// read reads until the socket ends.
+func (c *conn) read(h handler) {
+	for {
+		c.ws.SetReadDeadline(time.Now().Add(c.silence()))
+		_, b, err := c.ws.ReadMessage()
+		if err != nil {
+			c.fail(c.ended(err))
+			return
+		}
+		f, err := c.codec.Decode(b)
+		if f == nil {
+			if im.CodeOf(err) == im.CodeUnknownFrame {
+				continue // of a newer gateway
+			}
+			c.fail(fmt.Errorf("gateway %s sent: %w", c.endpoint.ID, err))
+			return
+		}
+		switch k := f.Kind.(type) {
+		case *wire.FrameReply:
+			if fn := c.take(k.Reply.Id); fn != nil {
+				if err == nil {
+					err = remoteError(k.Reply.Error)
+				}
+				fn(k.Reply.Body, err)
+			}
+		case *wire.FramePush:
+			h.onPush(c, k.Push)
+		case *wire.FrameBehind:
+			h.onBehind(c, k.Behind)
+		case *wire.FrameGoaway:
+			select {
+			case c.goaway <- k.Goaway:
+			default:
+			}
+		case *wire.FrameError:
+			c.mu.Lock()
+			c.said = k.Error
+			c.mu.Unlock()
+		}
+	}
+}
+
+// ended says why a read failed, in the wire's codes.
+func (c *conn) ended(err error) error {
+	closed, ok := errors.AsType[*websocket.CloseError](err)
+	if !ok {
+		return &im.Error{Code: im.CodeUnavailable, Detail: fmt.Sprintf("gateway %s: %v", c.endpoint.ID, err)}
+	}
+	c.mu.Lock()
+	said := c.said
+	c.mu.Unlock()
+	code := im.CodeOfClose(closed.Code)
+	if said != nil && im.Code(said.Code) == code {
+		return remoteError(said)
+	}
+	return &im.Error{Code: code, Detail: closed.Text}
+}
+
+// write writes until the socket ends.
+func (c *conn) write() {
+	ping := time.NewTimer(c.heartbeat)
+	defer ping.Stop()
+	ackDue := time.NewTimer(time.Hour)
+	ackDue.Stop()
+	defer ackDue.Stop()
+	var acked uint64
+	waiting := false // ackDue runs
+	for {
+		var f *wire.Frame
+		select {
+		case f = <-c.out:
+		case <-c.acks:
+			if !waiting {
+				waiting = true
+				ackDue.Reset(ms(c.policy.PushAckMs))
+			}
+			if c.ack.Load()-acked < ackEvery {
+				continue
+			}
+		case <-ackDue.C:
+			waiting = false
+			if c.ack.Load() == acked {
+				continue
+			}
+		case <-ping.C:
+			f = wire.FrameOf(&wire.Ping{})
+		case <-c.done:
+			return
+		}
+		if f == nil {
+			acked = c.ack.Load()
+			f = wire.FrameOf(&wire.PushAck{Number: acked})
+		}
+		if err := c.send(f); err != nil {
+			c.fail(&im.Error{Code: im.CodeUnavailable, Detail: fmt.Sprintf("gateway %s: %v", c.endpoint.ID, err)})
+			return
+		}
+		if _, bye := f.Kind.(*wire.FrameBye); bye {
+			c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(writeTimeout))
+			c.fail(ErrClosed)
+			return
+		}
+		ping.Reset(c.heartbeat)
+	}
+}
+
+func (c *conn) send(f *wire.Frame) error {
+	b, err := c.codec.Encode(f)
+	if err != nil {
+		return err
+	}
+	c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return c.ws.WriteMessage(c.codec.MessageType(), b)
+}
+
+// fail ends the socket: every call under way fails.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	calls := c.calls
+	c.calls = nil
+	c.mu.Unlock()
+	close(c.done)
+	c.ws.Close()
+	for _, fn := range calls {
+		fn(nil, errLost)
+	}
+}
+
+// cause says why it ended; nil while it has not.
+func (c *conn) cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// bye says goodbye and ends, in a second at most.
+func (c *conn) bye() {
+	select {
+	case c.out <- wire.FrameOf(&wire.Bye{}):
+	default:
+		c.fail(ErrClosed)
+		return
+	}
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-c.done:
+	case <-t.C:
+		c.fail(ErrClosed)
+	}
+}
+
+func (c *conn) pushAck(number uint64) {
+	for {
+		old := c.ack.Load()
+		if number <= old {
+			return
+		}
+		if c.ack.CompareAndSwap(old, number) {
+			break
+		}
+	}
+	select {
+	case c.acks <- struct{}{}:
+	default:
+	}
+}
+
+func (c *conn) take(id uint32) func([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fn := c.calls[id]
+	delete(c.calls, id)
+	return fn
+}
+
+// slot takes one of the places for submits, if there is one.
+func (c *conn) slot() bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *conn) release() { <-c.slots }
+
+// busy tells whether calls are under way.
+func (c *conn) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.calls) > 0
+}
+
+// start sends a call; fn is called once with its reply, or with the reason why there will be none. fn must not block.
+// forget takes the call back; fn is then not called any more.
+func (c *conn) start(method, key string, body []byte, trace string, fn func([]byte, error)) (forget func()) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		fn(nil, errLost)
+		return func() {}
+	}
+	c.next++
+	id := c.next
+	c.calls[id] = fn
+	c.mu.Unlock()
+	f := wire.FrameOf(&wire.Call{Id: id, Service: wire.ServiceIM, Method: method, Key: key, Body: body, Trace: trace})
+	select {
+	case c.out <- f:
+	default:
+		if fn := c.take(id); fn != nil {
+			fn(nil, im.Errorf(im.CodeOverloaded, "%d frames wait to be sent", sendQueue))
+		}
+	}
+	return func() { c.take(id) }
+}
+
+// call sends a call and waits for its reply.
+func (c *conn) call(ctx context.Context, method, key string, body []byte) ([]byte, error) {
+	type answer struct {
+		body []byte
+		err  error
+	}
+	got := make(chan answer, 1)
+	forget := c.start(method, key, body, "", func(b []byte, err error) { got <- answer{b, err} })
+	select {
+	case a := <-got:
+		return a.body, a.err
+	case <-ctx.Done():
+		forget()
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (c *conn) region() im.Region { return im.Region(c.welcome.Region) }

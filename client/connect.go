@@ -1,0 +1,342 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// steady is how long a connection must have lasted for its end not to count as one more failure in a row.
+const steady = 5 * time.Second
+
+// connectLoop keeps a socket until the client stops.
+//
+//	endpoints ─▶ race ─▶ hello ─▶ welcome ─▶ serve ─┬─ lost, closed: again, after a jittered wait
+//	                                                └─ goaway: again while the old one serves on
+func (c *Client) connectLoop() {
+	failures, refresh, force := 0, false, false
+	for c.ctx.Err() == nil {
+		k, err := c.connect(refresh, force)
+		if err == nil {
+			refresh, force = false, false
+			err = c.serve(k)
+			if err == nil { // goaway: another one now
+				continue
+			}
+			if time.Since(k.since) >= steady {
+				failures = 0
+			}
+		} else {
+			force = true
+		}
+		if c.ctx.Err() != nil {
+			return
+		}
+		failures++
+		code := im.Code("")
+		if e, ok := asError(err); ok {
+			code = e.Code
+		}
+		switch {
+		case code == im.CodeTokenExpired:
+			refresh = true
+		case actionOf(err) == im.ActionStop:
+			c.cfg.Logger.Warn("the client stops", "error", err)
+			c.stop(public(err))
+			return
+		}
+		wait := delay(c.endpoints.currentPolicy(), failures, err)
+		c.cfg.Logger.Debug("no connection", "error", err, "failures", failures, "wait", wait)
+		if sleep(c.ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// connect makes one connection and installs it.
+func (c *Client) connect(refresh, force bool) (*conn, error) {
+	start := time.Now()
+	state, err := c.device()
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.endpoints.get(c.ctx, c.UID(), state.Device, force)
+	if err != nil {
+		return nil, err
+	}
+	policy := c.endpoints.currentPolicy()
+	c.mu.Lock()
+	resume := c.session
+	if resume != nil && !resume.lost.IsZero() && time.Since(resume.lost) > resume.window {
+		c.session, resume = nil, nil
+	}
+	c.mu.Unlock()
+	if resume != nil {
+		// Only the gateway that holds the session can take it up.
+		if i := slices.IndexFunc(list, func(e wire.Endpoint) bool { return e.ID == resume.gateway }); i > 0 && !c.endpoints.avoided(resume.gateway) {
+			e := list[i]
+			list = slices.Insert(slices.Delete(slices.Clone(list), i, i+1), 0, e)
+		}
+	}
+	ws, endpoint, err := c.race(c.ctx, list, policy)
+	if err != nil {
+		return nil, err
+	}
+	k, err := c.hello(ws, endpoint, policy, resume, refresh)
+	if err != nil {
+		ws.Close()
+		if c.ctx.Err() != nil {
+			return nil, context.Cause(c.ctx)
+		}
+		c.refused(endpoint.ID, err)
+		return nil, err
+	}
+	c.endpoints.used(endpoint.ID)
+	old := c.install(k)
+	if old != nil {
+		c.wg.Go(func() { c.retire(old) })
+	}
+	c.notice(Connected{
+		UID: im.UID(k.welcome.Uid), Region: k.region(), Origin: im.Origin(k.welcome.Origin), Gateway: endpoint.ID,
+		URL: endpoint.URL, Resumed: k.welcome.Resumed, Took: time.Since(start),
+	})
+	if !k.welcome.Resumed {
+		c.resync("connected")
+	}
+	return k, nil
+}
+
+// refused notes what a gateway's refusal says about using it again soon.
+func (c *Client) refused(gateway string, err error) {
+	switch im.CodeOf(err) {
+	case im.CodeTokenExpired, im.CodeLoginTie:
+	case im.CodeSessionExpired:
+		c.mu.Lock()
+		c.session = nil
+		c.mu.Unlock()
+	case im.CodeDraining:
+		c.endpoints.avoid(gateway, time.Minute)
+	default:
+		c.endpoints.failed(gateway)
+	}
+}
+
+// device returns this installation's state, made at the first time.
+func (c *Client) device() (State, error) {
+	c.mu.Lock()
+	state := c.state
+	c.mu.Unlock()
+	if state.Device != "" {
+		return state, nil
+	}
+	state, err := c.cfg.Store.Load(c.ctx)
+	if err != nil {
+		return State{}, err
+	}
+	if state.Device == "" {
+		state.Device = im.DeviceID("dev-" + rand.Text())
+	}
+	c.mu.Lock()
+	c.state = state
+	c.mu.Unlock()
+	return state, nil
+}
+
+// nextLogin takes the next login number, stored before it is told.
+func (c *Client) nextLogin() (State, error) {
+	c.mu.Lock()
+	state := c.state
+	c.mu.Unlock()
+	state.Login++
+	if err := c.cfg.Store.Save(c.ctx, state); err != nil {
+		return State{}, err
+	}
+	c.mu.Lock()
+	c.state = state
+	c.mu.Unlock()
+	return state, nil
+}
+
+// hello logs in on a socket and waits for the welcome.
+func (c *Client) hello(ws *websocket.Conn, e wire.Endpoint, p wire.Policy, resume *session, refresh bool) (*conn, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, ms(p.ConnectTimeoutMs))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { ws.Close() })()
+	token, err := c.cfg.Token(ctx, refresh)
+	if err != nil {
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	state, err := c.nextLogin()
+	if err != nil {
+		return nil, err
+	}
+	codec, err := wire.NewCodec(c.cfg.Subprotocol)
+	if err != nil {
+		return nil, err
+	}
+	hello := &wire.Hello{
+		Token: token, Device: string(state.Device), Platform: string(c.cfg.Platform), Login: state.Login, Agent: c.cfg.Agent,
+	}
+	if resume != nil && resume.gateway == e.ID {
+		c.mu.Lock()
+		hello.Resume = &wire.Resume{Session: resume.id, Secret: resume.secret, Push: resume.pushed}
+		c.mu.Unlock()
+	}
+	k := newConn(ws, codec, e, &wire.Welcome{}, nil, p)
+	sent := time.Now()
+	if err := k.send(wire.FrameOf(hello)); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "gateway %s: %v", e.ID, err)
+	}
+	ws.SetReadDeadline(sent.Add(ms(p.ConnectTimeoutMs)))
+	for {
+		_, b, err := ws.ReadMessage()
+		if err != nil {
+			return nil, k.ended(err)
+		}
+		f, err := codec.Decode(b)
+		if f == nil {
+			if im.CodeOf(err) == im.CodeUnknownFrame {
+				continue
+			}
+			return nil, im.Errorf(im.CodeUnavailable, "gateway %s sent: %v", e.ID, err)
+		}
+		switch kind := f.Kind.(type) {
+		case *wire.FrameError:
+			return nil, remoteError(kind.Error)
+		case *wire.FrameWelcome:
+			return c.welcomed(k, kind.Welcome, resume, sent)
+		}
+	}
+}
+
+// welcomed makes a conn of a socket whose welcome came.
+func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.Time) (*conn, error) {
+	if _, err := im.ParseOrigin(w.Origin); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "gateway %s welcomed without an origin: %v", k.endpoint.ID, err)
+	}
+	s := resume
+	if !w.Resumed || s == nil {
+		w.Resumed = false
+		s = &session{id: w.Session, secret: w.ResumeSecret, gateway: k.endpoint.ID}
+	} else {
+		s.secret = w.ResumeSecret
+	}
+	s.window = ms(int64(w.ResumeWindowMs))
+	now := time.Now()
+	c.mu.Lock()
+	c.uid, c.origin = im.UID(w.Uid), im.Origin(w.Origin)
+	// The server read its clock between our sending and receiving: half way, for want of better (Cristian, 1989).
+	c.offset, c.known = time.UnixMilli(w.ServerTimeMs).Sub(sent.Add(now.Sub(sent)/2)), w.ServerTimeMs > 0
+	c.mu.Unlock()
+	return newConn(k.ws, k.codec, k.endpoint, w, s, k.policy), nil
+}
+
+// install makes a conn the current one and starts it; it returns the one it replaces, which still lives.
+func (c *Client) install(k *conn) (old *conn) {
+	c.mu.Lock()
+	old, c.cur, c.session = c.cur, k, k.session
+	k.session.lost = time.Time{}
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+	c.wg.Go(func() { k.read(c) })
+	c.wg.Go(k.write)
+	c.wg.Go(func() { // whatever ends it, it is the current one no more
+		select {
+		case <-k.done:
+		case <-c.ctx.Done():
+			k.fail(public(context.Cause(c.ctx)))
+		}
+		c.uninstall(k)
+	})
+	return old
+}
+
+func (c *Client) uninstall(k *conn) {
+	err := k.cause()
+	c.mu.Lock()
+	current := c.cur == k
+	if current {
+		c.cur, c.lostAt = nil, time.Now()
+		k.session.lost = c.lostAt
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
+	c.mu.Unlock()
+	if current && !c.ending() {
+		c.notice(Disconnected{Region: k.region(), Gateway: k.endpoint.ID, Err: public(err)})
+	}
+}
+
+// ending tells whether the client stops or is being closed.
+func (c *Client) ending() bool {
+	select {
+	case <-c.closing:
+		return true
+	case <-c.ctx.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// retire lets the calls under way on a replaced conn finish, then says goodbye on it.
+func (c *Client) retire(k *conn) {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(2 * time.Second); k.busy() && time.Now().Before(end); {
+		select {
+		case <-poll.C:
+		case <-k.done:
+			return
+		case <-c.ctx.Done():
+			return
+		}
+	}
+	k.bye()
+}
+
+// serve waits for the end of a conn, and returns why it ended. A goaway returns nil, after a random part of its time:
+// the conn goes on serving until the next one replaces it.
+func (c *Client) serve(k *conn) error {
+	select {
+	case <-k.done:
+		return c.lost(k)
+	case g := <-k.goaway:
+		within := ms(int64(g.WithinMs))
+		c.endpoints.avoid(k.endpoint.ID, within+time.Minute)
+		c.endpoints.expire()
+		t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return nil
+		case <-k.done:
+			return c.lost(k)
+		}
+	}
+}
+
+func (c *Client) lost(k *conn) error {
+	err := k.cause()
+	switch e, _ := asError(err); {
+	case errors.Is(err, ErrClosed) || e == nil:
+	case e.Code == im.CodeDraining:
+		c.endpoints.avoid(k.endpoint.ID, time.Minute)
+	case e.Code == im.CodeSessionExpired, e.Code == im.CodeGatewayFenced:
+		c.mu.Lock()
+		c.session = nil
+		c.mu.Unlock()
+	case actionOf(err) == im.ActionBackOff && time.Since(k.since) < steady:
+		c.endpoints.failed(k.endpoint.ID)
+	}
+	return err
+}

@@ -1,0 +1,101 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/antipode-im/antipode/wire"
+)
+
+// racer is one dial.
+type racer struct {
+	ws       *websocket.Conn
+	endpoint wire.Endpoint
+	err      error
+}
+
+// race dials the gateways in their order, each next one after the policy's stagger or when one fails, at most the
+// policy's width at once. The first to upgrade wins. The others are closed before hello, so no gateway takes them for a
+// login.
+func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) (*websocket.Conn, wire.Endpoint, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan racer)
+	dial := func(e wire.Endpoint) {
+		ws, err := c.dial(ctx, e, p)
+		select {
+		case results <- racer{ws, e, err}:
+		case <-ctx.Done(): // somebody else won
+			if ws != nil {
+				ws.Close()
+			}
+		}
+	}
+	stagger := time.NewTimer(0)
+	defer stagger.Stop()
+	started, running := 0, 0
+	var errs []error
+	for started < len(list) || running > 0 {
+		select {
+		case <-stagger.C:
+			if started == len(list) || running == p.RaceWidth {
+				continue
+			}
+			e := list[started]
+			started++
+			running++
+			c.wg.Go(func() { dial(e) })
+			stagger.Reset(ms(p.RaceStaggerMs))
+		case r := <-results:
+			running--
+			if r.err == nil {
+				return r.ws, r.endpoint, nil
+			}
+			if ctx.Err() == nil {
+				c.endpoints.failed(r.endpoint.ID)
+			}
+			errs = append(errs, r.err)
+			stagger.Reset(0)
+		case <-ctx.Done():
+			return nil, wire.Endpoint{}, context.Cause(ctx)
+		}
+	}
+	return nil, wire.Endpoint{}, fmt.Errorf("none of %d gateways can be reached: %w", len(list), errors.Join(errs...))
+}
+
+func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, ms(p.ConnectTimeoutMs))
+	defer cancel()
+	d := websocket.Dialer{
+		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			start := time.Now()
+			conn, err := c.cfg.Dial(ctx, network, addr)
+			if err == nil {
+				c.endpoints.measured(e.Region, time.Since(start))
+			}
+			return conn, err
+		},
+		Proxy:            http.ProxyFromEnvironment,
+		TLSClientConfig:  c.cfg.TLS,
+		HandshakeTimeout: ms(p.ConnectTimeoutMs),
+		Subprotocols:     []string{c.cfg.Subprotocol},
+	}
+	ws, resp, err := d.DialContext(ctx, e.URL, nil)
+	if err != nil {
+		if resp != nil {
+			return nil, fmt.Errorf("gateway %s answered %s: %w", e.ID, resp.Status, err)
+		}
+		return nil, fmt.Errorf("gateway %s: %w", e.ID, err)
+	}
+	if got := ws.Subprotocol(); got != c.cfg.Subprotocol {
+		ws.Close()
+		return nil, fmt.Errorf("gateway %s does not speak %s", e.ID, c.cfg.Subprotocol)
+	}
+	return ws, nil
+}
