@@ -41,8 +41,9 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 			t.take(s, o, e, now, &res)
 		case im.Gap:
 			res.Ahead++
-		default:
+		case im.Skip:
 			res.Skipped++
+		case im.Raise: // a marker takes no offset
 		}
 	}
 	res.Position, _ = l.tail.Position()

@@ -1,0 +1,280 @@
+package routes_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/router/routes"
+)
+
+// model is the dumb second version: it keeps every record and answers by going through all of them.
+type model struct {
+	records map[im.Origin][]im.RouteRecord // as far as they were taken, in log order
+}
+
+// row replays one device of one origin.
+func (m *model) row(o im.Origin, uid im.UID, d im.DeviceID) (row im.Route, ok bool) {
+	all := m.records[o]
+	for i := range all {
+		r := all[i].Route
+		switch all[i].Kind {
+		case im.KindGatewayDown:
+			if ok && row.Gateway.ID == r.Gateway.ID && row.Gateway.Epoch <= r.Gateway.Epoch {
+				ok = false
+			}
+		case im.KindClaim:
+			if r.UID != uid || r.Device != d || downBefore(all[:i], r.Gateway) {
+				continue
+			}
+			old := r.Claimed.Millis()-row.Claimed.Millis() > (2 * time.Hour).Milliseconds()
+			if !ok || old || r.Login >= row.Login {
+				row, ok = r, true
+			}
+		case im.KindRelease:
+			if ok && r.UID == uid && r.Device == d && r.Gateway == row.Gateway && r.Conn == row.Conn && r.Login == row.Login {
+				ok = false
+			}
+		}
+	}
+	return row, ok
+}
+
+func downBefore(all []im.RouteRecord, gw im.Gateway) bool {
+	return slices.ContainsFunc(all, func(r im.RouteRecord) bool {
+		return r.Kind == im.KindGatewayDown && r.Route.Gateway.ID == gw.ID && r.Route.Gateway.Epoch >= gw.Epoch
+	})
+}
+
+// lookup returns the winner of each device, sorted by device.
+func (m *model) lookup(uid im.UID, now im.Stamp) []im.Route {
+	var out []im.Route
+	for _, d := range devices {
+		var best im.Route
+		found := false
+		for o := range m.records {
+			r, ok := m.row(o, uid, d)
+			if !ok || now.Millis()-r.Claimed.Millis() > (2*time.Hour).Milliseconds() {
+				continue
+			}
+			if !found || r.Compare(best) > 0 {
+				best, found = r, true
+			}
+		}
+		if found {
+			out = append(out, best)
+		}
+	}
+	return out
+}
+
+var (
+	uids    = []im.UID{"ann", "bob", "eve"}
+	devices = []im.DeviceID{"phone", "web"}
+	origins = []im.Origin{"ap", "eu", "us"}
+	noon    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+)
+
+const partitions = 2
+
+// world is random logs of every origin: [origin][partition][]records, in offset order from 0.
+type world map[im.Origin][partitions][]im.RouteRecord
+
+// numbers come from a seed or from rapid.
+type numbers func(n int) int
+
+// grow makes a world. Gateways and logins are few, so that everything meets.
+func grow(number func(uid im.UID) int, pick numbers, size int) world {
+	w := make(world)
+	clock := noon
+	for range size {
+		o := origins[pick(len(origins))]
+		clock = clock.Add(time.Duration(pick(600)) * time.Second)
+		r := im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
+			UID: uids[pick(len(uids))], Device: devices[pick(len(devices))], Platform: "web", Region: o.Region(),
+			Gateway: im.Gateway{ID: fmt.Sprint("g", pick(3)), Epoch: uint64(1 + pick(3))}, Conn: uint64(pick(3)), Login: uint64(pick(6)),
+			Claimed: im.StampAt(clock), Offline: pick(5) == 0,
+		}}
+		n := number(r.Route.UID)
+		logs := w[o]
+		switch pick(8) {
+		case 0, 1: // release something that is there, now and then
+			r.Kind = im.KindRelease
+			if claims := slices.Clone(logs[n]); len(claims) > 0 && pick(2) == 0 {
+				prior := claims[pick(len(claims))].Route
+				prior.Claimed = r.Route.Claimed
+				switch pick(8) { // or nearly
+				case 0:
+					prior.Conn++
+				case 1:
+					prior.Login++
+				case 2:
+					prior.Gateway.Epoch++
+				}
+				r.Route = prior
+			}
+			if r.Route.UID == "" {
+				r.Kind = im.KindHeartbeat
+			}
+		case 2:
+			r.Kind = im.KindGatewayDown
+			r.Route.UID, r.Route.Device, r.Route.Platform, r.Route.Conn, r.Route.Login, r.Route.Offline = "", "", "", 0, 0, false
+			n = pick(partitions)
+		}
+		r.Route.Offset = int64(len(logs[n]))
+		logs[n] = append(logs[n], r)
+		w[o] = logs
+	}
+	return w
+}
+
+func newTable(t interface{ Fatal(...any) }, self im.Region) *routes.Table {
+	table, err := routes.New(self, origins, partitions, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range origins {
+		for _, p := range table.Partitions(o) {
+			table.Expect(p, 0)
+		}
+	}
+	return table
+}
+
+// TestModel holds the table to the dumb version, at every step of an interleaving.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "n") }
+		table := newTable(t, "eu")
+		w := grow(table.Number, pick, rapid.IntRange(1, 40).Draw(t, "size"))
+		var next [3][partitions]int
+		for {
+			var open [][2]int
+			for i, o := range origins {
+				for n := range partitions {
+					if next[i][n] < len(w[o][n]) {
+						open = append(open, [2]int{i, n})
+					}
+				}
+			}
+			if len(open) == 0 {
+				return
+			}
+			which := open[pick(len(open))]
+			o, n := origins[which[0]], which[1]
+			r := w[o][n][next[which[0]][n]]
+			next[which[0]][n]++
+			table.Apply(im.Partition{Topic: im.RouteTopic(o), Number: n},
+				[]routes.Entry{{RouteRecord: r, Local: r.Route.Offset}}, r.Route.Claimed)
+			now := im.StampAt(noon.Add(time.Duration(pick(12*3600)) * time.Second))
+			for _, uid := range uids {
+				want := taken(w, table.Number(uid), next).lookup(uid, now)
+				got := table.Lookup(nil, uid, now)
+				slices.SortFunc(got, func(a, b im.Route) int { return strings.Compare(string(a.Device), string(b.Device)) })
+				if !slices.Equal(got, want) {
+					t.Fatalf("lookup of %s after %v/%d:\n got %+v\nwant %+v", uid, o, n, got, want)
+				}
+			}
+		}
+	})
+}
+
+// taken is a model of what was taken of one partition number: a gateway_down concerns its own.
+func taken(w world, number int, next [3][partitions]int) *model {
+	m := &model{records: make(map[im.Origin][]im.RouteRecord)}
+	for i, o := range origins {
+		m.records[o] = w[o][number][:next[i][number]]
+	}
+	return m
+}
+
+// TestConvergence applies thousands of random worlds in random interleavings, as regions read them: copies hold
+// repeats, batches differ, some records come ahead of their time. Digests and rows must be equal, and whoever lost at
+// the end must have been kicked by its own region.
+func TestConvergence(t *testing.T) {
+	seeds := 3000
+	if testing.Short() {
+		seeds = 300
+	}
+	for seed := range uint64(seeds) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		regions := make([]*routes.Table, len(origins))
+		for i := range regions {
+			regions[i] = newTable(t, origins[i].Region())
+		}
+		w := grow(regions[0].Number, rng.IntN, 10+rng.IntN(80))
+		end := im.StampAt(noon.Add(time.Duration(rng.IntN(8*3600)) * time.Second))
+		kicked := make([]map[routes.Kick]bool, len(regions))
+		for i, table := range regions {
+			kicked[i] = play(table, w, rng)
+			if got, want := table.Digest(end), regions[0].Digest(end); got != want {
+				t.Fatalf("seed %d: the digest of %s is %s, of %s %s", seed, origins[i], got, origins[0], want)
+			}
+		}
+		if regions[0].Digest(end) == newTable(t, "eu").Digest(end) && len(regions[0].Rows("ann", end)) > 0 {
+			t.Fatalf("seed %d: routes do not show in the digest", seed)
+		}
+		for _, uid := range uids {
+			winners := regions[0].Lookup(nil, uid, 0)
+			for _, r := range regions[0].Rows(uid, 0) {
+				home := slices.Index(origins, im.Origin(r.Region))
+				won := slices.Contains(winners, r)
+				conn := routes.Kick{Gateway: r.Gateway, Kick: im.Kick{Conn: r.Conn, Login: r.Login}}
+				tie, replaced := conn, conn
+				tie.Code, replaced.Code = im.CodeLoginTie, im.CodeReplaced
+				if !won && !kicked[home][tie] && !kicked[home][replaced] {
+					t.Fatalf("seed %d: %+v lost and was not kicked", seed, r)
+				}
+			}
+		}
+	}
+}
+
+// play applies a world to one region's table in an order of its own.
+func play(table *routes.Table, w world, rng *rand.Rand) map[routes.Kick]bool {
+	kicks := make(map[routes.Kick]bool)
+	type reader struct {
+		p          im.Partition
+		log        []im.RouteRecord
+		next, held int
+	}
+	var open []*reader
+	for _, o := range origins {
+		for n := range partitions {
+			if log := w[o][n]; len(log) > 0 {
+				open = append(open, &reader{p: im.Partition{Topic: im.RouteTopic(o), Number: n}, log: log})
+			}
+		}
+	}
+	for len(open) > 0 {
+		i := rng.IntN(len(open))
+		r := open[i]
+		from := r.next
+		if from > 0 && rng.IntN(3) == 0 {
+			from -= rng.IntN(from) // another writer to the copy: what was taken comes again
+		} else if from > 0 && rng.IntN(5) == 0 && r.held < 5 {
+			from, r.held = from+rng.IntN(3), r.held+1 // past a gap: must not be taken
+		}
+		to := min(from+1+rng.IntN(4), len(r.log))
+		var batch []routes.Entry
+		for _, rec := range r.log[min(from, to):to] {
+			batch = append(batch, routes.Entry{RouteRecord: rec, Local: rec.Route.Offset})
+		}
+		// Kicks are judged at time 0, when no route is dead of age: a kick that age spares is no loss.
+		res := table.Apply(r.p, batch, 0)
+		for _, k := range res.Kicks {
+			kicks[k] = true
+		}
+		r.next += res.Taken
+		if r.next == len(r.log) {
+			open = slices.Delete(open, i, i+1)
+		}
+	}
+	return kicks
+}
