@@ -126,11 +126,16 @@ func (m *maker) one() {
 	}
 	group := r.Conversation.Members() == nil
 	switch n := m.rng.IntN(100); {
-	case n < 15 && len(m.sent) > 0: // a client tries again, here or elsewhere
+	case n < 20 && len(m.sent) > 0: // a client tries again, here or elsewhere
 		again := pick(m.rng, m.sent)
+		if m.rng.IntN(2) == 0 {
+			r.Place.Origin = again.Place.Origin
+		}
+		r.Place.Stamp -= im.Stamp(m.rng.IntN(40) << 15)
 		again.Place = r.Place
 		r = again
-	case n < 25 && group:
+		o = r.Place.Origin
+	case n < 28 && group:
 		r.Kind, r.Body = im.KindCreate, m.body(&wire.Create{Title: m.text(), Members: m.names()})
 	case n < 40 && group:
 		r.Kind, r.Body = im.KindMember, m.body(&wire.Member{Add: m.names(), Remove: m.names()})

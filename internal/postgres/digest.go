@@ -1,0 +1,84 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// Digest returns a digest of each part of the view. It reads everything, in one snapshot: it is for tests, drills and
+// audits, not for dashboards.
+func (t *Timelines) Digest(ctx context.Context) (map[string]string, error) {
+	d := view.NewDigest()
+	err := t.snapshot(ctx, "digest", func(tx pgx.Tx) error {
+		*d = *view.NewDigest() // a snapshot that is tried again starts over
+		var r view.Record
+		var k view.HeadKey
+		var uid im.UID
+		var e view.Event
+		var title view.Title
+		var text []byte
+		var offset, delivered, read int64
+		var seq, first unsigned
+		for _, table := range []struct {
+			sql    string
+			fields []any
+			add    func()
+		}{
+			{
+				`SELECT conversation, origin, seq, stamp, log_offset, kind, version, sender, client_id, trace, opaque, shown, body FROM messages`,
+				append([]any{(*string)(&r.Conversation)}, recordFields(&r)...),
+				func() { d.Record(&r) },
+			},
+			{
+				`SELECT conversation, sender, client_id, origin, stamp, seq, first_seq FROM ids`,
+				[]any{
+					(*string)(&r.Conversation), (*string)(&r.Sender), (*[16]byte)(&r.ClientID),
+					(*string)(&r.Place.Origin), (*unsigned)(&r.Place.Stamp), (*unsigned)(&r.Place.Seq), &first,
+				},
+				func() { d.ID(r.ID, r.Place, uint64(first)) },
+			},
+			{
+				`SELECT conversation, origin, seq, log_offset FROM heads`,
+				[]any{(*string)(&k.Conversation), (*string)(&k.Origin), &seq, &offset},
+				func() { d.Head(k, uint64(seq), offset) },
+			},
+			{
+				`SELECT uid, conversation, origin, log_offset FROM inbox`,
+				[]any{(*string)(&uid), (*string)(&k.Conversation), (*string)(&k.Origin), &offset},
+				func() { d.Inbox(uid, k, offset) },
+			},
+			{
+				`SELECT conversation, uid, origin, seq, stamp, log_offset, sender, client_id, added FROM members`,
+				append([]any{(*string)(&k.Conversation), (*string)(&uid)}, eventFields(&e)...),
+				func() { d.Member(k.Conversation, uid, e) },
+			},
+			{
+				`SELECT conversation, origin, seq, stamp, sender, client_id, created, title FROM titles`,
+				[]any{
+					(*string)(&k.Conversation), (*string)(&title.Place.Origin), (*unsigned)(&title.Place.Seq), (*unsigned)(&title.Place.Stamp),
+					(*string)(&title.Sender), (*[16]byte)(&title.ClientID), &title.Create, &text,
+				},
+				func() { title.Text = string(text); d.Title(k.Conversation, title) },
+			},
+			{
+				`SELECT conversation, origin, uid, delivered, read FROM cursors`,
+				[]any{(*string)(&k.Conversation), (*string)(&k.Origin), (*string)(&uid), &delivered, &read},
+				func() { d.Cursor(k, uid, uint64(delivered), uint64(read)) },
+			},
+		} {
+			rows, err := tx.Query(ctx, table.sql)
+			if err != nil {
+				return err
+			}
+			if _, err := pgx.ForEachRow(rows, table.fields, func() error { table.add(); return nil }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return d.Sums(), err
+}

@@ -1,0 +1,313 @@
+package postgres
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// snapshot runs statements that must see one state of the database.
+func (t *Timelines) snapshot(ctx context.Context, what string, do func(pgx.Tx) error) error {
+	return t.retry(ctx, what, func() error {
+		return pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
+	})
+}
+
+// Known returns the heads and groups that the store has among those asked.
+func (t *Timelines) Known(ctx context.Context, heads []view.HeadKey, groups []im.Conversation) (map[view.HeadKey]uint64, map[im.Conversation]*view.Group, error) {
+	knownHeads := make(map[view.HeadKey]uint64, len(heads))
+	knownGroups := make(map[im.Conversation]*view.Group, len(groups))
+	err := t.snapshot(ctx, "known", func(tx pgx.Tx) error {
+		if len(heads) > 0 {
+			conversations, origins := make([]string, len(heads)), make([]string, len(heads))
+			for i, k := range heads {
+				conversations[i], origins[i] = string(k.Conversation), string(k.Origin)
+			}
+			rows, err := tx.Query(ctx, `
+				SELECT h.conversation, h.origin, h.seq FROM heads h
+				JOIN unnest($1::text[], $2::text[]) AS u(conversation, origin) ON h.conversation = u.conversation AND h.origin = u.origin`,
+				conversations, origins)
+			if err != nil {
+				return err
+			}
+			var k view.HeadKey
+			var seq int64
+			if _, err := pgx.ForEachRow(rows, []any{(*string)(&k.Conversation), (*string)(&k.Origin), &seq}, func() error {
+				knownHeads[k] = uint64(seq)
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		if len(groups) > 0 {
+			return readGroups(ctx, tx, groups, knownGroups)
+		}
+		return nil
+	})
+	return knownHeads, knownGroups, err
+}
+
+func readGroups(ctx context.Context, tx pgx.Tx, names []im.Conversation, groups map[im.Conversation]*view.Group) error {
+	group := func(c im.Conversation) *view.Group {
+		if groups[c] == nil {
+			groups[c] = &view.Group{}
+		}
+		return groups[c]
+	}
+	var c im.Conversation
+	var uid im.UID
+	var e view.Event
+	rows, err := tx.Query(ctx, `
+		SELECT conversation, uid, origin, seq, stamp, log_offset, sender, client_id, added FROM members
+		WHERE conversation = ANY($1) ORDER BY conversation, uid, origin, seq`, texts(names))
+	if err != nil {
+		return err
+	}
+	if _, err := pgx.ForEachRow(rows, append([]any{(*string)(&c), (*string)(&uid)}, eventFields(&e)...), func() error {
+		group(c).AddEvent(uid, e)
+		return nil
+	}); err != nil {
+		return err
+	}
+	return readTitles(ctx, tx, names, func(c im.Conversation, t view.Title) { group(c).AddTitle(t) })
+}
+
+func readTitles(ctx context.Context, tx pgx.Tx, names []im.Conversation, add func(im.Conversation, view.Title)) error {
+	var c im.Conversation
+	var t view.Title
+	var text []byte
+	rows, err := tx.Query(ctx, `
+		SELECT conversation, origin, seq, stamp, sender, client_id, created, title FROM titles
+		WHERE conversation = ANY($1) ORDER BY conversation, origin, seq`, texts(names))
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, []any{
+		(*string)(&c), (*string)(&t.Place.Origin), (*unsigned)(&t.Place.Seq), (*unsigned)(&t.Place.Stamp),
+		(*string)(&t.Sender), (*[16]byte)(&t.ClientID), &t.Create, &text,
+	}, func() error {
+		t.Text = string(text)
+		add(c, t)
+		return nil
+	})
+	return err
+}
+
+func eventFields(e *view.Event) []any {
+	return []any{
+		(*string)(&e.Place.Origin), (*unsigned)(&e.Place.Seq), (*unsigned)(&e.Place.Stamp), &e.Offset,
+		(*string)(&e.Sender), (*[16]byte)(&e.ClientID), &e.Add,
+	}
+}
+
+// Pull returns a page of a conversation. A caller who never was a member gets an empty page.
+func (t *Timelines) Pull(ctx context.Context, q view.PullQuery) (page view.Page, err error) {
+	err = t.snapshot(ctx, "pull", func(tx pgx.Tx) error {
+		intervals, err := readIntervals(ctx, tx, q.UID, q.Conversation)
+		if err != nil || len(intervals) == 0 {
+			page = view.Page{Cursor: q.Cursor.Clone()}
+			return err
+		}
+		if end := intervals[len(intervals)-1]; !end.Open() {
+			last, err := lastUpTo(ctx, tx, q.Conversation, end.To)
+			if err != nil {
+				return err
+			}
+			q = q.Ended(last)
+		}
+		streams, err := readStreams(ctx, tx, q)
+		page = q.Assemble(streams, intervals)
+		return err
+	})
+	return page, err
+}
+
+func readIntervals(ctx context.Context, tx pgx.Tx, uid im.UID, c im.Conversation) ([]view.Interval, error) {
+	if members := c.Members(); members != nil {
+		if slices.Contains(members, uid) {
+			return view.Everything(), nil
+		}
+		return nil, nil
+	}
+	var e view.Event
+	var events []view.Event
+	rows, err := tx.Query(ctx, `
+		SELECT origin, seq, stamp, log_offset, sender, client_id, added FROM members WHERE conversation = $1 AND uid = $2`, string(c), string(uid))
+	if err != nil {
+		return nil, err
+	}
+	_, err = pgx.ForEachRow(rows, eventFields(&e), func() error {
+		events = append(events, e)
+		return nil
+	})
+	return view.Spell(events), err
+}
+
+// lastUpTo returns, per origin, the last seq whose place is not past end.
+func lastUpTo(ctx context.Context, tx pgx.Tx, c im.Conversation, end im.Place) (im.Cursor, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT origin, max(seq) FROM messages
+		WHERE conversation = $1 AND (stamp, origin, seq) <= ($2::bigint, $3::text COLLATE "C", $4::bigint) GROUP BY origin`,
+		string(c), int64(end.Stamp), string(end.Origin), int64(end.Seq))
+	if err != nil {
+		return nil, err
+	}
+	last := im.Cursor{}
+	var o im.Origin
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{(*string)(&o), &seq}, func() error {
+		last[o] = uint64(seq)
+		return nil
+	})
+	return last, err
+}
+
+// readStreams fetches, of every origin, as many records past the cursor as a page can need.
+func readStreams(ctx context.Context, tx pgx.Tx, q view.PullQuery) ([]view.Stream, error) {
+	heads, err := readHeads(ctx, tx, q.Conversation)
+	if err != nil {
+		return nil, err
+	}
+	var origins []string
+	var after, upto []int64
+	for o, head := range heads {
+		from, to := q.Range(o)
+		if to = min(to, head); from < to {
+			origins, after, upto = append(origins, string(o)), append(after, int64(from)), append(upto, int64(to))
+		}
+	}
+	if len(origins) == 0 {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT m.origin, m.seq, m.stamp, m.log_offset, m.kind, m.version, m.sender, m.client_id, m.trace, m.opaque, m.shown, m.body,
+			NOT m.opaque AND NOT EXISTS (
+				SELECT FROM ids i
+				WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender
+					AND (i.stamp, i.origin, i.seq) < (m.stamp, m.origin, m.seq)) AS lowest
+		FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(origin, after, upto)
+		CROSS JOIN LATERAL (
+			SELECT * FROM messages
+			WHERE conversation = $1 AND origin = u.origin COLLATE "C" AND seq > u.after AND seq <= u.upto
+			ORDER BY seq LIMIT $5) m
+		ORDER BY m.origin, m.seq`,
+		string(q.Conversation), origins, after, upto, q.Fetch())
+	if err != nil {
+		return nil, err
+	}
+	var streams []view.Stream
+	var r view.Row
+	if _, err := pgx.ForEachRow(rows, append(recordFields(&r.Record), &r.Lowest), func() error {
+		r.Conversation = q.Conversation
+		if n := len(streams); n == 0 || streams[n-1].Origin != r.Place.Origin {
+			streams = append(streams, view.Stream{Origin: r.Place.Origin})
+		}
+		s := &streams[len(streams)-1]
+		s.Rows = append(s.Rows, r)
+		r.Body = nil // scanning would write into it
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for i := range streams {
+		s := &streams[i]
+		_, to := q.Range(s.Origin)
+		s.More = s.Rows[len(s.Rows)-1].Place.Seq < min(to, heads[s.Origin])
+	}
+	return streams, nil
+}
+
+func recordFields(r *view.Record) []any {
+	return []any{
+		(*string)(&r.Place.Origin), (*unsigned)(&r.Place.Seq), (*unsigned)(&r.Place.Stamp), &r.Offset, (*string)(&r.Kind), &r.Version,
+		(*string)(&r.Sender), (*[16]byte)(&r.ClientID), &r.Trace, &r.Opaque, &r.Shown, &r.Body,
+	}
+}
+
+func readHeads(ctx context.Context, tx pgx.Tx, c im.Conversation) (im.Cursor, error) {
+	heads, err := headsOf(ctx, tx, []im.Conversation{c})
+	return heads[c], err
+}
+
+func headsOf(ctx context.Context, tx pgx.Tx, names []im.Conversation) (map[im.Conversation]im.Cursor, error) {
+	rows, err := tx.Query(ctx, `SELECT conversation, origin, seq FROM heads WHERE conversation = ANY($1)`, texts(names))
+	if err != nil {
+		return nil, err
+	}
+	heads := map[im.Conversation]im.Cursor{}
+	var c im.Conversation
+	var o im.Origin
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{(*string)(&c), (*string)(&o), &seq}, func() error {
+		if heads[c] == nil {
+			heads[c] = im.Cursor{}
+		}
+		heads[c][o] = uint64(seq)
+		return nil
+	})
+	return heads, err
+}
+
+// Receipts returns the cursors of those of the users who have any, sorted by uid.
+func (t *Timelines) Receipts(ctx context.Context, c im.Conversation, users []im.UID) ([]view.Receipt, error) {
+	rows, err := t.pool.Query(ctx, `
+		SELECT uid, origin, delivered, read FROM cursors WHERE conversation = $1 AND uid = ANY($2) ORDER BY uid, origin`, string(c), texts(users))
+	if err != nil {
+		return nil, fail("receipts", err)
+	}
+	receipts := map[im.UID]*view.Receipt{}
+	if err := scanReceipts(rows, func(uid im.UID) *view.Receipt {
+		if receipts[uid] == nil {
+			receipts[uid] = &view.Receipt{UID: uid}
+		}
+		return receipts[uid]
+	}); err != nil {
+		return nil, fail("receipts", err)
+	}
+	var all []view.Receipt
+	for _, uid := range slices.Sorted(maps.Keys(receipts)) {
+		all = append(all, *receipts[uid])
+	}
+	return all, nil
+}
+
+// scanReceipts reads rows of (key, origin, delivered, read) into the receipt of each key.
+func scanReceipts[K ~string](rows pgx.Rows, of func(K) *view.Receipt) error {
+	var k string
+	var o im.Origin
+	var delivered, read int64
+	_, err := pgx.ForEachRow(rows, []any{&k, (*string)(&o), &delivered, &read}, func() error {
+		r := of(K(k))
+		if delivered > 0 {
+			r.Delivered = r.Delivered.Merge(im.Cursor{o: uint64(delivered)})
+		}
+		if read > 0 {
+			r.Read = r.Read.Merge(im.Cursor{o: uint64(read)})
+		}
+		return nil
+	})
+	return err
+}
+
+func texts[S ~string](of []S) []string {
+	out := make([]string, len(of))
+	for i, s := range of {
+		out[i] = string(s)
+	}
+	return out
+}
+
+// unsigned scans a bigint that is never negative.
+type unsigned uint64
+
+// ScanInt64 implements pgtype.Int64Scanner.
+func (u *unsigned) ScanInt64(v pgtype.Int8) error {
+	*u = unsigned(v.Int64)
+	return nil
+}
