@@ -7,7 +7,7 @@ import (
 	"io/fs"
 )
 
-//go:embed *.html css js sdk
+//go:embed *.html css img js sdk
 var files embed.FS
 
 // Files returns the pages, styles and scripts.

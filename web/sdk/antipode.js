@@ -157,6 +157,11 @@ export class Client extends Emitter {
     return conversation;
   }
 
+  /** No conversation is shown any more. */
+  close() {
+    this.#open = '';
+  }
+
   /** Everything shown of it was read. @param {string} id */
   markRead(id) {
     this.sync.markRead(id);

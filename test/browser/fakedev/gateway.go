@@ -1,0 +1,291 @@
+package fakedev
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+const (
+	resumeWindow = 10 * time.Second
+	maxText      = 2000
+)
+
+type gateway struct {
+	world    *World
+	region   *region
+	id       string
+	epoch    uint64
+	server   *server
+	sessions map[string]*session // guarded by World.mu
+	frames   meter               // guarded by World.mu
+}
+
+// session numbers its pushes and keeps them for a resume. Guarded by World.mu.
+type session struct {
+	id, secret string
+	uid        im.UID
+	device     string
+	login      uint64
+	conn       *socket // nil without one
+	number     uint64
+	unacked    []*wire.Push
+	gone       time.Time // when its socket went
+	mute       int       // pushes to lose on the way: what a bad network does
+}
+
+// socket writes frames in order.
+type socket struct {
+	ws    *websocket.Conn
+	codec *wire.Codec
+	mu    sync.Mutex
+}
+
+func (s *socket) send(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.ws.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = s.ws.WriteMessage(s.codec.MessageType(), b) // a dead socket is found by its reader
+}
+
+func (s *socket) frame(m proto.Message) {
+	if b, err := s.codec.Encode(wire.FrameOf(m)); err == nil {
+		s.send(b)
+	}
+}
+
+// end says why and closes.
+func (s *socket) end(err error) {
+	s.frame(wire.ErrorFrame(err))
+	spec := im.CodeOf(err).Spec()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(spec.Close, string(im.CodeOf(err))), time.Now().Add(time.Second))
+	_ = s.ws.Close()
+}
+
+func newGateway(w *World, r *region, id string) *gateway {
+	g := &gateway{world: w, region: r, id: id, epoch: 1, sessions: map[string]*session{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/ws", g.serve)
+	mux.HandleFunc("/v1/pull", cors(g.pull))
+	g.server = &server{handler: mux}
+	return g
+}
+
+func (g *gateway) wsURL() string { return "ws" + strings.TrimPrefix(g.server.url(), "http") + "/v1/ws" }
+
+// kill drops every socket and session like a crash.
+func (g *gateway) kill() {
+	g.server.kill()
+	g.world.mu.Lock()
+	defer g.world.mu.Unlock()
+	for _, s := range g.sessions {
+		if s.conn != nil {
+			_ = s.conn.ws.Close()
+		}
+	}
+	g.sessions = map[string]*session{}
+	g.epoch++
+}
+
+// push numbers a push, keeps it and sends it. The caller holds World.mu.
+func (s *session) push(body []byte, trace string) {
+	s.number++
+	p := &wire.Push{Number: s.number, Service: wire.ServiceIM, Method: wire.MethodEvent, Body: body, Trace: trace}
+	s.unacked = append(s.unacked, p)
+	if s.mute > 0 {
+		s.mute--
+		return
+	}
+	if s.conn != nil {
+		s.conn.frame(p)
+	}
+}
+
+func uidOf(token string) (im.UID, error) {
+	name, ok := strings.CutPrefix(token, "fake.")
+	if !ok {
+		return "", im.Errorf(im.CodeBadToken, "not a token of this world")
+	}
+	uid, err := im.ParseUID(name)
+	if err != nil {
+		return "", im.Errorf(im.CodeBadToken, "%v", err)
+	}
+	return uid, nil
+}
+
+func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
+	up := websocket.Upgrader{Subprotocols: []string{wire.SubprotocolJSON}, CheckOrigin: func(*http.Request) bool { return true }}
+	ws, err := up.Upgrade(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer ws.Close()
+	codec, err := wire.NewCodec(wire.SubprotocolJSON)
+	if err != nil {
+		return
+	}
+	c := &socket{ws: ws, codec: codec}
+	s, err := g.hello(c)
+	if err != nil {
+		c.end(err)
+		return
+	}
+	defer func() {
+		g.world.mu.Lock()
+		defer g.world.mu.Unlock()
+		if s.conn == c {
+			s.conn, s.gone = nil, time.Now()
+		}
+	}()
+	for {
+		f, err := c.read()
+		if err != nil {
+			if im.CodeOf(err) != im.CodeInternal {
+				c.end(err)
+			}
+			return
+		}
+		g.world.mu.Lock()
+		g.frames.hit(time.Now())
+		g.world.mu.Unlock()
+		switch kind := f.Kind.(type) {
+		case *wire.FramePing:
+			c.frame(&wire.Pong{})
+		case *wire.FramePushAck:
+			g.world.mu.Lock()
+			for len(s.unacked) > 0 && s.unacked[0].Number <= kind.PushAck.Number {
+				s.unacked = s.unacked[1:]
+			}
+			g.world.mu.Unlock()
+		case *wire.FrameBye:
+			g.world.mu.Lock()
+			delete(g.sessions, s.id)
+			g.world.mu.Unlock()
+			return
+		case *wire.FrameCall:
+			go g.call(c, s, kind.Call) // the order of submits is kept by the calls' arrival at World.mu, near enough for pages
+		}
+	}
+}
+
+func (s *socket) read() (*wire.Frame, error) {
+	_, b, err := s.ws.ReadMessage()
+	if err != nil {
+		return nil, err
+	}
+	return s.codec.Decode(b)
+}
+
+func (g *gateway) hello(c *socket) (*session, error) {
+	f, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	hello := f.GetHello()
+	if hello == nil {
+		return nil, im.Errorf(im.CodeHelloExpected, "the first frame must be hello")
+	}
+	uid, err := uidOf(hello.Token)
+	if err != nil {
+		return nil, err
+	}
+	w := g.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var s *session
+	resumed := false
+	if q := hello.Resume; q != nil {
+		if old := g.sessions[q.Session]; old != nil && old.secret == q.Secret && time.Since(old.gone) < resumeWindow {
+			s, resumed = old, true
+			for len(s.unacked) > 0 && s.unacked[0].Number <= q.Push {
+				s.unacked = s.unacked[1:]
+			}
+		}
+	}
+	for _, name := range w.names { // the same device elsewhere: the higher login wins
+		for _, other := range w.regions[name].gateways {
+			for id, had := range other.sessions {
+				if had == s || had.uid != uid || had.device != hello.Device {
+					continue
+				}
+				if had.login >= hello.Login {
+					return nil, im.Errorf(im.CodeLoginTie, "raise the login number")
+				}
+				delete(other.sessions, id)
+				if had.conn != nil {
+					go had.conn.end(im.Errorf(im.CodeReplaced, "this device logged in elsewhere"))
+				}
+			}
+		}
+	}
+	if s == nil {
+		s = &session{id: randomHex(8), secret: randomHex(8), uid: uid, device: hello.Device}
+		g.sessions[s.id] = s
+	}
+	s.login, s.conn = hello.Login, c
+	c.frame(&wire.Welcome{
+		Uid: string(uid), Session: s.id, ResumeSecret: s.secret, ResumeWindowMs: uint32(resumeWindow.Milliseconds()), Resumed: resumed,
+		Region: string(g.region.name), Origin: string(g.region.name), Gateway: g.id, ServerTimeMs: time.Now().UnixMilli(),
+		HeartbeatMs: 1000, MaxFrameBytes: 64 << 10, MaxTextBytes: maxText,
+	})
+	for _, p := range s.unacked {
+		c.frame(p)
+	}
+	return s, nil
+}
+
+func (g *gateway) call(c *socket, s *session, q *wire.Call) {
+	body, err := g.world.serve(g.region, s.uid, q)
+	reply := &wire.Reply{Id: q.Id, Body: body}
+	if err != nil {
+		reply = &wire.Reply{Id: q.Id, Error: wire.ErrorFrame(err)}
+	}
+	if b, err := c.codec.EncodeReply(wire.ServiceIM, q.Method, reply); err == nil {
+		c.send(b)
+	}
+}
+
+// pull is the HTTP fallback.
+func (g *gateway) pull(w http.ResponseWriter, r *http.Request) {
+	uid, err := uidOf(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	q := &wire.PullRequest{}
+	if err != nil || protojson.Unmarshal(b, q) != nil {
+		writeError(w, im.Errorf(im.CodeBadRequest, "not a pull"))
+		return
+	}
+	g.world.mu.Lock()
+	defer g.world.mu.Unlock()
+	g.frames.hit(time.Now())
+	c := g.region.convs[q.Conversation]
+	if c == nil || !c.members[uid] {
+		writeError(w, im.Errorf(im.CodeNotMember, "not a member"))
+		return
+	}
+	out, err := c.pull(q)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	if b, err = protojson.Marshal(out); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
