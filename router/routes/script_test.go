@@ -13,7 +13,7 @@ import (
 	"github.com/antipode-im/antipode/router/routes"
 )
 
-// script runs the commands of testdata against one table with one partition.
+// script runs the commands of testdata/scripts against one table with one partition.
 type script struct {
 	table *routes.Table
 	next  map[im.Origin]int64
@@ -30,7 +30,7 @@ func at(t *testing.T, s string) im.Stamp {
 }
 
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		s := &script{}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			return s.run(t, d)
