@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/otlptranslator"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
@@ -63,6 +64,7 @@ type Telemetry struct {
 	registry *prometheus.Registry
 	traces   *sdktrace.TracerProvider
 	metrics  *sdkmetric.MeterProvider
+	otlp     *otlptrace.Exporter // nil without an endpoint
 	admin    *admin
 }
 
@@ -102,11 +104,10 @@ func New(cfg Config) (*Telemetry, error) {
 		if strings.Contains(cfg.OTLP, "://") {
 			endpoint = []otlptracegrpc.Option{otlptracegrpc.WithEndpointURL(cfg.OTLP)}
 		}
-		otlp, err := otlptracegrpc.New(context.Background(), endpoint...) // connects in the background
-		if err != nil {
+		if t.otlp, err = otlptracegrpc.New(context.Background(), endpoint...); err != nil { // connects in the background
 			return nil, fmt.Errorf("telemetry: OTLP endpoint %s: %w", cfg.OTLP, err)
 		}
-		options = append(options, sdktrace.WithBatcher(otlp))
+		options = append(options, sdktrace.WithBatcher(&quietExporter{SpanExporter: t.otlp, log: t.Log}))
 	}
 	t.traces = sdktrace.NewTracerProvider(options...)
 	t.TracerProvider, t.Tracer = t.traces, t.traces.Tracer(scope)
@@ -163,12 +164,36 @@ func (t *Telemetry) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	err := errors.Join(t.traces.Shutdown(ctx), t.metrics.Shutdown(ctx))
+	if t.otlp != nil { // after a shutdown that ran out of time it goes on trying for a while otherwise
+		err = errors.Join(err, t.otlp.Shutdown(ctx))
+	}
 	if t.admin != nil {
 		t.admin.close()
 	}
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
+	return nil
+}
+
+// quietExporter logs when exporting begins to fail, and when it works again. The SDK would report every failure to a
+// handler that is global to the process.
+type quietExporter struct {
+	sdktrace.SpanExporter
+	log     *slog.Logger
+	failing bool // the SDK calls one export at a time
+}
+
+// ExportSpans implements sdktrace.SpanExporter.
+func (e *quietExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := e.SpanExporter.ExportSpans(ctx, spans)
+	switch {
+	case err != nil && !e.failing:
+		e.log.Warn("traces are lost: the OTLP endpoint does not take them", "error", err)
+	case err == nil && e.failing:
+		e.log.Info("the OTLP endpoint takes traces again")
+	}
+	e.failing = err != nil
 	return nil
 }
 
