@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -52,60 +51,18 @@ func NewBackend(cc grpc.ClientConnInterface) *Backend {
 // Call runs a call at the instance. Every error is an *im.Error: the instance's own, or unavailable when it did not
 // answer, in which case it may or may not have acted.
 func (b *Backend) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
-	result, _, err := b.call(ctx, c)
-	return result, err
-}
-
-// call also tells whether the instance answered at all.
-func (b *Backend) call(ctx context.Context, c im.Call) (_ im.CallResult, answered bool, _ error) {
 	r, err := b.client.Call(ctx, &antipodev1.BackendCallRequest{
 		Service: c.Service, Method: c.Method, Key: c.Key, Body: c.Body,
 		Uid: string(c.UID), Device: string(c.Device), Platform: string(c.Platform),
 		Seen: uint64(c.Seen), MaxTextBytes: uint32(c.MaxText),
 	})
-	if err != nil {
-		if status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) {
-			return im.CallResult{}, false, im.Errorf(im.CodeUnavailable, "the service %q did not answer in time; sending again is safe", c.Service)
-		}
-		return im.CallResult{}, false, im.Errorf(im.CodeUnavailable, "the service %q does not answer; sending again is safe", c.Service)
+	switch {
+	case status.Code(err) == codes.DeadlineExceeded:
+		return im.CallResult{}, im.Errorf(im.CodeUnavailable, "the service %q did not answer in time; sending again is safe", c.Service)
+	case err != nil:
+		return im.CallResult{}, im.Errorf(im.CodeUnavailable, "the service %q does not answer; sending again is safe", c.Service)
+	case r.Error != nil:
+		return im.CallResult{}, wire.ErrorOf(r.Error)
 	}
-	if r.Error != nil {
-		return im.CallResult{}, true, wire.ErrorOf(r.Error)
-	}
-	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp)}, true, nil
-}
-
-// Backends calls the right instance of a service.
-type Backends struct {
-	conns Conns
-	pick  func(service, key string) []im.Instance
-}
-
-// NewBackends returns a caller over the instances that pick lists for a service and key, the best first: for a
-// conversation, the owner of its partition. pick returns nil for a service that nobody registered.
-func NewBackends(conns Conns, pick func(service, key string) []im.Instance) *Backends {
-	return &Backends{conns: conns, pick: pick}
-}
-
-// Call runs a call at the best instance, and once more at the next best if that one does not answer while there is time:
-// what is sent twice has one id, so it shows once.
-func (b *Backends) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
-	instances := b.pick(c.Service, c.Key)
-	if len(instances) == 0 {
-		return im.CallResult{}, im.Errorf(im.CodeUnknownService, "no service %q is registered here", c.Service)
-	}
-	var last error
-	for _, instance := range instances[:min(2, len(instances))] {
-		cc, err := b.conns.Conn(instance.Addr)
-		if err != nil {
-			last = im.Errorf(im.CodeUnavailable, "no connection to an instance of %q", c.Service)
-			continue
-		}
-		result, answered, err := NewBackend(cc).call(ctx, c)
-		if err == nil || answered || ctx.Err() != nil {
-			return result, err
-		}
-		last = err
-	}
-	return im.CallResult{}, last
+	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp)}, nil
 }
