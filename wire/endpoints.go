@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -95,6 +96,11 @@ func (p Policy) Within() Policy {
 	}
 	p.BackoffJitter = min(p.BackoffJitter, 1)
 	return p
+}
+
+// WebSocketURL is where the WebSocket of a gateway with a public base URL (http or https) is.
+func WebSocketURL(base string) string {
+	return "ws" + strings.TrimPrefix(strings.TrimSuffix(base, "/"), "http") + "/v1/ws"
 }
 
 // MaxEndpointsBytes bounds an answer of ipconf.
