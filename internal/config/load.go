@@ -72,7 +72,7 @@ func (l *loader) problem(key, format string, args ...any) {
 
 // source tells where a key, or else the section around it, was set.
 func (l *loader) source(key string) string {
-	for k := key; k != ""; {
+	for k := key; ; {
 		if s, ok := l.sources[k]; ok {
 			return s
 		}
