@@ -152,3 +152,6 @@ func before(s im.Stamp, d time.Duration) im.Stamp {
 }
 
 func hex(n uint64) string { return fmt.Sprintf("%016x", n) }
+
+// Client is the client that the routes were opened with.
+func (s *Routes) Client() redis.UniversalClient { return s.client }

@@ -1,0 +1,241 @@
+// Package redistest holds a Redis, whatever its kind, to what internal/redis needs of it: miniredis in unit tests, a real
+// redis-server or Redis Cluster where there is one.
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/redis"
+)
+
+// Model is the pure table that rows in Redis must equal.
+type Model interface {
+	Apply(p im.Partition, records []im.RouteRecord)
+	Jump(p im.Partition)
+	Rows(uid im.UID) []im.Route // sorted by device, then region
+}
+
+// Run runs the suite against a Redis. Each part uses a key prefix of its own.
+func Run(t *testing.T, client goredis.UniversalClient, model func(t *testing.T) Model) {
+	parts := []struct {
+		name string
+		run  func(t *testing.T, s *redis.Routes)
+	}{
+		{"moves positions by compare and set", positions},
+		{"keeps big numbers exact", bigNumbers},
+		{"lets users expire", func(t *testing.T, s *redis.Routes) { expire(t, s, client) }},
+		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, client) }},
+		{"equals the table", func(t *testing.T, s *redis.Routes) { equals(t, s, model) }},
+	}
+	for _, part := range parts {
+		t.Run(part.name, func(t *testing.T) {
+			part.run(t, redis.NewRoutes(client, prefix(t)))
+		})
+	}
+}
+
+func prefix(t *testing.T) string { return fmt.Sprintf("test-%x:", []byte(t.Name())) }
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func claim(uid im.UID, login uint64, offset int64) im.RouteRecord {
+	return im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
+		UID: uid, Device: "a b", Platform: "i o s", Region: "eu", Gateway: im.Gateway{ID: "g 1", Epoch: 1}, Conn: 7,
+		Login: login, Offset: offset, Claimed: im.StampAt(noon),
+	}}
+}
+
+func apply(t *testing.T, s *redis.Routes, b im.RouteBatch) bool {
+	t.Helper()
+	ok, err := s.Apply(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ok
+}
+
+func lookup(t *testing.T, s *redis.Routes, number int, uid im.UID) []im.Route {
+	t.Helper()
+	rows, err := s.Lookup(t.Context(), number, uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+func positions(t *testing.T, s *redis.Routes) {
+	p := im.Partition{Topic: "route.eu", Number: 3}
+	first := im.RoutePosition{Next: 1, Local: 1}
+	if !apply(t, s, im.RouteBatch{Partition: p, To: first, Records: []im.RouteRecord{claim("ann", 1, 0)}}) {
+		t.Fatal("the first batch was refused")
+	}
+	stale := im.RoutePosition{Next: 2, Local: 2}
+	if apply(t, s, im.RouteBatch{Partition: p, To: stale, Records: []im.RouteRecord{claim("ann", 9, 1)}}) {
+		t.Fatal("a batch that expects no position was taken")
+	}
+	wrong := first
+	wrong.Generation = 1
+	if apply(t, s, im.RouteBatch{Partition: p, From: &wrong, To: stale, Records: []im.RouteRecord{claim("ann", 9, 1)}}) {
+		t.Fatal("a batch from another position was taken")
+	}
+	if rows := lookup(t, s, 3, "ann"); len(rows) != 1 || rows[0] != claim("ann", 1, 0).Route {
+		t.Fatalf("rows after refused batches: %+v", rows)
+	}
+	second := im.RoutePosition{Next: 2, Local: 9, Generation: 4, Floor: 0}
+	if !apply(t, s, im.RouteBatch{Partition: p, From: &first, To: second}) {
+		t.Fatal("an empty batch from the stored position was refused")
+	}
+	other := im.Partition{Topic: "route.us.2", Number: 3}
+	if !apply(t, s, im.RouteBatch{Partition: other, To: first}) {
+		t.Fatal("another origin of the partition was refused")
+	}
+	got, err := s.Positions(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got["eu"] != second || got["us.2"] != first {
+		t.Fatalf("positions: %+v", got)
+	}
+	if got, err := s.Positions(t.Context(), 4); err != nil || len(got) != 0 {
+		t.Fatalf("positions of an untouched partition: %+v, %v", got, err)
+	}
+}
+
+// bigNumbers tells numbers apart that are one number to a script's floating point.
+func bigNumbers(t *testing.T, s *redis.Routes) {
+	p := im.Partition{Topic: "route.eu"}
+	low, high := claim("ann", 1<<63+1, 1<<60), claim("ann", 1<<63+2, 1<<60+1)
+	to := im.RoutePosition{Next: 1<<60 + 2, Local: 1<<60 + 2}
+	apply(t, s, im.RouteBatch{Partition: p, To: to, Records: []im.RouteRecord{high, low}})
+	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 || rows[0] != high.Route {
+		t.Fatalf("rows: %+v, want the higher login", rows)
+	}
+	release := high
+	release.Kind, release.Route.Login = im.KindRelease, low.Route.Login
+	next := im.RoutePosition{Next: to.Next + 1, Local: to.Local + 1}
+	apply(t, s, im.RouteBatch{Partition: p, From: &to, To: next, Records: []im.RouteRecord{release}})
+	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 {
+		t.Fatalf("the release of another login took the route")
+	}
+	got, err := s.Positions(t.Context(), 0)
+	if err != nil || got["eu"] != next {
+		t.Fatalf("positions: %+v, %v", got, err)
+	}
+}
+
+func expire(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
+	apply(t, s, im.RouteBatch{
+		Partition: im.Partition{Topic: "route.eu"}, To: im.RoutePosition{Next: 1}, Records: []im.RouteRecord{claim("ann", 1, 0)},
+	})
+	ttl, err := client.TTL(t.Context(), prefix(t)+"{route.0}:user:ann").Result()
+	if err != nil || ttl <= 2*time.Hour || ttl > 3*time.Hour {
+		t.Fatalf("a user's key lives for %v, %v; want between 2 and 3 hours", ttl, err)
+	}
+	// Devices that are never seen again leave when there are many, though the user goes on claiming.
+	from := im.RoutePosition{Next: 1}
+	var old []im.RouteRecord
+	for i := range 20 {
+		r := claim("ann", 1, int64(i)+1)
+		r.Route.Device = im.DeviceID(fmt.Sprint("old", i))
+		old = append(old, r)
+	}
+	fresh := claim("ann", 2, 21)
+	fresh.Route.Claimed = im.StampAt(noon.Add(4 * time.Hour))
+	mid, to := im.RoutePosition{Next: 21}, im.RoutePosition{Next: 22}
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, From: &from, To: mid, Records: old})
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, From: &mid, To: to, Records: []im.RouteRecord{fresh}})
+	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 || rows[0] != fresh.Route {
+		t.Fatalf("rows: %+v, want the fresh one only", rows)
+	}
+}
+
+// oneSlot looks at the keys' hash tags.
+func oneSlot(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
+	records := []im.RouteRecord{claim("ann", 1, 0), claim("bob", 1, 1), {Kind: im.KindGatewayDown, Route: im.Route{Gateway: im.Gateway{ID: "g", Epoch: 3}}}}
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu", Number: 5}, To: im.RoutePosition{Next: 3}, Records: records})
+	keys, err := client.Keys(t.Context(), prefix(t)+"*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(keys)
+	var want []string
+	for _, k := range []string{"fences", "positions", "user:ann", "user:bob"} {
+		want = append(want, prefix(t)+"{route.5}:"+k)
+	}
+	if !slices.Equal(keys, want) {
+		t.Fatalf("keys: %q, want %q", keys, want)
+	}
+}
+
+// equals applies random records to Redis and to the table, and compares the rows after each batch.
+func equals(t *testing.T, s *redis.Routes, model func(t *testing.T) Model) {
+	uids, devices := []im.UID{"ann", "bob"}, []im.DeviceID{"phone", "web 1"}
+	origins := []im.Origin{"eu", "us"}
+	for seed := range uint64(20) {
+		s, m := redis.NewRoutes(s.Client(), fmt.Sprintf("%s%d:", prefix(t), seed)), model(t)
+		rng := rand.New(rand.NewPCG(seed, 2))
+		next, at := map[im.Origin]int64{}, map[im.Origin]*im.RoutePosition{}
+		clock := noon
+		for range 60 {
+			o := origins[rng.IntN(2)]
+			p := im.Partition{Topic: im.RouteTopic(o)}
+			to := im.RoutePosition{}
+			if at[o] != nil {
+				to = *at[o]
+			}
+			if rng.IntN(15) == 0 {
+				m.Jump(p)
+				next[o] += 3
+				to.Floor = next[o]
+			}
+			var records []im.RouteRecord
+			for range 1 + rng.IntN(5) {
+				clock = clock.Add(time.Duration(rng.IntN(300)) * time.Second)
+				r := im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
+					UID: uids[rng.IntN(2)], Device: devices[rng.IntN(2)], Platform: "ios", Region: o.Region(),
+					Gateway: im.Gateway{ID: fmt.Sprint("g", rng.IntN(2)), Epoch: uint64(1 + rng.IntN(3))}, Conn: uint64(rng.IntN(2)),
+					Login: uint64(rng.IntN(4)), Offset: next[o], Claimed: im.StampAt(clock), Offline: rng.IntN(4) == 0,
+				}}
+				switch rng.IntN(10) {
+				case 0, 1, 2:
+					r.Kind = im.KindRelease
+				case 3:
+					r.Kind = im.KindGatewayDown
+				}
+				next[o]++
+				records = append(records, r)
+			}
+			to.Next, to.Local = next[o], next[o]
+			m.Apply(p, records)
+			if !apply(t, s, im.RouteBatch{Partition: p, From: at[o], To: to, Records: records}) {
+				t.Fatalf("seed %d: the batch was refused", seed)
+			}
+			at[o] = &to
+			for _, uid := range uids {
+				if got, want := lookup(t, s, 0, uid), m.Rows(uid); !slices.Equal(got, want) {
+					t.Fatalf("seed %d: rows of %s\n got %+v\nwant %+v", seed, uid, got, want)
+				}
+			}
+		}
+	}
+}
+
+// Down checks that a Redis that is gone is an error, in time, and not a lie.
+func Down(t *testing.T, s *redis.Routes) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := s.Positions(ctx, 0); err == nil {
+		t.Error("positions of a Redis that is gone")
+	}
+	if ok, err := s.Apply(ctx, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, To: im.RoutePosition{Next: 1}}); err == nil || ok {
+		t.Error("a batch was applied to a Redis that is gone")
+	}
+}
