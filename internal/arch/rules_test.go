@@ -1,0 +1,205 @@
+package arch
+
+// own is a rule about imports within this module: the packages it applies to, and all that they may import of it.
+// Paths are relative to the module; a trailing /... takes in what is below. A package may always import what is below
+// itself. The first rule that fits a package counts; a package that fits none is a failure, so that a new folder gets a
+// place in the design before it gets code.
+type own struct {
+	of     []string
+	may    []string
+	reason string
+}
+
+var ownRules = []own{
+	{
+		[]string{"im"},
+		nil,
+		"im is the nouns: everything imports it, so it imports nothing but the standard library, does no I/O and reads no clock",
+	},
+	{
+		[]string{"proto/..."},
+		nil,
+		"proto is the schema: generated code that knows nothing of the rest",
+	},
+	{
+		[]string{"wire"},
+		[]string{"im", "proto/..."},
+		"wire is the one place that knows how values are encoded; it maps bytes to nouns and nothing else",
+	},
+	{
+		[]string{"client/..."},
+		[]string{"im", "wire"},
+		"the client is a library for other people's programs: it speaks the protocol and knows nothing of servers",
+	},
+	{
+		[]string{"gateway/..."},
+		[]string{"im", "wire", "gateway/..."},
+		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
+	},
+	{
+		[]string{"imserver/..."},
+		[]string{"im", "wire", "imserver/..."},
+		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
+	},
+	{
+		[]string{"ipconf/...", "router/...", "replicator/..."},
+		[]string{"im", "wire"},
+		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
+	},
+	{
+		[]string{"internal/postgres/..."},
+		[]string{"im", "wire", "imserver/view/...", "internal/postgres/..."},
+		"the timelines adapter stores what imserver's pure core derives, whose row types it takes; it knows no service",
+	},
+	{
+		[]string{"internal/kafka/...", "internal/redis/...", "internal/registry/...", "internal/ownership/...", "internal/certs/...", "internal/config/..."},
+		[]string{"im", "wire", "internal/kafka/...", "internal/redis/...", "internal/registry/..."},
+		"an adapter wraps one dependency in the nouns of im: if it knew a service or another adapter, replacing one would mean changing two",
+	},
+	{
+		[]string{"internal/rpc/..."},
+		[]string{"im", "wire", "proto/..."},
+		"rpc carries nouns between services, both ends in one package: it knows their encodings, not the services",
+	},
+	{
+		[]string{"internal/telemetry/...", "internal/faultnet/...", "internal/embedded/..."},
+		nil,
+		"telemetry, fault injection and embedded servers would serve any program: they know nothing of messaging",
+	},
+	{
+		[]string{"internal/checker/..."},
+		[]string{"im"},
+		"the checker judges histories by the invariants alone: sharing code with what it judges would share its mistakes",
+	},
+	{
+		[]string{"internal/console/...", "web/..."},
+		[]string{"im", "web"},
+		"the console shows what it is given through its own interfaces, so that a browser test can feed it anything",
+	},
+	{
+		[]string{"internal/demo/...", "internal/loadgen/..."},
+		[]string{"im", "wire", "client/...", "internal/checker/..."},
+		"demo and load come in through the client, as users do: what they measure must be what users get",
+	},
+	{
+		[]string{"internal/app/..."},
+		[]string{"..."},
+		"app is the composition root: the one place that sees services and adapters at once",
+	},
+	{
+		[]string{"cmd/..."},
+		[]string{"im", "client/...", "internal/app/...", "internal/checker/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
+		"main is thin: it parses flags and calls app, which tests can call too",
+	},
+	{
+		[]string{"test/..."},
+		[]string{"..."},
+		"tests of the whole may see everything",
+	},
+	{
+		[]string{"internal/arch"},
+		nil,
+		"the rules do not depend on what they rule",
+	},
+}
+
+// foreign is a rule about a dependency: which packages of this module may import it. A package that no rule names is free
+// for all.
+type foreign struct {
+	dependency []string // import paths, with what is below them
+	only       []string
+	reason     string
+}
+
+var foreignRules = []foreign{
+	{
+		[]string{"github.com/segmentio/kafka-go"},
+		[]string{"internal/kafka/..."},
+		"Kafka stands behind one adapter, which alone knows the traps of its client",
+	},
+	{
+		[]string{"github.com/twmb/franz-go"},
+		[]string{"internal/embedded/..."},
+		"franz-go is here for its fake broker only: two Kafka clients would mean two sets of guarantees",
+	},
+	{
+		[]string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"},
+		[]string{"internal/postgres/...", "internal/embedded/...", "internal/app/..."},
+		"PostgreSQL stands behind one adapter; embedded asks whether its server answers",
+	},
+	{
+		[]string{"github.com/redis/go-redis/v9"},
+		[]string{"internal/redis/...", "internal/app/..."},
+		"Redis stands behind one adapter",
+	},
+	{
+		[]string{"github.com/alicebob/miniredis/v2", "github.com/fergusstrange/embedded-postgres"},
+		[]string{"internal/embedded/..."},
+		"embedded servers are for dev and tests: nothing else may come to need them",
+	},
+	{
+		[]string{"github.com/hashicorp/consul"},
+		[]string{"internal/consul/..."},
+		"Consul stands behind one adapter",
+	},
+	{
+		[]string{"google.golang.org/grpc"},
+		[]string{"internal/rpc/...", "proto/..."},
+		"gRPC is how services talk today, not what they are: both ends live in internal/rpc",
+	},
+	{
+		[]string{"github.com/antipode-im/antipode/proto"},
+		[]string{"wire", "internal/rpc/..."},
+		"generated types cross wire as nouns, checked: whoever used them raw would skip the checks",
+	},
+	{
+		[]string{"github.com/gorilla/websocket"},
+		[]string{"gateway/...", "client/...", "test/..."},
+		"WebSocket is the edge: only its two ends know it",
+	},
+	{
+		[]string{"github.com/golang-jwt/jwt/v5"},
+		[]string{"gateway/auth", "gateway/issue"},
+		"tokens are verified in one place",
+	},
+	{
+		[]string{"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "github.com/prometheus/client_golang"},
+		[]string{"internal/telemetry/...", "test/..."},
+		"services measure through the OpenTelemetry API; what is exported where is telemetry's business",
+	},
+	{
+		[]string{"github.com/goccy/go-yaml"},
+		[]string{"internal/config/..."},
+		"one package reads configuration, strictly",
+	},
+	{
+		[]string{"github.com/spf13/cobra"},
+		[]string{"cmd/..."},
+		"commands are main's business",
+	},
+	{
+		[]string{"github.com/antipode-im/antipode/gateway/issue"},
+		[]string{"internal/app/...", "test/..."},
+		"issuing tokens is for dev: a production service must not be able to",
+	},
+	{
+		[]string{"github.com/antipode-im/antipode/internal/embedded"},
+		[]string{"internal/app/...", "test/..."},
+		"embedded servers are for dev and tests",
+	},
+	{
+		[]string{"github.com/antipode-im/antipode/internal/app"},
+		[]string{"cmd/...", "test/..."},
+		"nothing below the composition root knows it",
+	},
+	{
+		[]string{"github.com/pkg/errors", "github.com/sirupsen/logrus", "go.uber.org/zap", "golang.org/x/exp"},
+		nil,
+		"the standard library does it: errors, log/slog, slices and maps",
+	},
+}
+
+// badNames are what packages are called that hold whatever had no place.
+var badNames = []string{"common", "util", "utils", "helper", "helpers", "base", "types", "model", "models", "manager", "misc", "shared"}
+
+const maxLines = 700
