@@ -1,0 +1,560 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/initproducerid"
+	"github.com/segmentio/kafka-go/protocol/produce"
+	"github.com/segmentio/kafka-go/protocol/rawproduce"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Append appends entries to a partition, all or none of them at consecutive offsets, and returns the first when all
+// in-sync replicas have them. Calls that begin after another returned are after it in the log. The entries' partitions
+// and offsets are ignored. The entries may be changed once Append has returned.
+//
+// Errors: CodeOverloaded when QueueBytes are waiting already (nothing was appended), CodeUnavailable when the broker
+// did not acknowledge within AppendTimeout or the context (it may have landed; a repeat is safe where ids make it so),
+// others when a repeat would fail as well.
+func (c *Cluster) Append(ctx context.Context, p im.Partition, entries []im.Entry) (int64, error) {
+	if len(entries) == 0 {
+		return 0, fmt.Errorf("kafka: append to %v: no entries", p)
+	}
+	size := 0
+	for i := range entries {
+		size += boundEntry(&entries[i])
+	}
+	if batchHead+size > c.cfg.BatchBytes {
+		return 0, im.Errorf(im.CodeBadRequest, "kafka: append to %v: %d entries may take %d bytes, more than the %d of one batch: append fewer at a time",
+			p, len(entries), batchHead+size, c.cfg.BatchBytes)
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v", p, err), err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.AppendTimeout)
+	defer cancel()
+	w := &call{entries: entries, size: size, done: make(chan struct{})}
+	w.deadline, _ = ctx.Deadline()
+	if err := c.app.enqueue(p, w); err != nil {
+		return 0, err
+	}
+	select {
+	case <-w.done:
+		return w.first, w.err
+	case <-ctx.Done():
+	}
+	if c.app.withdraw(w) {
+		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v before it was sent: nothing was appended", p, ctx.Err()), ctx.Err()}
+	}
+	select {
+	case <-w.done:
+		return w.first, w.err
+	default:
+		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v while waiting for the broker: it may have landed", p, ctx.Err()), ctx.Err()}
+	}
+}
+
+// call is one Append that waits.
+type call struct {
+	entries  []im.Entry // nil once encoded
+	size     int        // bound of the encoded size
+	deadline time.Time
+	queue    *queue
+	batch    *batch // nil while it is in the queue; under appender.mu
+	gone     bool   // its caller left; under appender.mu
+	done     chan struct{}
+	first    int64 // set before done is closed
+	err      error
+}
+
+// batch is what one request appends to one partition.
+type batch struct {
+	queue    *queue
+	calls    []*call
+	count    int    // records
+	size     int    // bound of the encoded size
+	encoded  []byte // once sent; a repeat sends the same records
+	deadline time.Time
+	retryAt  time.Time
+	attempts int
+	last     error // why the last attempt failed
+}
+
+// queue is one partition's appends, in order.
+type queue struct {
+	partition im.Partition
+	head      *batch // sent, or to be sent again: nothing overtakes it
+	flying    bool   // head is in a request
+	waiting   []*call
+	since     time.Time // when the first of waiting came
+	listed    bool      // is in appender.active
+	producer  producer
+}
+
+// flight is what is under way to one leader.
+type flight struct{ requests int }
+
+// Bounds of the dispatcher.
+const (
+	maxFlights      = 4       // requests under way to one leader
+	maxRequestBytes = 8 << 20 // of one request, beyond its first batch
+)
+
+// appender sends queues' batches: one goroutine decides what goes together, and one per request waits for its answer.
+type appender struct {
+	c     *Cluster
+	wake  chan struct{}
+	table *crc32.Table
+
+	mu      sync.Mutex
+	closed  bool
+	queues  map[im.Partition]*queue
+	active  []*queue // those with something to send or in flight
+	bytes   int      // of all calls that are not done
+	flights map[int32]*flight
+	stats   AppendStats
+}
+
+// AppendStats counts what the appender did since Open.
+type AppendStats struct {
+	Requests int64 // sent, repeats included
+	Batches  int64 // acknowledged
+	Records  int64 // acknowledged
+	Repeats  int64 // batches that were sent again
+	GivenUp  int64 // batches that failed
+	Queued   int   // bytes that wait for their acknowledgement now
+}
+
+// AppendStats returns what was counted.
+func (c *Cluster) AppendStats() AppendStats {
+	a := &c.app
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.stats
+	s.Queued = a.bytes
+	return s
+}
+
+func (a *appender) init(c *Cluster) {
+	a.c = c
+	a.wake = make(chan struct{}, 1)
+	a.table = crc32.MakeTable(crc32.Castagnoli)
+	a.queues = make(map[im.Partition]*queue)
+	a.flights = make(map[int32]*flight)
+}
+
+func (a *appender) enqueue(p im.Partition, w *call) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: closed", p), ErrClosed}
+	}
+	if a.bytes+w.size > a.c.cfg.QueueBytes {
+		e := im.Errorf(im.CodeOverloaded, "kafka: append to %v: %d bytes wait already, of %d at most", p, a.bytes, a.c.cfg.QueueBytes)
+		e.RetryAfter = 200 * time.Millisecond
+		return e
+	}
+	q := a.queues[p]
+	if q == nil {
+		q = &queue{partition: p, producer: producer{id: -1}}
+		a.queues[p] = q
+	}
+	a.bytes += w.size
+	w.queue = q
+	if len(q.waiting) == 0 {
+		q.since = time.Now()
+	}
+	q.waiting = append(q.waiting, w)
+	if !q.listed {
+		q.listed = true
+		a.active = append(a.active, q)
+	}
+	a.poke()
+	return nil
+}
+
+// poke has the dispatcher look again.
+func (a *appender) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// withdraw takes a call out of its queue whose caller left. It returns false when it was sent, or may be.
+func (a *appender) withdraw(w *call) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.batch != nil {
+		w.gone = true
+		return false
+	}
+	for i, x := range w.queue.waiting {
+		if x == w {
+			w.queue.waiting = append(w.queue.waiting[:i:i], w.queue.waiting[i+1:]...)
+			a.bytes -= w.size
+			return true
+		}
+	}
+	return false
+}
+
+// run decides what to send until the cluster is closed.
+func (a *appender) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := a.dispatch(time.Now())
+		if next.IsZero() {
+			next = time.Now().Add(time.Hour)
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-a.wake:
+		case <-timer.C:
+		case <-a.c.ctx.Done():
+			a.close()
+			return
+		}
+	}
+}
+
+// dispatch sends what may be sent and returns when to look again at the latest.
+//
+// A leader with nothing under way is sent to at once; while a request is under way, appends gather for Linger. Batches
+// grow with the load by themselves, and a lone append waits for nothing.
+func (a *appender) dispatch(now time.Time) (next time.Time) {
+	lay := a.c.lay.layout()
+	var (
+		failed   []*batch
+		sends    map[int32][]*queue
+		oldest   map[int32]time.Time
+		earliest = func(t time.Time) {
+			if next.IsZero() || t.Before(next) {
+				next = t
+			}
+		}
+	)
+	a.mu.Lock()
+	kept := a.active[:0]
+	for _, q := range a.active {
+		if q.head == nil && len(q.waiting) > 0 {
+			a.form(q)
+		}
+		if q.head == nil {
+			q.listed = false
+			continue
+		}
+		kept = append(kept, q)
+		if q.flying {
+			continue
+		}
+		if !now.Before(q.head.deadline) || q.head.abandoned() {
+			failed = append(failed, q.head)
+			continue
+		}
+		if now.Before(q.head.retryAt) {
+			earliest(q.head.retryAt)
+			earliest(q.head.deadline)
+			continue
+		}
+		leader, err := lay.leader(q.partition)
+		if err != nil {
+			a.postpone(q.head, now, err)
+			earliest(q.head.retryAt)
+			continue
+		}
+		if sends == nil {
+			sends, oldest = make(map[int32][]*queue), make(map[int32]time.Time)
+		}
+		sends[leader] = append(sends[leader], q)
+		if t := oldest[leader]; t.IsZero() || q.since.Before(t) {
+			oldest[leader] = q.since
+		}
+	}
+	clear(a.active[len(kept):])
+	a.active = kept
+	for _, b := range failed {
+		a.giveUp(b)
+	}
+	for leader, queues := range sends {
+		f := a.flights[leader]
+		if f == nil {
+			f = &flight{}
+			a.flights[leader] = f
+		}
+		if f.requests > 0 {
+			if due := oldest[leader].Add(a.c.cfg.Linger); f.requests >= maxFlights || now.Before(due) {
+				if f.requests < maxFlights {
+					earliest(due)
+				}
+				continue // the end of a request wakes the dispatcher too
+			}
+		}
+		a.launch(leader, f, queues, lay.broker(leader))
+	}
+	a.mu.Unlock()
+	if len(failed) > 0 { // what was behind them may go now
+		return now
+	}
+	return next
+}
+
+// form makes the head of a queue from what waits.
+func (a *appender) form(q *queue) {
+	b := &batch{queue: q, size: batchHead}
+	for _, w := range q.waiting {
+		if len(b.calls) > 0 && b.size+w.size > a.c.cfg.BatchBytes {
+			break
+		}
+		b.calls = append(b.calls, w)
+		b.size += w.size
+		b.count += len(w.entries)
+		if w.deadline.After(b.deadline) {
+			b.deadline = w.deadline
+		}
+		w.batch = b
+	}
+	n := len(b.calls)
+	clear(q.waiting[:n])
+	q.waiting = q.waiting[n:]
+	q.head = b
+}
+
+// abandoned tells whether all its callers left.
+func (b *batch) abandoned() bool {
+	for _, w := range b.calls {
+		if !w.gone {
+			return false
+		}
+	}
+	return true
+}
+
+// postpone has a batch sent again later. Under mu.
+func (a *appender) postpone(b *batch, now time.Time, why error) {
+	b.last = why
+	b.retryAt = now.Add(backoff(b.attempts))
+	b.attempts++
+	a.c.lay.refresh()
+}
+
+// giveUp fails a batch's calls. Under mu.
+func (a *appender) giveUp(b *batch) {
+	a.stats.GivenUp++
+	why := b.last
+	if why == nil {
+		why = context.DeadlineExceeded
+	}
+	a.finish(b, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: not acknowledged after %d attempts: %v: %s (it may have landed)",
+		b.queue.partition, b.attempts, why, remedy(why)), why})
+	if b.encoded != nil {
+		b.queue.producer.abandon()
+	}
+}
+
+// finish ends a batch's calls, with the error or with the offsets that they were given. Under mu.
+func (a *appender) finish(b *batch, err error) {
+	b.queue.head, b.queue.flying = nil, false
+	for _, w := range b.calls {
+		a.bytes -= w.size
+		w.err = err
+		w.entries = nil
+		close(w.done)
+	}
+	if len(b.queue.waiting) > 0 {
+		b.queue.since = time.Now()
+	}
+}
+
+// launch sends the heads of queues in one request. Under mu.
+func (a *appender) launch(leader int32, f *flight, queues []*queue, broker string) {
+	batches := make([]*batch, 0, len(queues))
+	total := 0
+	for _, q := range queues {
+		if len(batches) > 0 && total+q.head.size > maxRequestBytes {
+			break // sent by the next look
+		}
+		total += q.head.size
+		q.flying = true
+		if q.head.encoded == nil {
+			q.head.encode()
+		} else {
+			a.stats.Repeats++
+		}
+		batches = append(batches, q.head)
+	}
+	f.requests++
+	a.stats.Requests++
+	started := a.c.spawn(func() {
+		a.send(batches, broker)
+		a.mu.Lock()
+		f.requests--
+		a.mu.Unlock()
+		a.poke()
+	})
+	if !started { // closed: the dispatcher is about to fail them all
+		for _, b := range batches {
+			b.queue.flying = false
+		}
+	}
+}
+
+// encode fixes the batch's bytes. After it the callers' entries are not looked at again.
+func (b *batch) encode() {
+	b.encoded = encodeBatch(b.calls, b.count, b.size, time.Now().UnixMilli())
+}
+
+// producerIDRequest is initproducerid.Request without its routing: kafka-go would look up the coordinator of the empty
+// transaction first, which makes brokers create the topic of transactions. Any broker gives producer ids.
+type producerIDRequest initproducerid.Request
+
+func (*producerIDRequest) ApiKey() protocol.ApiKey { return protocol.InitProducerId }
+
+func (a *appender) newProducer() (producer, error) {
+	res, err := a.c.roundTrip(a.c.ctx, 0, &producerIDRequest{TransactionTimeoutMs: 60_000, ProducerID: -1, ProducerEpoch: -1})
+	if err != nil {
+		return producer{}, err
+	}
+	r := res.(*initproducerid.Response)
+	if err := codeError(r.ErrorCode, ""); err != nil {
+		return producer{}, err
+	}
+	return producer{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
+}
+
+// send sends one request and settles its batches. Their queues' heads and producers are its own until then, because
+// they are flying.
+func (a *appender) send(batches []*batch, broker string) {
+	now := time.Now()
+	latest := now
+	req := &rawproduce.Request{Acks: -1}
+	topics := make(map[string]int, 1)
+	for _, b := range batches {
+		q := b.queue
+		if q.producer.id < 0 {
+			p, err := a.newProducer()
+			if err != nil {
+				a.settle(batches, nil, fmt.Errorf("%s: get a producer id: %w", broker, err))
+				return
+			}
+			q.producer = p
+		}
+		sealBatch(b.encoded, q.producer, a.table)
+		i, ok := topics[q.partition.Topic]
+		if !ok {
+			i = len(req.Topics)
+			topics[q.partition.Topic] = i
+			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: q.partition.Topic})
+		}
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rawproduce.RequestPartition{
+			Partition: int32(q.partition.Number),
+			RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(b.encoded)},
+		})
+		if b.deadline.After(latest) {
+			latest = b.deadline
+		}
+	}
+	// The broker is told as long as we wait, less what its answer needs to come back.
+	timeout := min(latest.Sub(now), a.c.cfg.RequestTimeout)
+	req.Timeout = int32(max(1, (timeout - timeout/10).Milliseconds()))
+	ctx, cancel := context.WithTimeout(a.c.ctx, timeout)
+	defer cancel()
+	res, err := a.c.roundTrip(ctx, 0, req)
+	if err != nil {
+		a.settle(batches, nil, fmt.Errorf("%s: %w", broker, err))
+		return
+	}
+	a.settle(batches, res.(*produce.Response), nil)
+}
+
+// settle finishes, repeats or fails each batch of a request by its answer.
+func (a *appender) settle(batches []*batch, res *produce.Response, failure error) {
+	answers := make(map[im.Partition]*produce.ResponsePartition, len(batches))
+	if res != nil {
+		for i := range res.Topics {
+			t := &res.Topics[i]
+			for j := range t.Partitions {
+				answers[im.Partition{Topic: t.Topic, Number: int(t.Partitions[j].Partition)}] = &t.Partitions[j]
+			}
+		}
+	}
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range batches {
+		q := b.queue
+		q.flying = false
+		err := failure
+		answer := answers[q.partition]
+		switch {
+		case err != nil:
+		case answer == nil:
+			err = errors.New("the broker's answer leaves the partition out")
+		default:
+			err = codeError(answer.ErrorCode, answer.ErrorMessage)
+		}
+		switch {
+		case err == nil:
+			q.producer.advance(b.count)
+			a.stats.Batches++
+			a.stats.Records += int64(b.count)
+			first := answer.BaseOffset
+			for _, w := range b.calls {
+				w.first = first
+				first += int64(len(w.entries))
+			}
+			a.finish(b, nil)
+		case errors.Is(err, ErrClosed):
+			b.last = err
+			a.giveUp(b)
+		case final(err):
+			a.stats.GivenUp++
+			a.finish(b, fmt.Errorf("kafka: append to %v: %w: %s", q.partition, err, remedy(err)))
+			q.producer.abandon()
+		default:
+			switch {
+			case errors.Is(err, kafkago.OutOfOrderSequenceNumber):
+				q.producer.abandon()
+			case errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.InvalidProducerIDMapping):
+				q.producer.forget()
+			}
+			a.postpone(b, now, err)
+		}
+		if a.closed {
+			a.fail(q)
+		}
+	}
+}
+
+// close fails everything that waits, and has what is in flight failed or finished by its request.
+func (a *appender) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	for _, q := range a.active {
+		if !q.flying {
+			a.fail(q)
+		}
+	}
+}
+
+// fail fails all of a queue. Under mu.
+func (a *appender) fail(q *queue) {
+	for q.head != nil || len(q.waiting) > 0 {
+		if q.head == nil {
+			a.form(q)
+		}
+		q.head.last = ErrClosed
+		a.giveUp(q.head)
+	}
+}

@@ -1,0 +1,257 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Cluster is one region's Kafka. It is safe for concurrent use.
+type Cluster struct {
+	cfg  Config
+	log  *slog.Logger
+	addr net.Addr
+	sasl sasl.Mechanism
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	gate   sync.RWMutex // held for reading while work is started, so that none is once Close waits for it
+	closed bool         // under gate
+	socks  sockets
+	lay    layoutKeeper
+	app    appender
+
+	closing sync.Once
+}
+
+// Open learns the cluster's layout and returns when it answers, or with an error when none of the brokers does before
+// ctx ends.
+func Open(ctx context.Context, cfg Config, deps Deps) (*Cluster, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	mechanism, err := cfg.SASL.mechanism()
+	if err != nil {
+		return nil, err
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Cluster{cfg: cfg, log: deps.Log, addr: kafkago.TCP(cfg.Brokers...), sasl: mechanism}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.socks.open = make(map[net.Conn]struct{})
+	c.lay.init(c)
+	c.app.init(c)
+	err = c.retry(ctx, cfg.RequestTimeout, func(ctx context.Context) error { return c.lay.load(ctx) })
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("kafka: no broker of %v answers: check that it runs, the address, TLS and SASL: %w", cfg.Brokers, err)
+	}
+	c.spawn(c.app.run)
+	return c, nil
+}
+
+// spawn runs work that Close waits for; it returns false when the cluster is closed.
+func (c *Cluster) spawn(work func()) bool {
+	c.gate.RLock()
+	defer c.gate.RUnlock()
+	if c.closed {
+		return false
+	}
+	c.work.Go(work)
+	return true
+}
+
+// Close ends every Reader, fails the appends that are waiting with CodeUnavailable, and closes all connections.
+func (c *Cluster) Close() {
+	c.closing.Do(func() {
+		c.cancel()
+		c.gate.Lock()
+		c.closed = true
+		c.gate.Unlock()
+		c.lay.close()
+		c.socks.close()
+		c.work.Wait()
+		c.socks.wait(time.Second)
+	})
+}
+
+// Ping asks the brokers for the cluster's layout.
+func (c *Cluster) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	defer cancel()
+	if err := c.lay.load(ctx); err != nil {
+		return fmt.Errorf("kafka: %v: %w", c.cfg.Brokers, err)
+	}
+	return nil
+}
+
+// roundTrip sends a request to where its kind goes: the leader it names, the controller, or any broker. The context's
+// deadline, or RequestTimeout plus extra if that is earlier, ends it.
+func (c *Cluster) roundTrip(ctx context.Context, extra time.Duration, req protocol.Message) (protocol.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout+extra)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+	res, err := c.lay.roundTrip(ctx, req)
+	if err != nil && c.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	return res, err
+}
+
+// retry calls try until it succeeds, fails for good, or ctx (or the limit) ends. Each failure that may pass makes the
+// layout be learnt anew.
+func (c *Cluster) retry(ctx context.Context, limit time.Duration, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		err := try(ctx)
+		if err == nil || final(err) {
+			return err
+		}
+		c.lay.refresh()
+		select {
+		case <-c.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return &unavailable{im.Errorf(im.CodeUnavailable, "kafka: gave up after %d attempts: %v", attempt+1, err), err}
+		case <-time.After(backoff(attempt)):
+		}
+	}
+}
+
+// backoff is the wait before attempt+1: 20 ms doubling to 500 ms, of which a random half to the whole.
+func backoff(attempt int) time.Duration {
+	d := 500 * time.Millisecond
+	if attempt < 5 {
+		d = 20 * time.Millisecond << attempt
+	}
+	return d/2 + rand.N(d/2)
+}
+
+// codeError turns a broker's error code into an error; 0 is none.
+func codeError(code int16, message string) error {
+	switch {
+	case code == 0:
+		return nil
+	case message == "":
+		return kafkago.Error(code)
+	}
+	return fmt.Errorf("%w: %s", kafkago.Error(code), message)
+}
+
+// final tells whether a repeat would fail the same way: the broker refuses what was asked, rather than being unable to.
+func final(err error) bool {
+	var (
+		code    kafkago.Error
+		ranged  *RangeError
+		setting *SettingError
+		coded   *im.Error
+	)
+	switch {
+	case errors.As(err, &ranged), errors.As(err, &setting), errors.Is(err, ErrClosed):
+		return true
+	case errors.As(err, &coded):
+		return coded.Code != im.CodeUnavailable
+	case errors.As(err, &code):
+		switch code {
+		case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge, kafkago.InvalidTopic, kafkago.TopicAuthorizationFailed,
+			kafkago.ClusterAuthorizationFailed, kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism,
+			kafkago.IllegalSASLState, kafkago.PolicyViolation, kafkago.InvalidConfiguration, kafkago.InvalidPartitionNumber,
+			kafkago.InvalidReplicationFactor, kafkago.InvalidRequest, kafkago.UnsupportedVersion, kafkago.InvalidRecord,
+			kafkago.UnsupportedForMessageFormat, kafkago.InvalidRequiredAcks:
+			return true
+		}
+	}
+	return false
+}
+
+// remedy says what to do about an error, for people.
+func remedy(err error) string {
+	var code kafkago.Error
+	if !errors.As(err, &code) {
+		return "check that the broker runs and is reachable"
+	}
+	switch code {
+	case kafkago.UnknownTopicOrPartition:
+		return "create the topics with antipode migrate"
+	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.SASLAuthenticationFailed:
+		return "check the user's password and ACLs"
+	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
+		return "bring the missing replicas' brokers back"
+	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge:
+		return "raise the topic's max.message.bytes to at least the configured batch size"
+	}
+	return "check the brokers' logs"
+}
+
+// sockets keeps the conns that the transport opened, so that Close can end the requests on them.
+type sockets struct {
+	mu     sync.Mutex
+	closed bool
+	open   map[net.Conn]struct{}
+	empty  chan struct{} // closed when the last conn is gone after close
+}
+
+type socket struct {
+	net.Conn
+	owner *sockets
+	once  sync.Once
+}
+
+func (s *sockets) add(conn net.Conn) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return nil, ErrClosed
+	}
+	k := &socket{Conn: conn, owner: s}
+	s.open[k] = struct{}{}
+	return k, nil
+}
+
+// Close ends the conn; the transport's goroutine for it calls this last of all.
+func (k *socket) Close() error {
+	k.once.Do(func() {
+		k.owner.mu.Lock()
+		defer k.owner.mu.Unlock()
+		delete(k.owner.open, k)
+		if k.owner.closed && len(k.owner.open) == 0 {
+			close(k.owner.empty)
+		}
+	})
+	return k.Conn.Close()
+}
+
+func (s *sockets) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed, s.empty = true, make(chan struct{})
+	for k := range s.open {
+		k.(*socket).Conn.Close() // wakes the goroutine that owns it, which then calls socket.Close
+	}
+	if len(s.open) == 0 {
+		close(s.empty)
+	}
+}
+
+func (s *sockets) wait(limit time.Duration) {
+	select {
+	case <-s.empty:
+	case <-time.After(limit):
+	}
+}

@@ -1,0 +1,231 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// layout is what was last learnt of the cluster: who leads what.
+type layout struct {
+	brokers map[int32]string // id → host:port
+	leaders map[im.Partition]int32
+	topics  map[string]topicLayout
+}
+
+type topicLayout struct {
+	partitions  int
+	replication int // the least of its partitions
+}
+
+// leader returns the broker that leads a partition.
+func (l *layout) leader(p im.Partition) (int32, error) {
+	id, ok := l.leaders[p]
+	switch {
+	case ok && id >= 0:
+		return id, nil
+	case ok:
+		return -1, kafkago.LeaderNotAvailable
+	}
+	return -1, kafkago.UnknownTopicOrPartition
+}
+
+// broker names a broker for errors.
+func (l *layout) broker(id int32) string {
+	return fmt.Sprintf("broker %d at %s", id, l.brokers[id])
+}
+
+// byLeader groups partitions by who leads them; those without a leader are returned apart.
+func (l *layout) byLeader(ps []im.Partition) (map[int32][]im.Partition, map[im.Partition]error) {
+	groups, lost := make(map[int32][]im.Partition), map[im.Partition]error(nil)
+	for _, p := range ps {
+		id, err := l.leader(p)
+		if err != nil {
+			if lost == nil {
+				lost = make(map[im.Partition]error)
+			}
+			lost[p] = err
+			continue
+		}
+		groups[id] = append(groups[id], p)
+	}
+	return groups, lost
+}
+
+// layoutKeeper keeps the layout and the transport that learnt it. The transport has no way to be told that its view of
+// the cluster is stale, so a refresh makes a new one beside it, and replaces it once the new one has learnt the layout:
+// requests to the leaders that are well go on meanwhile.
+type layoutKeeper struct {
+	c  *Cluster
+	mu sync.Mutex
+	// Under mu.
+	now     *layout
+	route   *route
+	closed  bool
+	loading bool      // a refresh is under way
+	last    time.Time // when the last refresh began
+}
+
+// route is a transport with the number of those who use it. It is closed when it was replaced and no one does: closed
+// earlier, the transport would open itself again for the next request and then stay for ever.
+type route struct {
+	*kafkago.Transport
+	users    int
+	replaced bool
+}
+
+// refreshPause is the least time between two refreshes.
+const refreshPause = 100 * time.Millisecond
+
+func (k *layoutKeeper) init(c *Cluster) {
+	k.c = c
+	k.route = k.newRoute()
+	k.now = &layout{}
+}
+
+func (k *layoutKeeper) newRoute() *route {
+	c := k.c
+	dialer := &net.Dialer{Timeout: c.cfg.DialTimeout, KeepAlive: 15 * time.Second}
+	if n := len(c.cfg.Brokers); n > 1 {
+		dialer.Timeout /= time.Duration(n) // the transport tries the addresses in turn within one timeout
+	}
+	return &route{Transport: &kafkago.Transport{
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return c.socks.add(conn)
+		},
+		DialTimeout: c.cfg.DialTimeout,
+		IdleTimeout: time.Minute,
+		MetadataTTL: 10 * time.Second,
+		ClientID:    c.cfg.ClientID,
+		TLS:         c.cfg.TLS,
+		SASL:        c.sasl,
+		Context:     c.ctx,
+	}}
+}
+
+func (k *layoutKeeper) layout() *layout {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now
+}
+
+// roundTrip sends a request over the current transport.
+func (k *layoutKeeper) roundTrip(ctx context.Context, req protocol.Message) (protocol.Message, error) {
+	k.mu.Lock()
+	r := k.route
+	r.users++
+	k.mu.Unlock()
+	res, err := r.RoundTrip(ctx, k.c.addr, req)
+	k.mu.Lock()
+	r.users--
+	unused := r.replaced && r.users == 0
+	k.mu.Unlock()
+	if unused {
+		r.CloseIdleConnections()
+	}
+	return res, err
+}
+
+// load learns the layout over a new transport, and waits for it.
+func (k *layoutKeeper) load(ctx context.Context) error {
+	r := k.newRoute()
+	res, err := r.RoundTrip(ctx, k.c.addr, &metadata.Request{})
+	if err != nil {
+		r.CloseIdleConnections()
+		return err
+	}
+	now := newLayout(res.(*metadata.Response))
+	k.mu.Lock()
+	out := r
+	if !k.closed {
+		out, k.now, k.route = k.route, now, r
+	}
+	out.replaced = true
+	unused := out.users == 0
+	k.mu.Unlock()
+	if unused {
+		out.CloseIdleConnections()
+	}
+	return nil
+}
+
+// refresh makes the layout be learnt anew soon, in the background.
+func (k *layoutKeeper) refresh() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed || k.loading {
+		return
+	}
+	k.loading = true
+	wait := max(0, refreshPause-time.Since(k.last))
+	k.c.spawn(func() {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-k.c.ctx.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(k.c.ctx, k.c.cfg.RequestTimeout)
+		defer cancel()
+		if err := k.load(ctx); err != nil {
+			k.c.log.Debug("kafka: learn the layout", "brokers", k.c.cfg.Brokers, "error", err)
+		}
+		k.mu.Lock()
+		k.loading, k.last = false, time.Now()
+		k.mu.Unlock()
+	})
+}
+
+func (k *layoutKeeper) close() {
+	k.mu.Lock()
+	k.closed = true
+	k.route.replaced = true
+	unused := k.route.users == 0
+	k.mu.Unlock()
+	if unused {
+		k.route.CloseIdleConnections()
+	}
+}
+
+func newLayout(res *metadata.Response) *layout {
+	l := &layout{
+		brokers: make(map[int32]string, len(res.Brokers)),
+		leaders: make(map[im.Partition]int32),
+		topics:  make(map[string]topicLayout, len(res.Topics)),
+	}
+	for _, b := range res.Brokers {
+		l.brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+	for _, t := range res.Topics {
+		if t.ErrorCode != 0 || t.IsInternal {
+			continue
+		}
+		tl := topicLayout{partitions: len(t.Partitions)}
+		for i, p := range t.Partitions {
+			if n := len(p.ReplicaNodes); i == 0 || n < tl.replication {
+				tl.replication = n
+			}
+			leader := p.LeaderID
+			if _, known := l.brokers[leader]; !known {
+				leader = -1
+			}
+			l.leaders[im.Partition{Topic: t.Name, Number: int(p.PartitionIndex)}] = leader
+		}
+		l.topics[t.Name] = tl
+	}
+	return l
+}

@@ -1,0 +1,276 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// Reader follows partitions. Poll is for one goroutine; Seek, Drop and Close may be called from any.
+//
+// All partitions of one leader go into one fetch, which the broker holds until one of them has something. A partition
+// that is sought while a fetch is held gets a fetch of its own, timed to end with the one that is held, so that from
+// then on they share one again:
+//
+//	         seek q
+//	p  ├────────┼──────────┤├──── p and q ────
+//	q           ├──────────┤
+//
+// The next fetch of a partition begins when Poll is called again, so at most one answer per leader is held in memory.
+type Reader struct {
+	c      *Cluster
+	ctx    context.Context // ends with Close or the cluster's
+	cancel context.CancelFunc
+	wake   chan struct{} // capacity 1
+
+	mu      sync.Mutex
+	parts   map[im.Partition]*follow
+	answers []*held
+	flights map[*held]struct{}
+	errs    []error
+}
+
+// follow is where the reader is in one partition.
+type follow struct {
+	next    int64
+	flight  *held     // the fetch it is in; nil when it may go into one
+	retryAt time.Time // after a failure
+	tries   int
+	failing time.Time // since when it fails; zero when it does not
+	told    time.Time // when Poll last returned that
+}
+
+// held is one fetch.
+type held struct {
+	leader int32
+	until  time.Time // when the broker answers at the latest, if it is in time
+	wants  []want
+	found  map[im.Partition]*got
+	err    error
+}
+
+// mergeWindow is how short before the end of a held fetch a new one waits to share the next with it.
+const mergeWindow = 10 * time.Millisecond
+
+// NewReader returns a reader that follows partitions from local offsets on.
+func (c *Cluster) NewReader(from map[im.Partition]int64) *Reader {
+	r := &Reader{
+		c: c, wake: make(chan struct{}, 1),
+		parts: make(map[im.Partition]*follow, len(from)), flights: make(map[*held]struct{}),
+	}
+	r.ctx, r.cancel = context.WithCancel(c.ctx)
+	for p, offset := range from {
+		r.parts[p] = &follow{next: offset}
+	}
+	return r
+}
+
+// Seek adds a partition, or moves it to another local offset. What Poll returns from then on is from there.
+func (r *Reader) Seek(p im.Partition, offset int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.parts[p] = &follow{next: offset} // an answer to a fetch of the former is not taken
+	r.poke()
+}
+
+// Drop stops following a partition.
+func (r *Reader) Drop(p im.Partition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.parts, p)
+}
+
+// Close ends a running Poll, and the reader.
+func (r *Reader) Close() {
+	r.cancel()
+}
+
+func (r *Reader) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Poll returns the next entries of the partitions followed. It blocks until there are some, or ctx or the reader ends.
+//
+// Errors: a *RangeError for a partition that does not hold the offset wanted: it is dropped, the others go on; Seek adds
+// it again. CodeUnavailable when a partition could not be read for AppendTimeout: it is tried again by the next Poll.
+// ErrClosed, or the error of ctx. All but ErrClosed leave the reader usable.
+func (r *Reader) Poll(ctx context.Context) ([]im.Batch, error) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if r.ctx.Err() != nil {
+			return nil, ErrClosed
+		}
+		batches, next, err := r.step(time.Now())
+		if len(batches) > 0 || err != nil {
+			return batches, err
+		}
+		if next.IsZero() {
+			next = time.Now().Add(time.Hour)
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-r.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-r.ctx.Done():
+		}
+	}
+}
+
+// step takes the answers that came and starts the fetches that may start. It returns when to look again at the latest.
+func (r *Reader) step(now time.Time) (batches []im.Batch, next time.Time, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range r.answers {
+		batches = append(batches, r.take(h, now)...)
+	}
+	r.answers = nil
+	if len(batches) > 0 {
+		return batches, now, nil
+	}
+	if len(r.errs) > 0 {
+		err = r.errs[0]
+		r.errs = r.errs[1:]
+		return nil, now, err
+	}
+	return nil, r.start(now), nil
+}
+
+// take moves the partitions of an answer on, and returns what it brought.
+func (r *Reader) take(h *held, now time.Time) (batches []im.Batch) {
+	delete(r.flights, h)
+	for _, w := range h.wants {
+		f := r.parts[w.partition]
+		if f == nil || f.flight != h {
+			continue // sought or dropped meanwhile
+		}
+		f.flight = nil
+		g, err := h.found[w.partition], h.err
+		if err == nil && g != nil {
+			err = g.err
+		}
+		if g != nil && len(g.batch.Entries) > 0 { // even beside an error: what was decoded before it is good
+			batches = append(batches, g.batch)
+			f.next = g.next
+		} else if g != nil && err == nil {
+			f.next = g.next
+		}
+		switch ranged := (*RangeError)(nil); {
+		case err == nil:
+			f.tries, f.failing, f.told = 0, time.Time{}, time.Time{}
+		case errors.As(err, &ranged):
+			delete(r.parts, w.partition)
+			r.errs = append(r.errs, ranged)
+		default:
+			r.failed(w.partition, f, err, now)
+		}
+	}
+	return batches
+}
+
+// failed puts a partition off, and has Poll return why once it has failed for long.
+func (r *Reader) failed(p im.Partition, f *follow, err error, now time.Time) {
+	f.retryAt = now.Add(backoff(f.tries))
+	f.tries++
+	r.c.lay.refresh()
+	if f.failing.IsZero() {
+		f.failing, f.told = now, now
+	}
+	if now.Sub(f.told) >= r.c.cfg.AppendTimeout {
+		f.told = now
+		r.errs = append(r.errs, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: read %v from %d: fails since %v: %v: %s",
+			p, f.next, now.Sub(f.failing).Round(time.Second), err, remedy(err)), err})
+	}
+}
+
+// start puts every partition that is in no fetch into one.
+func (r *Reader) start(now time.Time) (next time.Time) {
+	earliest := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	var groups map[int32][]want
+	lay := r.c.lay.layout()
+	for p, f := range r.parts {
+		if f.flight != nil {
+			continue
+		}
+		if now.Before(f.retryAt) {
+			earliest(f.retryAt)
+			continue
+		}
+		leader, err := lay.leader(p)
+		if err != nil {
+			r.failed(p, f, err, now)
+			earliest(f.retryAt)
+			continue
+		}
+		if groups == nil {
+			groups = make(map[int32][]want)
+		}
+		groups[leader] = append(groups[leader], want{p, f.next})
+	}
+	for leader, wants := range groups {
+		until := now.Add(r.c.cfg.FetchWait)
+		merge := false
+		for h := range r.flights { // share the end of one that is held already
+			if h.leader != leader || h.until.Add(mergeWindow).Before(now) {
+				continue
+			}
+			if h.until.Sub(now) < mergeWindow {
+				merge = true
+				earliest(h.until.Add(mergeWindow))
+				break
+			}
+			if h.until.Before(until) {
+				until = h.until
+			}
+		}
+		if merge {
+			continue
+		}
+		h := &held{leader: leader, until: until, wants: wants}
+		r.flights[h] = struct{}{}
+		for _, w := range wants {
+			r.parts[w.partition].flight = h
+		}
+		r.c.spawn(func() { r.fetch(h, until.Sub(now), lay.broker(leader)) })
+	}
+	if len(r.errs) > 0 {
+		earliest(now)
+	}
+	return next
+}
+
+// fetch gets one answer.
+func (r *Reader) fetch(h *held, wait time.Duration, broker string) {
+	h.found, h.err = r.c.fetch(r.ctx, h.wants, wait, r.c.cfg.PartitionFetchBytes)
+	if h.err != nil {
+		h.err = fmt.Errorf("%s: %w", broker, h.err)
+	}
+	for p, g := range h.found {
+		if errors.Is(g.err, kafkago.OffsetOutOfRange) {
+			i := slices.IndexFunc(h.wants, func(w want) bool { return w.partition == p })
+			g.err = r.c.outOfRange(r.ctx, p, h.wants[i].from)
+		}
+	}
+	r.mu.Lock()
+	r.answers = append(r.answers, h)
+	r.mu.Unlock()
+	r.poke()
+}

@@ -1,0 +1,238 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// adminTimeout is for what happens once, at set-up: brokers take seconds to create many partitions.
+const adminTimeout = 30 * time.Second
+
+// TopicSpec is what a topic must be.
+type TopicSpec struct {
+	Name        string
+	Partitions  int
+	Replication int           // 3; 1 on one broker
+	MinISR      int           // 2; 1 on one broker
+	Retention   time.Duration // longer than the longest outage to survive; 0 keeps everything
+}
+
+// settings are the topic's settings that the invariants need, as they are set at creation.
+func (s TopicSpec) settings() []createtopics.RequestConfig {
+	retention := int64(-1)
+	if s.Retention > 0 {
+		retention = s.Retention.Milliseconds()
+	}
+	return []createtopics.RequestConfig{
+		{Name: "cleanup.policy", Value: "delete"},
+		{Name: "message.timestamp.type", Value: "LogAppendTime"},
+		{Name: "min.insync.replicas", Value: strconv.Itoa(s.MinISR)},
+		{Name: "retention.bytes", Value: "-1"},
+		{Name: "retention.ms", Value: strconv.FormatInt(retention, 10)},
+		{Name: "unclean.leader.election.enable", Value: "false"},
+	}
+}
+
+// CreateTopics creates those topics that do not exist, and returns when all of them have leaders. It does not change
+// topics that exist: VerifyTopics tells whether they are as they must be.
+func (c *Cluster) CreateTopics(ctx context.Context, specs []TopicSpec) error {
+	req := &createtopics.Request{TimeoutMs: int32(c.cfg.RequestTimeout.Milliseconds())}
+	for _, s := range specs {
+		if s.Name == "" || s.Partitions <= 0 || s.Replication <= 0 || s.MinISR <= 0 || s.MinISR > s.Replication {
+			return fmt.Errorf("kafka: topic %q: want a name, partitions, and 0 < min.insync.replicas <= replication, got %d, %d, %d", s.Name, s.Partitions, s.MinISR, s.Replication)
+		}
+		req.Topics = append(req.Topics, createtopics.RequestTopic{
+			Name: s.Name, NumPartitions: int32(s.Partitions), ReplicationFactor: int16(s.Replication), Configs: s.settings(),
+		})
+	}
+	if len(specs) == 0 {
+		return nil
+	}
+	return c.retry(ctx, adminTimeout, func(ctx context.Context) error {
+		res, err := c.roundTrip(ctx, 0, req)
+		if err != nil {
+			return fmt.Errorf("kafka: create topics: %w", err)
+		}
+		for _, t := range res.(*createtopics.Response).Topics {
+			err := codeError(t.ErrorCode, t.ErrorMessage)
+			if err != nil && !errors.Is(err, kafkago.TopicAlreadyExists) {
+				return fmt.Errorf("kafka: create topic %s: %w: %s", t.Name, err, remedy(err))
+			}
+		}
+		if err := c.lay.load(ctx); err != nil {
+			return fmt.Errorf("kafka: create topics: learn their leaders: %w", err)
+		}
+		lay := c.lay.layout()
+		for _, s := range specs {
+			for n := range lay.topics[s.Name].partitions {
+				if _, err := lay.leader(im.Partition{Topic: s.Name, Number: n}); err != nil {
+					return fmt.Errorf("kafka: create topic %s: partition %d: %w", s.Name, n, err)
+				}
+			}
+			if lay.topics[s.Name].partitions == 0 {
+				return fmt.Errorf("kafka: create topic %s: %w", s.Name, kafkago.LeaderNotAvailable)
+			}
+		}
+		return nil
+	})
+}
+
+// VerifyTopics returns every setting that would break an invariant, joined, each a *SettingError.
+//
+// With Config.Embedded a setting that the broker does not tell is taken as right, and so is auto-creation. A real Kafka
+// that does not tell one is refused.
+func (c *Cluster) VerifyTopics(ctx context.Context, specs []TopicSpec) error {
+	if len(specs) == 0 {
+		return nil
+	}
+	var (
+		found map[string]map[string]string
+		lay   *layout
+	)
+	err := c.retry(ctx, adminTimeout, func(ctx context.Context) (err error) {
+		if err := c.lay.load(ctx); err != nil {
+			return fmt.Errorf("kafka: verify topics: %w", err)
+		}
+		lay = c.lay.layout()
+		found, err = c.describe(ctx, specs, lay)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, s := range specs {
+		problems = append(problems, c.verify(s, lay.topics[s.Name], found[s.Name])...)
+	}
+	if !c.cfg.Embedded {
+		for id := range lay.brokers {
+			name := strconv.Itoa(int(id))
+			if v := found[brokerResource+name]["auto.create.topics.enable"]; v != "false" {
+				problems = append(problems, &SettingError{"(all)", "auto.create.topics.enable of " + lay.broker(id), show(v), "false",
+					"set it in the broker's configuration: a mistyped name would otherwise become a topic"})
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (c *Cluster) verify(s TopicSpec, has topicLayout, settings map[string]string) (problems []error) {
+	wrong := func(setting, found, wanted, remedy string) {
+		problems = append(problems, &SettingError{s.Name, setting, found, wanted, remedy})
+	}
+	if has.partitions == 0 {
+		wrong("the topic", "missing", "present", "create the topics with antipode migrate")
+		return problems
+	}
+	if has.partitions != s.Partitions {
+		wrong("partitions", strconv.Itoa(has.partitions), strconv.Itoa(s.Partitions),
+			"configure the count that the topic has; it changes only with a new origin epoch")
+	}
+	if has.replication < s.Replication {
+		wrong("replication", strconv.Itoa(has.replication), strconv.Itoa(s.Replication)+" or more",
+			"reassign the topic's partitions with kafka-reassign-partitions")
+	}
+	value := func(name string) (string, bool) {
+		v, ok := settings[name]
+		return v, ok || !c.cfg.Embedded
+	}
+	alter := func(name, value string) string {
+		return "kafka-configs --alter --topic " + s.Name + " --add-config " + name + "=" + value
+	}
+	exact := func(name, want string) {
+		if v, told := value(name); told && v != want {
+			wrong(name, show(v), want, alter(name, want))
+		}
+	}
+	least := func(name string, want int64, unlimited bool) {
+		v, told := value(name)
+		if !told {
+			return
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err == nil && (n >= want && want >= 0 || unlimited && n == -1) {
+			return
+		}
+		text := strconv.FormatInt(want, 10)
+		if want >= 0 {
+			text += " or more"
+		}
+		wrong(name, show(v), text, alter(name, strconv.FormatInt(want, 10)))
+	}
+	exact("cleanup.policy", "delete")
+	exact("message.timestamp.type", "LogAppendTime")
+	exact("unclean.leader.election.enable", "false")
+	exact("retention.bytes", "-1")
+	least("min.insync.replicas", int64(s.MinISR), false)
+	if s.Retention > 0 {
+		least("retention.ms", s.Retention.Milliseconds(), true)
+	} else {
+		least("retention.ms", -1, true)
+	}
+	least("max.message.bytes", int64(c.cfg.BatchBytes), false)
+	return problems
+}
+
+func show(v string) string {
+	if v == "" {
+		return "not told"
+	}
+	return v
+}
+
+// Kinds of resources that have settings.
+const (
+	topicKind  = 2
+	brokerKind = 4
+	// brokerResource goes before a broker's id in describe's answer; no topic's name holds a space.
+	brokerResource = "broker "
+)
+
+// describe returns the settings of topics and brokers.
+func (c *Cluster) describe(ctx context.Context, specs []TopicSpec, lay *layout) (map[string]map[string]string, error) {
+	req := &describeconfigs.Request{}
+	for _, s := range specs {
+		if _, ok := lay.topics[s.Name]; ok {
+			req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: topicKind, ResourceName: s.Name})
+		}
+	}
+	if !c.cfg.Embedded {
+		for id := range lay.brokers {
+			req.Resources = append(req.Resources, describeconfigs.RequestResource{
+				ResourceType: brokerKind, ResourceName: strconv.Itoa(int(id)), ConfigNames: []string{"auto.create.topics.enable"},
+			})
+		}
+	}
+	found := make(map[string]map[string]string)
+	if len(req.Resources) == 0 {
+		return found, nil
+	}
+	res, err := c.roundTrip(ctx, 0, req)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: describe topics: %w", err)
+	}
+	for _, r := range res.(*describeconfigs.Response).Resources {
+		name := r.ResourceName
+		if r.ResourceType == brokerKind {
+			name = brokerResource + name
+		}
+		if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
+			return nil, fmt.Errorf("kafka: describe %s: %w: %s", name, err, remedy(err))
+		}
+		settings := make(map[string]string, len(r.ConfigEntries))
+		for _, e := range r.ConfigEntries {
+			settings[e.ConfigName] = e.ConfigValue
+		}
+		found[name] = settings
+	}
+	return found, nil
+}
