@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/spf13/cobra"
+
+	"github.com/antipode-im/antipode/client"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/console"
+	"github.com/antipode-im/antipode/internal/loadgen"
+)
+
+func newBenchCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "bench", Short: "Measure a running cluster"}
+	cmd.AddCommand(newBenchSendCommand())
+	return cmd
+}
+
+func newBenchSendCommand() *cobra.Command {
+	var (
+		s       loadgen.Send
+		regions []string
+		dev     string
+	)
+	cmd := &cobra.Command{
+		Use:   "send",
+		Short: "Send messages at a fixed rate, and print how long ack and receipt take within and across regions",
+		Long: "send is open-loop: a message is due at its time whether or not earlier ones were answered, and latency counts\n" +
+			"from when it was due. So a stall shows in every message that it delayed.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			api := devAPI{strings.TrimRight(dev, "/")}
+			endpoints, err := api.endpoints(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, r := range regions {
+				if !slices.ContainsFunc(endpoints, func(e console.Endpoint) bool { return string(e.Region) == r }) {
+					return fmt.Errorf("--regions: %s is no region of %s", r, dev)
+				}
+				s.Regions = append(s.Regions, im.Region(r))
+			}
+			s.Prefix = fmt.Sprintf("bench-%d", time.Now().Unix())
+			s.Connect = func(ctx context.Context, uid im.UID, region im.Region) (*client.Client, error) {
+				cfg := client.Config{UID: uid, Region: region, Agent: "antipode-bench", Token: api.tokens(uid)}
+				for _, e := range endpoints {
+					if e.Region == region {
+						cfg.IPConf = append([]string{e.IPConf}, cfg.IPConf...)
+					} else {
+						cfg.IPConf = append(cfg.IPConf, e.IPConf)
+					}
+				}
+				return client.Dial(ctx, cfg)
+			}
+			result, err := s.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return printSend(cmd.OutOrStdout(), &s, result)
+		},
+	}
+	cmd.Flags().StringSliceVar(&regions, "regions", []string{"eu", "us"}, "regions of the users")
+	cmd.Flags().Float64Var(&s.Rate, "rate", 500, "messages a second, in total")
+	cmd.Flags().DurationVar(&s.Duration, "duration", 10*time.Second, "how long to send")
+	cmd.Flags().DurationVar(&s.Warmup, "warmup", 2*time.Second, "how long to send before counting")
+	cmd.Flags().IntVar(&s.Pairs, "pairs", 16, "pairs of users for each way from region to region")
+	cmd.Flags().IntVar(&s.Size, "size", 300, "bytes of text")
+	cmd.Flags().DurationVar(&s.Drain, "drain", 10*time.Second, "how long to wait for what is under way at the end")
+	cmd.Flags().StringVar(&dev, "dev", "http://"+devListen, "URL of antipode dev")
+	return cmd
+}
+
+func printSend(w io.Writer, s *loadgen.Send, r *loadgen.Result) error {
+	fmt.Fprintf(w, "%v messages/s for %v between %v: sent %d, acked %d, received %d, failed %d\n",
+		s.Rate, s.Duration, s.Regions, r.Sent, r.Acked, r.Received, r.Failed)
+	if r.FirstError != nil {
+		fmt.Fprintf(w, "the first failure: %v\n", r.FirstError)
+	}
+	fmt.Fprintf(w, "\n%-28s %8s %9s %9s %9s %9s\n", "milliseconds", "count", "p50", "p99", "p99.9", "max")
+	row := func(name string, h *hdrhistogram.Histogram) {
+		if h.TotalCount() == 0 {
+			return
+		}
+		ms := func(us int64) float64 { return float64(us) / 1000 }
+		fmt.Fprintf(w, "%-28s %8d %9.1f %9.1f %9.1f %9.1f\n", name, h.TotalCount(),
+			ms(h.ValueAtQuantile(50)), ms(h.ValueAtQuantile(99)), ms(h.ValueAtQuantile(99.9)), ms(h.Max()))
+	}
+	row("submit→ack, in region", r.Within.Ack)
+	row("submit→receive, in region", r.Within.Receive)
+	row("submit→ack, across", r.Across.Ack)
+	row("submit→receive, across", r.Across.Receive)
+	fmt.Fprintf(w, "\nthe sender was at most %v behind its schedule\n", r.Late.Round(100*time.Microsecond))
+	if r.Received < r.Acked || r.Failed > 0 {
+		return fmt.Errorf("%d acked messages were not received and %d failed", r.Acked-r.Received, r.Failed)
+	}
+	return nil
+}
+
+// devAPI asks antipode dev what only dev tells.
+type devAPI struct{ url string }
+
+func (d devAPI) get(ctx context.Context, path string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("no antipode dev answers at %s (start it with: antipode dev): %w", d.url, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s%s answers %s", d.url, path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// endpoints lists the ipconfs.
+func (d devAPI) endpoints(ctx context.Context) ([]console.Endpoint, error) {
+	var answer struct {
+		Regions []console.Endpoint `json:"regions"`
+	}
+	err := d.get(ctx, "/dev/endpoints.json", &answer)
+	return answer.Regions, err
+}
+
+// tokens issues a user's tokens.
+func (d devAPI) tokens(uid im.UID) client.TokenSource {
+	return func(ctx context.Context, _ bool) (string, error) {
+		var answer struct {
+			Token string `json:"token"`
+		}
+		err := d.get(ctx, "/dev/token?uid="+url.QueryEscape(string(uid)), &answer)
+		return answer.Token, err
+	}
+}

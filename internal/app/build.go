@@ -1,0 +1,171 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/ownership"
+	"github.com/antipode-im/antipode/internal/registry"
+	"github.com/antipode-im/antipode/internal/rpc"
+	"github.com/antipode-im/antipode/internal/telemetry"
+)
+
+// process is a service under construction: a stack with what every service has.
+type process struct {
+	stack
+	site     Site
+	env      Env
+	service  string
+	binding  Binding
+	identity *certs.Identity
+	tel      *telemetry.Telemetry
+	dialers  map[string]*rpc.Dialer // by service and region
+}
+
+// begin starts building a service. Whoever calls it closes the process if it does not get built.
+func begin(site Site, env Env, service string, b Binding) (*process, error) {
+	identity, err := env.Identity(service)
+	if err != nil {
+		return nil, err
+	}
+	tel, err := env.Telemetry(service, b.ID, b.Admin)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{
+		stack: stack{name: string(site.Region) + "/" + b.ID}, site: site, env: env, service: service, binding: b,
+		identity: identity, tel: tel, dialers: map[string]*rpc.Dialer{},
+	}
+	p.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if err := tel.Close(ctx); err != nil {
+			tel.Log.Warn("telemetry was not sent in time", "error", err)
+		}
+	})
+	p.push("admin", tel.Run)
+	return p, nil
+}
+
+// conns returns connections to the instances of a service of a region, which must show that service's certificate.
+func (p *process) conns(service string, r im.Region) *rpc.Dialer {
+	key := service + "." + string(r)
+	if d := p.dialers[key]; d != nil {
+		return d
+	}
+	d := rpc.NewDialer(rpc.DialConfig{
+		TLS: p.identity.Client(service, r), Log: p.tel.Log, Tracer: p.tel.TracerProvider,
+	})
+	p.dialers[key] = d
+	p.onClose(func() { d.Close() })
+	return d
+}
+
+// serve binds the RPC server. The services of the given regions may call it; with none given, those of the own region.
+func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
+	if len(callers) == 0 {
+		callers = []im.Region{p.site.Region}
+	}
+	return rpc.NewServer(rpc.ServerConfig{
+		Addr: p.binding.RPC, TLS: p.identity.Server(callers...), Drain: drainTimeout,
+		Log: p.tel.Log, Tracer: p.tel.TracerProvider,
+	})
+}
+
+// log opens the region's Kafka.
+func (p *process) log(ctx context.Context) (*kafka.Cluster, error) {
+	cfg := p.site.Kafka
+	cfg.ClientID = "antipode-" + p.service
+	log, err := kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(log.Close)
+	p.tel.Ready("kafka", log.Ping)
+	return log, nil
+}
+
+// owners follows the live instances of a service of the own region, and who of them owns which partition. self is the own
+// id, or empty for a mere caller.
+func (p *process) owners(service, self string) *ownership.Ownership {
+	o := ownership.New(ownership.Config{
+		Service: service, Region: p.site.Region, Self: self, Partitions: p.site.Partitions,
+	}, p.env.Discovery)
+	p.push("owners of "+service, o.Run)
+	return o
+}
+
+// live returns a function that lists the live instances of a service of the own region.
+func (p *process) live(service string) func() []im.Instance {
+	o := p.owners(service, "")
+	return func() []im.Instance {
+		instances, _ := o.Live()
+		return instances
+	}
+}
+
+// routers returns the region's routers as whoever delivers to them sees them.
+func (p *process) routers() *rpc.RouterPool {
+	return rpc.NewRouterPool(p.conns(ServiceRouter, p.site.Region), p.live(ServiceRouter))
+}
+
+// instance is how discovery knows the process.
+func (p *process) instance(rpcAddr string) im.Instance {
+	return im.Instance{Service: p.service, ID: p.binding.ID, Region: p.site.Region, Addr: rpcAddr}
+}
+
+// listing keeps the process in discovery.
+type listing struct {
+	p     *process
+	self  im.Instance
+	lease registry.Lease
+}
+
+// list makes the process known to discovery. It is known from now on, and until its part of the stack stops.
+func (p *process) list(ctx context.Context, self im.Instance) (*listing, error) {
+	lease, err := p.env.Discovery.Register(ctx, self)
+	if err != nil {
+		return nil, fmt.Errorf("%s: register in discovery: %w", p.name, err)
+	}
+	l := &listing{p: p, self: self, lease: lease}
+	p.push("listing", l.run)
+	return l, nil
+}
+
+func (l *listing) run(ctx context.Context) error {
+	<-ctx.Done()
+	if errors.Is(context.Cause(ctx), im.ErrKilled) {
+		l.lease.Abandon()
+		return nil
+	}
+	return l.lease.Close()
+}
+
+// set changes the gateway epoch.
+func (l *listing) set(epoch uint64) error {
+	l.self.Epoch = epoch
+	return l.lease.Update(l.self)
+}
+
+// watch returns a function that follows the region's live instances of a service ("" for all).
+func (p *process) watch(service string) func(context.Context, func([]im.Instance)) error {
+	return func(ctx context.Context, fn func([]im.Instance)) error {
+		return p.env.Discovery.Watch(ctx, service, p.site.Region, fn)
+	}
+}
+
+// redis opens the region's Redis. It need not answer: routes are served from memory.
+func (p *process) redis() goredis.UniversalClient {
+	opt := *p.site.Redis
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, 2*time.Second, 2*time.Second
+	client := goredis.NewUniversalClient(&opt)
+	p.onClose(func() { client.Close() })
+	return client
+}

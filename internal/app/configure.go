@@ -1,0 +1,146 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/antipode-im/antipode/gateway"
+	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver"
+	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/ipconf"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/router"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// logRetention must be longer than the longest outage to survive: a link that falls behind it halts.
+const logRetention = 7 * 24 * time.Hour
+
+// SiteOf turns configuration into what the builders take.
+func SiteOf(c *config.Config) (Site, error) {
+	if err := config.Check(c); err != nil {
+		return Site{}, err
+	}
+	s := Site{
+		Region: c.Region, Origin: c.Origin(), Regions: c.Regions(), Origins: c.Origins, Partitions: c.Partitions,
+		Topic: kafka.TopicSpec{Replication: c.Log.Replication, MinISR: c.Log.MinInSync, Retention: logRetention},
+		Peers: c.Replicator.Peers,
+	}
+	if len(s.Origins) == 0 {
+		s.Origins, s.Regions = []im.Origin{s.Origin}, []im.Region{s.Region}
+	}
+	logTLS, err := brokerTLS(c.Log.TLS)
+	if err != nil {
+		return Site{}, err
+	}
+	s.Kafka = kafka.Config{
+		Brokers: c.Log.Brokers, TLS: logTLS,
+		SASL: kafka.SASL{Mechanism: c.Log.SASL.Mechanism, User: c.Log.SASL.User, Password: c.Log.SASL.Password.Reveal()},
+	}
+	for _, u := range c.Timelines.URLs {
+		s.Timelines = append(s.Timelines, u.Reveal())
+	}
+	s.Redis = &goredis.UniversalOptions{
+		Addrs: c.Routes.Addrs, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
+	}
+	if c.Routes.TLS {
+		s.Redis.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	s.RedisPrefix = string(c.Region)
+	s.Tokens = auth.Config{Issuer: c.Auth.Issuer, Leeway: c.Auth.Leeway}
+	for _, k := range c.Auth.Keys {
+		key := auth.Key{ID: k.ID, Algorithm: k.Alg}
+		if k.Alg == auth.EdDSA {
+			key.Public = k.Key.Reveal()
+		} else {
+			key.Secret = k.Key.Reveal()
+		}
+		s.Tokens.Keys = append(s.Tokens.Keys, key)
+	}
+	return s, s.tune(c)
+}
+
+// tune sets what each service is told beside who and where it is.
+func (s *Site) tune(c *config.Config) error {
+	gatewayProxies, err := prefixes(c.Gateway.TrustedProxies)
+	if err != nil {
+		return fmt.Errorf("gateway.trusted_proxies: %w", err)
+	}
+	g := c.Gateway
+	s.Gateway = gateway.Config{
+		URL: c.PublicURL, Origins: g.WebOrigins, TrustedProxies: gatewayProxies,
+		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
+		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
+		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
+	}
+	p := c.IPConf.Policy
+	s.IPConf = ipconf.Config{
+		Origins: c.IPConf.WebOrigins, TTL: c.IPConf.TTL, DeadAfter: c.IPConf.DeadAfter,
+		Policy: wire.Policy{
+			HeartbeatMinMs: p.HeartbeatMin.Milliseconds(), HeartbeatMaxMs: p.HeartbeatMax.Milliseconds(),
+			ConnectTimeoutMs: p.ConnectTimeout.Milliseconds(), RaceWidth: p.RaceWidth, RaceStaggerMs: p.RaceStagger.Milliseconds(),
+			BackoffBaseMs: p.BackoffBase.Milliseconds(), BackoffCapMs: p.BackoffCap.Milliseconds(), BackoffJitter: p.BackoffJitter,
+			PollFallbackMs: p.PollFallback.Milliseconds(), FallbackPullMs: p.FallbackPull.Milliseconds(),
+			MarkIntervalMs: p.MarkInterval.Milliseconds(), PushAckMs: p.PushAck.Milliseconds(),
+		},
+	}
+	s.Router = router.Config{
+		HeartbeatTimeout: c.Router.HeartbeatTimeout, Silence: c.Router.Silence, ClaimTimeout: c.Router.ClaimTimeout,
+	}
+	i := c.IMServer
+	s.IMServer = imserver.Config{
+		MaxText: g.MaxText, MaxMembers: i.MaxMembers, Rate: i.Rate, Burst: i.Burst,
+		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
+		BatchRows: i.BatchRows, BatchWait: i.BatchWait,
+	}
+	s.Replicator = replicator.Config{
+		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
+	}
+	return nil
+}
+
+func prefixes(cidrs []string) ([]netip.Prefix, error) {
+	list := make([]netip.Prefix, 0, len(cidrs))
+	for _, c := range cidrs {
+		p, err := netip.ParsePrefix(c)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+func brokerTLS(c config.LogTLS) (*tls.Config, error) {
+	if !c.Enabled {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CA != "" {
+		pem, err := os.ReadFile(c.CA)
+		if err != nil {
+			return nil, fmt.Errorf("log.tls.ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("log.tls.ca: %s holds no certificate", c.CA)
+		}
+	}
+	if c.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return nil, fmt.Errorf("log.tls.cert: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
+}

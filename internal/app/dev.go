@@ -1,0 +1,516 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/antipode-im/antipode/gateway/issue"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/console"
+	"github.com/antipode-im/antipode/internal/embedded"
+	"github.com/antipode-im/antipode/internal/faultnet"
+	"github.com/antipode-im/antipode/internal/registry"
+	"github.com/antipode-im/antipode/internal/telemetry"
+)
+
+// DevConfig says how antipode dev runs.
+type DevConfig struct {
+	Regions  []string      // names, 1 to 8
+	Delay    time.Duration // one way, between any two regions
+	Listen   string        // host:port of the pages; every other port is counted from it. Port 0 finds a free range
+	Data     string        // folder of everything that lasts
+	Fresh    bool          // forget what the folder holds
+	LogLevel slog.Level
+	Sample   float64      // part of the traces begun by servers; clients decide about their own submits
+	Progress func(string) // told one line at a time what takes long; may be nil
+	Pages    bool         // serve chat, console and their API
+}
+
+// Dev is antipode dev: regions in one process, over embedded parts, linked through faultnet.
+type Dev struct {
+	cfg     DevConfig
+	ports   ports
+	regions []*devRegion
+	links   map[linkName]*devLink
+	issuer  *issue.Issuer
+	spans   *telemetry.SpanStore
+	log     *slog.Logger
+	watcher *watcher
+	closers []func()
+	pages   *http.Server
+	served  chan error
+}
+
+type linkName struct{ from, to im.Region }
+
+// devLink is the proxy that a link passes.
+type devLink struct {
+	proxy *faultnet.Proxy
+	delay atomic.Int64 // one way, ns
+	cut   atomic.Bool
+}
+
+// NewDev prepares the data folder and binds what has no dependencies. Start starts the regions; Close ends everything,
+// also after a failed Start.
+func NewDev(cfg DevConfig) (_ *Dev, err error) {
+	names, err := parseRegions(cfg.Regions)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Delay < 0 || cfg.Delay > console.MaxDelay {
+		return nil, fmt.Errorf("--delay %v: want 0s to %v", cfg.Delay, console.MaxDelay)
+	}
+	ports, err := parseListen(cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
+		return nil, fmt.Errorf("--data: %w", err)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(string) {}
+	}
+	d := &Dev{cfg: cfg, ports: ports, links: map[linkName]*devLink{}, spans: telemetry.NewSpanStore(0, 0)}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if err := d.openData(); err != nil {
+		return nil, err
+	}
+	logFile, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("log file: %w", err)
+	}
+	d.onClose(func() { logFile.Close() })
+	d.log = slog.New(slog.NewJSONHandler(logFile, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	if err := d.build(names, logFile); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// marker is the file by which dev knows a data folder of its own: --fresh deletes nothing else.
+const marker = "antipode-dev"
+
+func (d *Dev) openData() error {
+	dir := d.cfg.Data
+	mark := filepath.Join(dir, marker)
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("data folder: %w", err)
+	case len(entries) > 0:
+		if _, err := os.Stat(mark); err != nil {
+			return fmt.Errorf("data folder %s: it holds files that are not of antipode dev: name another with --data", dir)
+		}
+		if d.cfg.Fresh {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("--fresh: %w", err)
+			}
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	was, err := os.ReadFile(mark)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	now := "regions " + strings.Join(d.cfg.Regions, ",") + "\n"
+	if err == nil && string(was) != now {
+		return fmt.Errorf("data folder %s: it was made for %s, not %s: name those, or another folder with --data, or forget it with --fresh",
+			dir, strings.TrimSpace(string(was)), strings.TrimSpace(now))
+	}
+	if err := os.WriteFile(mark, []byte(now), 0o644); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	return nil
+}
+
+// LogFile is where services log.
+func (d *Dev) LogFile() string { return filepath.Join(d.cfg.Data, "antipode.log") }
+
+// URL is the base URL of the pages.
+func (d *Dev) URL() string { return "http://" + d.ports.at(0) }
+
+// Regions lists the regions.
+func (d *Dev) Regions() []im.Region {
+	var names []im.Region
+	for _, r := range d.regions {
+		names = append(names, r.site.Region)
+	}
+	return names
+}
+
+// IPConf is the base URL of a region's ipconf.
+func (d *Dev) IPConf(region im.Region) string {
+	for i, r := range d.regions {
+		if r.site.Region == region {
+			return "http://" + d.ports.region(i, portIPConf)
+		}
+	}
+	return ""
+}
+
+// Token issues a token for a user.
+func (d *Dev) Token(uid im.UID) (token string, expires time.Time, err error) {
+	expires = time.Now().Add(24 * time.Hour)
+	token, err = d.issuer.Token(uid, expires)
+	return token, expires, err
+}
+
+func (d *Dev) onClose(f func()) { d.closers = append(d.closers, f) }
+
+func (d *Dev) build(names []im.Region, logTo io.Writer) error {
+	authority, err := certs.Open(filepath.Join(d.cfg.Data, "certs"))
+	if err != nil {
+		return err
+	}
+	seed, err := tokenSeed(filepath.Join(d.cfg.Data, "token-key"))
+	if err != nil {
+		return err
+	}
+	if d.issuer, err = issue.New("dev", seed); err != nil {
+		return err
+	}
+	discovery := registry.NewMemory(registryTTL)
+	var origins []im.Origin
+	for _, r := range names {
+		origins = append(origins, im.NewOrigin(r, 1))
+	}
+	for i, name := range names {
+		site, err := d.site(i, name, origins)
+		if err != nil {
+			return err
+		}
+		env := Env{
+			Discovery: discovery,
+			Identity:  func(service string) (*certs.Identity, error) { return authority.Identity(service, name) },
+			Telemetry: func(service, instance, admin string) (*telemetry.Telemetry, error) {
+				t, err := telemetry.New(telemetry.Config{
+					Service: service, Region: string(name), Instance: instance,
+					LogWriter: logTo, LogLevel: d.cfg.LogLevel, Admin: admin,
+					SampleRatio: d.cfg.Sample, Spans: d.spans,
+				})
+				if err == nil {
+					d.watcher.watch(name, service, instance, t)
+				}
+				return t, err
+			},
+		}
+		d.regions = append(d.regions, newDevRegion(i, site, env, d.ports, d.cfg.Data, d.log))
+	}
+	d.watcher = newWatcher(d)
+	for i, from := range names {
+		for j, to := range names {
+			if from == to {
+				continue
+			}
+			target := d.ports.region(i, portRPC) // the replicator's, which is the first service
+			proxy, err := faultnet.Listen(d.ports.link(i, j), target)
+			if err != nil {
+				return fmt.Errorf("link %s → %s: %w", from, to, err)
+			}
+			d.onClose(func() { proxy.Close() })
+			proxy.Delay(d.cfg.Delay)
+			l := &devLink{proxy: proxy}
+			l.delay.Store(int64(d.cfg.Delay))
+			d.links[linkName{from, to}] = l
+		}
+	}
+	return nil
+}
+
+// site configures a region as an operator would: a config.Config, turned into a Site like any other.
+func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error) {
+	key := d.issuer.Key()
+	c := config.Defaults()
+	c.Region, c.Origins, c.Partitions = name, origins, devPartitions
+	c.Discovery = config.Discovery{Kind: "memory", TTL: registryTTL}
+	c.Log = config.Log{Brokers: []string{d.ports.region(index, portKafka)}, Replication: 1, MinInSync: 1}
+	c.Routes.Addrs = []string{d.ports.region(index, portRedis)}
+	c.Auth.Keys = []config.AuthKey{{ID: key.ID, Alg: key.Algorithm, Key: config.Secret(key.Public)}}
+	c.Gateway.WebOrigins = []string{d.URL(), "http://localhost:" + portOf(d.ports.at(0))}
+	c.Drain = drainTimeout
+	c.IMServer.Rate, c.IMServer.Burst = 1000, 1000 // a few users play many
+	c.Gateway.Rate, c.Gateway.Burst = 2000, 4000
+	c.Replicator.Peers = map[im.Region]string{}
+	for j, origin := range origins {
+		if j != index {
+			c.Replicator.Peers[origin.Region()] = d.ports.link(j, index) // the link that brings that region's log here
+		}
+	}
+	site, err := SiteOf(c)
+	if err != nil {
+		return Site{}, fmt.Errorf("region %s: %w", name, err)
+	}
+	site.Kafka.Embedded = true
+	return site, nil
+}
+
+const (
+	devPartitions = 4
+	registryTTL   = 3 * time.Second
+)
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return port
+}
+
+// Start starts PostgreSQL, then the regions beside each other, and returns when they serve.
+func (d *Dev) Start(ctx context.Context) error {
+	pg, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
+		Dir: filepath.Join(d.cfg.Data, "postgres"), Host: d.ports.host, Port: d.ports.base + portPostgres,
+		Progress: d.cfg.Progress, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := pg.Stop(ctx); err != nil {
+			d.log.Warn("postgres did not stop in time", "error", err)
+		}
+	})
+	for _, r := range d.regions {
+		database := "antipode_" + strings.ReplaceAll(string(r.site.Region), "-", "_")
+		if err := pg.CreateDatabase(ctx, database); err != nil {
+			return err
+		}
+		r.site.Timelines = []string{pg.URL(database)}
+	}
+	d.onClose(d.stopRegions)
+	errs := make([]error, len(d.regions))
+	var wg sync.WaitGroup
+	for i, r := range d.regions {
+		wg.Go(func() { errs[i] = r.start(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() { d.watcher.run(watching) })
+	d.onClose(func() { stop(); watch.Wait() })
+	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if d.cfg.Pages {
+		return d.servePages()
+	}
+	return nil
+}
+
+func (d *Dev) stopRegions() {
+	var wg sync.WaitGroup
+	for _, r := range d.regions {
+		wg.Go(r.stop)
+	}
+	wg.Wait()
+}
+
+// ready waits until every region hands out every gateway and every link is open.
+func (d *Dev) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	told := time.Now()
+	for {
+		missing := d.missing(ctx)
+		if missing == "" {
+			return nil
+		}
+		if time.Since(told) > 2*time.Second {
+			d.cfg.Progress("waiting: " + missing)
+			told = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready after 30 s: %s; see %s", missing, d.LogFile())
+		case <-tick.C:
+		}
+	}
+}
+
+// missing names the first thing that is not as it should be.
+func (d *Dev) missing(ctx context.Context) string {
+	for _, r := range d.regions {
+		if state, err := r.state(); state != UnitUp {
+			return fmt.Sprintf("region %s is %s: %v", r.site.Region, state, err)
+		}
+		if rt := r.router.Load(); rt == nil {
+			return fmt.Sprintf("router of %s is not running", r.site.Region)
+		} else if err := rt.Ready(); err != nil {
+			return fmt.Sprintf("router of %s: %v", r.site.Region, err)
+		}
+		repl := r.replicator.Load()
+		if repl == nil {
+			return fmt.Sprintf("replicator of %s is not running", r.site.Region)
+		}
+		for _, in := range repl.Status().In {
+			if !in.Open {
+				return fmt.Sprintf("link %s → %s: %s", in.Peer, r.site.Region, in.Error)
+			}
+		}
+		n, err := countGateways(ctx, d.IPConf(r.site.Region))
+		if err != nil {
+			return fmt.Sprintf("ipconf of %s: %v", r.site.Region, err)
+		}
+		if want := len(d.regions) * len(r.gateways); n < want {
+			return fmt.Sprintf("ipconf of %s hands out %d of %d gateways", r.site.Region, n, want)
+		}
+	}
+	return ""
+}
+
+func (d *Dev) servePages() error {
+	var endpoints []console.Endpoint
+	for _, r := range d.regions {
+		endpoints = append(endpoints, console.Endpoint{Region: r.site.Region, IPConf: d.IPConf(r.site.Region)})
+	}
+	handler, err := console.New(console.Config{Endpoints: endpoints, Hosts: []string{d.ports.host}}, console.Deps{
+		Watcher: d.watcher, Links: d, Switch: d, Tokens: d.Token, Traces: traces{d.spans}, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", d.ports.at(0))
+	if err != nil {
+		return fmt.Errorf("pages: %w (stop what uses the port, or choose another with --listen)", err)
+	}
+	d.pages = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	d.served = make(chan error, 1)
+	go func() { d.served <- d.pages.Serve(l) }()
+	d.onClose(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if d.pages.Shutdown(ctx) != nil {
+			d.pages.Close()
+		}
+		<-d.served
+	})
+	return nil
+}
+
+// Close drains the regions and stops everything. The data stays.
+func (d *Dev) Close() {
+	for _, f := range slices.Backward(d.closers) {
+		f()
+	}
+	d.closers = nil
+}
+
+func (d *Dev) region(name im.Region) (*devRegion, error) {
+	for _, r := range d.regions {
+		if r.site.Region == name {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("region %s: %w", name, console.ErrUnknown)
+}
+
+func (d *Dev) link(from, to im.Region) (*devLink, error) {
+	l := d.links[linkName{from, to}]
+	if l == nil {
+		return nil, fmt.Errorf("link %s → %s: %w", from, to, console.ErrUnknown)
+	}
+	return l, nil
+}
+
+// Cut stops a link: what is under way is lost, and nothing passes until Heal.
+func (d *Dev) Cut(_ context.Context, from, to im.Region) error {
+	l, err := d.link(from, to)
+	if err == nil {
+		l.cut.Store(true)
+		l.proxy.Cut()
+	}
+	return err
+}
+
+// Heal lets the link carry again.
+func (d *Dev) Heal(_ context.Context, from, to im.Region) error {
+	l, err := d.link(from, to)
+	if err == nil {
+		l.cut.Store(false)
+		l.proxy.Heal()
+	}
+	return err
+}
+
+// Delay sets the one-way delay of a link.
+func (d *Dev) Delay(_ context.Context, from, to im.Region, delay time.Duration) error {
+	l, err := d.link(from, to)
+	if err == nil {
+		l.delay.Store(int64(delay))
+		l.proxy.Delay(delay)
+	}
+	return err
+}
+
+// Kill stops a gateway, or a whole region, like a crash.
+func (d *Dev) Kill(_ context.Context, t console.Target) error {
+	r, err := d.region(t.Region)
+	if err != nil {
+		return err
+	}
+	if t.Gateway == "" {
+		r.kill()
+		return nil
+	}
+	u := r.gateways[t.Gateway]
+	if u == nil {
+		return fmt.Errorf("gateway %s of %s: %w", t.Gateway, t.Region, console.ErrUnknown)
+	}
+	u.Kill()
+	return nil
+}
+
+// Restart starts what was killed, with its data.
+func (d *Dev) Restart(ctx context.Context, t console.Target) error {
+	r, err := d.region(t.Region)
+	if err != nil {
+		return err
+	}
+	if t.Gateway == "" {
+		return r.start(ctx)
+	}
+	u := r.gateways[t.Gateway]
+	if u == nil {
+		return fmt.Errorf("gateway %s of %s: %w", t.Gateway, t.Region, console.ErrUnknown)
+	}
+	return u.Start()
+}
+
+// Digests returns the digests of the views of all regions.
+func (d *Dev) Digests(ctx context.Context) (map[im.Region]map[string]string, error) {
+	all := map[im.Region]map[string]string{}
+	for _, r := range d.regions {
+		digests, err := r.digests(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all[r.site.Region] = digests
+	}
+	return all, nil
+}

@@ -1,0 +1,84 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/postgres"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// Migrate makes a region's Kafka and PostgreSQL ready for this build: topics for every origin with the settings that the
+// invariants need, record 0 in each partition of the own log, and the schema. It may run again at any time, and next to a
+// running region.
+func Migrate(ctx context.Context, log *kafka.Cluster, site Site) error {
+	if err := MigrateLog(ctx, log, site); err != nil {
+		return err
+	}
+	for _, url := range site.Timelines {
+		if err := postgres.Migrate(ctx, url); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MigrateLog makes the topics and names the own log. The name of a partition that has one stays: a log is named once.
+func MigrateLog(ctx context.Context, log *kafka.Cluster, site Site) error {
+	specs := site.topics()
+	if err := log.CreateTopics(ctx, specs); err != nil {
+		return err
+	}
+	if err := log.VerifyTopics(ctx, specs); err != nil {
+		return err
+	}
+	var own []im.Partition
+	for _, topic := range im.Topics(site.Origin) {
+		for n := range site.Partitions {
+			own = append(own, im.Partition{Topic: topic, Number: n})
+		}
+	}
+	bounds, err := log.Bounds(ctx, own)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	id := im.NewUUID(now)
+	for _, p := range own {
+		if bounds[p].End > 0 {
+			continue
+		}
+		name := im.LogName{Origin: site.Origin, ID: id}
+		entry := wire.EncodeLogName(im.KindLog, name, im.StampAt(now))
+		first, err := log.Append(ctx, p, []im.Entry{entry})
+		if err != nil {
+			return fmt.Errorf("name the log: %v: %w", p, err)
+		}
+		if first != 0 {
+			return fmt.Errorf("name the log: %v: record 0 was written by another at the same time: run migrate in one place only, "+
+				"delete this origin's topics (they are new) and start again", p)
+		}
+	}
+	return nil
+}
+
+func (s Site) topics() []kafka.TopicSpec {
+	var specs []kafka.TopicSpec
+	for _, o := range s.Origins {
+		for _, topic := range im.Topics(o) {
+			spec := s.Topic
+			spec.Name, spec.Partitions = topic, s.Partitions
+			if family, _, _ := im.ParseTopic(topic); family == im.FamilyRoute {
+				spec.Retention = routeRetention
+			}
+			specs = append(specs, spec)
+		}
+	}
+	return specs
+}
+
+// routeRetention: live routes are claimed anew every hour, so three hours of the log hold every live one.
+const routeRetention = 3 * time.Hour

@@ -1,0 +1,364 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/antipode-im/antipode/gateway"
+	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver"
+	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/ownership"
+	"github.com/antipode-im/antipode/internal/postgres"
+	"github.com/antipode-im/antipode/internal/redis"
+	"github.com/antipode-im/antipode/internal/rpc"
+	"github.com/antipode-im/antipode/ipconf"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/router"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// The wiring of a region. Arrows are calls; pushes, kicks and held offsets return on the streams that callers opened.
+//
+//	clients ──▶ ipconf ──load──▶ gateway ──call──▶ imserver ──append, read──▶ kafka
+//	   │                          ▲   │               │  ▲───────apply──────▶ postgres
+//	   └────────── ws ────────────┘   └──attach──▶ router ◀──deliver──┘
+//	                                                │  ▲──append, read──▶ kafka, redis
+//	                                         notify │  │ notify
+//	                                                ▼  │
+//	                              peers ◀══link══▶ replicator ──append, read──▶ kafka
+
+// IMServer builds an imserver.
+func IMServer(ctx context.Context, site Site, env Env, b Binding) (Service, *imserver.Server, error) {
+	p, err := begin(site, env, ServiceIMServer, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := p.imserver(ctx)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, s, nil
+}
+
+func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
+	log, err := p.log(ctx)
+	if err != nil {
+		return nil, err
+	}
+	store, err := postgres.Open(ctx, postgres.Config{URL: p.site.Timelines[0]}, p.tel.Log)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(store.Close)
+	p.tel.Ready("postgres", store.Ping)
+	replicators := p.conns(ServiceReplicator, p.site.Region)
+	held := rpc.NewHeld(rpc.NewAny(replicators, p.live(ServiceReplicator)))
+	p.push("held", held.Run)
+
+	cfg := p.site.IMServer
+	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	s, err := imserver.New(cfg, imserver.Deps{
+		Log:       log,
+		NewReader: func(from map[im.Partition]int64) imserver.Reader { return log.NewReader(from) },
+		Store:     store, Deliver: p.routers(), Held: held,
+		Ownership: p.owners(ServiceIMServer, p.binding.ID),
+		Logger:    p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := p.serve()
+	if err != nil {
+		return nil, err
+	}
+	rpc.RegisterBackend(server, s)
+	rpc.RegisterView(server, s)
+	p.push("rpc", server.Run)
+	p.push("imserver", s.Run)
+	self := p.instance(server.Addr())
+	self.Serves = []string{wire.ServiceIM}
+	_, err = p.list(ctx, self)
+	return s, err
+}
+
+// Router builds a router.
+func Router(ctx context.Context, site Site, env Env, b Binding) (Service, *router.Router, error) {
+	p, err := begin(site, env, ServiceRouter, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := p.router(ctx)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, r, nil
+}
+
+func (p *process) router(ctx context.Context) (*router.Router, error) {
+	log, err := p.log(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cfg := p.site.Router
+	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	r, err := router.New(cfg, router.Deps{
+		Log:        log,
+		NewReader:  func(from map[im.Partition]int64) router.Reader { return log.NewReader(from) },
+		OutOfRange: outOfRange,
+		Store:      redis.NewRoutes(p.redis(), p.site.RedisPrefix),
+		Peers: rpc.NewReplicator(
+			rpc.NewAny(p.conns(ServiceReplicator, p.site.Region), p.live(ServiceReplicator)), p.site.Region),
+		Alive:     alive{p.env.Discovery, p.site.Region},
+		Ownership: p.owners(ServiceRouter, p.binding.ID),
+		Logger:    p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.tel.Ready("routes", func(context.Context) error { return r.Ready() })
+	server, err := p.serve()
+	if err != nil {
+		return nil, err
+	}
+	streams, stop := context.WithCancel(context.Background())
+	rpc.RegisterRouter(streams, server, routerService{r})
+	p.push("rpc", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, stop)()
+		return server.Run(ctx)
+	})
+	p.push("router", r.Run)
+	_, err = p.list(ctx, p.instance(server.Addr()))
+	return r, err
+}
+
+// routerService gives the router's attachments the type that package rpc knows.
+type routerService struct{ *router.Router }
+
+// Attach takes a gateway's stream.
+func (s routerService) Attach(gw im.Gateway, out rpc.Outbox) (rpc.Attachment, error) {
+	return s.Router.Attach(gw, out)
+}
+
+// alive asks discovery whether a gateway lives.
+type alive struct {
+	discovery Discovery
+	region    im.Region
+}
+
+// Alive tells what discovery says; known is false when it says nothing.
+func (a alive) Alive(gw im.Gateway) (alive, known bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	gateways, err := a.discovery.Instances(ctx, ServiceGateway, a.region)
+	if err != nil {
+		return false, false
+	}
+	for _, g := range gateways {
+		if g.ID == gw.ID && g.Epoch == gw.Epoch {
+			return true, true
+		}
+	}
+	return false, true
+}
+
+func outOfRange(err error) (im.Partition, im.Bounds, bool) {
+	if e, ok := errors.AsType[*kafka.RangeError](err); ok {
+		return e.Partition, e.Bounds, true
+	}
+	return im.Partition{}, im.Bounds{}, false
+}
+
+// Replicator builds a replicator.
+func Replicator(ctx context.Context, site Site, env Env, b Binding) (Service, *replicator.Replicator, error) {
+	p, err := begin(site, env, ServiceReplicator, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := p.replicator(ctx)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, r, nil
+}
+
+func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error) {
+	log, err := p.log(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cfg := p.site.Replicator
+	cfg.Region, cfg.Origin, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Partitions
+	for _, o := range p.site.Origins {
+		if o.Region() != p.site.Region {
+			cfg.Peers = append(cfg.Peers, replicator.Peer{Region: o.Region(), Origin: o})
+		}
+	}
+	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
+		addr, ok := p.site.Peers[peer]
+		if !ok {
+			return rpc.LinkTarget{}, fmt.Errorf("no address of region %s is configured", peer)
+		}
+		return rpc.LinkTarget{Addr: addr, TLS: p.identity.Client(ServiceReplicator, peer)}, nil
+	})
+	views := rpc.NewView(rpc.NewAny(p.conns(ServiceIMServer, p.site.Region), p.live(ServiceIMServer)))
+	r, err := replicator.New(cfg, replicator.Deps{
+		Log:       log,
+		NewReader: func(from map[im.Partition]int64) replicator.Reader { return log.NewReader(from) },
+		Dialer:    links, Applied: []replicator.Applied{views}, Notifier: p.routers(),
+		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := p.serve(p.site.Regions...)
+	if err != nil {
+		return nil, err
+	}
+	rpc.RegisterReplicator(server, r, rpc.ReplicatorAccess{Region: p.site.Region, Identify: certs.Identify})
+	p.push("rpc", server.Run)
+	p.push("replicator", r.Run)
+	_, err = p.list(ctx, p.instance(server.Addr()))
+	return r, err
+}
+
+// Gateway builds a gateway.
+func Gateway(ctx context.Context, site Site, env Env, b Binding) (Service, *gateway.Gateway, error) {
+	p, err := begin(site, env, ServiceGateway, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := p.gateway(ctx)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, g, nil
+}
+
+func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
+	tokens, err := auth.NewVerifier(p.site.Tokens)
+	if err != nil {
+		return nil, err
+	}
+	backends := rpc.NewBackendPool(
+		rpc.BackendPoolConfig{Region: p.site.Region, Partitions: p.site.Partitions},
+		rpc.BackendPoolDeps{
+			Watch: p.watch(""), Owner: ownership.Pick, Conns: p.conns(ServiceIMServer, p.site.Region),
+		})
+	p.push("backends", backends.Run)
+	routers := rpc.NewRouters(rpc.RoutersConfig{Partitions: p.site.Partitions}, rpc.RoutersDeps{
+		Conns: p.conns(ServiceRouter, p.site.Region), Watch: p.watch(ServiceRouter), Owner: ownership.Pick, Logger: p.tel.Log,
+	})
+
+	cfg := p.site.Gateway
+	cfg.Gateway = im.Gateway{ID: p.binding.ID, Epoch: uint64(time.Now().UnixMilli())}
+	cfg.Region, cfg.Origin, cfg.Listen = p.site.Region, p.site.Origin, p.binding.Public
+	var listed *listing // set before Run, which alone can be fenced
+	g, err := gateway.New(cfg, gateway.Deps{
+		Backend: backends, Routers: routers, Tokens: tokens,
+		NextEpoch: func(context.Context) (uint64, error) {
+			epoch := max(listed.self.Epoch+1, uint64(time.Now().UnixMilli()))
+			return epoch, listed.set(epoch)
+		},
+		Alternatives: p.alternatives,
+		Log:          p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.tel.Ready("backends", func(context.Context) error {
+		if len(backends.Services()) == 0 {
+			return errors.New("no service to forward calls to is known yet")
+		}
+		return nil
+	})
+	server, err := p.serve()
+	if err != nil {
+		return nil, err
+	}
+	rpc.RegisterGateway(server, g)
+	p.push("rpc", server.Run)
+	p.push("gateway", g.Run)
+	self := p.instance(server.Addr())
+	self.Epoch, self.URL = cfg.Gateway.Epoch, g.URL()
+	listed, err = p.list(ctx, self)
+	return g, err
+}
+
+// alternatives lists where a draining gateway sends its clients: the other gateways of the region.
+func (p *process) alternatives() []string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	gateways, err := p.env.Discovery.Instances(ctx, ServiceGateway, p.site.Region)
+	if err != nil {
+		return nil // clients ask ipconf
+	}
+	var urls []string
+	for _, g := range gateways {
+		if g.ID != p.binding.ID && !g.Draining {
+			urls = append(urls, "ws"+strings.TrimPrefix(g.URL, "http")+"/v1/ws")
+		}
+	}
+	return urls
+}
+
+// IPConf builds an ipconf.
+func IPConf(ctx context.Context, site Site, env Env, b Binding) (Service, *ipconf.IPConf, error) {
+	p, err := begin(site, env, ServiceIPConf, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := p.ipconf(ctx)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	return p, s, nil
+}
+
+func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
+	cfg := p.site.IPConf
+	cfg.Region, cfg.Regions, cfg.Listen = p.site.Region, p.site.Regions, p.binding.Public
+	states := newRegionStates()
+	p.push("region states", func(ctx context.Context) error {
+		err := p.env.Discovery.WatchRegionStates(ctx, states.set)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	peers := map[im.Region]rpc.Conns{}
+	for _, r := range p.site.Regions {
+		peers[r] = p.conns(ServiceIPConf, r)
+	}
+	s, err := ipconf.New(cfg, ipconf.Deps{
+		Discovery: p.env.Discovery,
+		Gateways:  rpc.NewGatewayLoads(p.conns(ServiceGateway, p.site.Region)),
+		Peers:     rpc.NewIPConfPeers(func(r im.Region) rpc.Conns { return peers[r] }),
+		States:    states,
+		Logger:    p.tel.Log, Meter: p.tel.Meter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := p.serve(p.site.Regions...)
+	if err != nil {
+		return nil, err
+	}
+	rpc.RegisterIPConf(server, s, p.site.Region)
+	p.push("rpc", server.Run)
+	p.push("ipconf", s.Run)
+	self := p.instance(server.Addr())
+	self.URL = "http://" + s.Addr()
+	_, err = p.list(ctx, self)
+	return s, err
+}

@@ -1,0 +1,79 @@
+package app
+
+import (
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/antipode-im/antipode/gateway"
+	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver"
+	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/registry"
+	"github.com/antipode-im/antipode/internal/telemetry"
+	"github.com/antipode-im/antipode/ipconf"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/router"
+)
+
+// The names of the services, as in discovery, certificates and telemetry.
+const (
+	ServiceIPConf     = "ipconf"
+	ServiceGateway    = "gateway"
+	ServiceRouter     = "router"
+	ServiceIMServer   = "imserver"
+	ServiceReplicator = "replicator"
+)
+
+// Site is what the services of one region share, and how each of them is tuned.
+type Site struct {
+	Region     im.Region
+	Origin     im.Origin   // under which the region accepts
+	Regions    []im.Region // all, own included
+	Origins    []im.Origin // whose logs are followed, own included
+	Partitions int         // of every topic, equal in every region
+
+	Kafka       kafka.Config
+	Topic       kafka.TopicSpec // replication and retention of new topics
+	Timelines   []string        // PostgreSQL URLs
+	Redis       *goredis.UniversalOptions
+	RedisPrefix string               // of the keys, where regions share a server
+	Peers       map[im.Region]string // where the other regions' replicators are reached
+
+	Tokens auth.Config
+
+	// Tuning. Who and where the service is comes from the Site and the Binding.
+	IPConf     ipconf.Config
+	Gateway    gateway.Config
+	Router     router.Config
+	IMServer   imserver.Config
+	Replicator replicator.Config
+}
+
+// Discovery is what services find each other through.
+type Discovery interface {
+	registry.Registry
+	registry.States
+}
+
+// Env is what a service process brings along: production and dev differ here, and nowhere else.
+type Env struct {
+	Discovery Discovery
+	// Identity returns the certificate of a service of the site's region.
+	Identity func(service string) (*certs.Identity, error)
+	// Telemetry sets up an instance's telemetry, with its admin server at an address ("": none).
+	Telemetry func(service, instance, admin string) (*telemetry.Telemetry, error)
+}
+
+// Binding says which instance a process is and where it listens.
+type Binding struct {
+	ID     string // unique within region and service
+	Public string // host:port of the HTTP server, of ipconfs and gateways
+	RPC    string // host:port of the RPC server
+	Admin  string // host:port of the admin server; empty: none
+}
+
+// drainTimeout bounds each part of a service's drain.
+const drainTimeout = 5 * time.Second

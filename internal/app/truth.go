@@ -1,0 +1,114 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/internal/console"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// KillGateway stops a gateway like a crash.
+func (d *Dev) KillGateway(ctx context.Context, r im.Region, id string) error {
+	return d.Kill(ctx, console.Target{Region: r, Gateway: id})
+}
+
+// RestartGateway starts it again.
+func (d *Dev) RestartGateway(ctx context.Context, r im.Region, id string) error {
+	return d.Restart(ctx, console.Target{Region: r, Gateway: id})
+}
+
+// Logged reads every origin's own message log from its start.
+func (d *Dev) Logged(ctx context.Context) ([]checker.Logged, error) {
+	var all []checker.Logged
+	for _, r := range d.regions {
+		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range r.site.ownMessages() {
+			for offset := int64(0); ; {
+				entries, err := log.Read(ctx, p, offset, 1<<20)
+				if err != nil {
+					log.Close()
+					return nil, fmt.Errorf("read %v: %w", p, err)
+				}
+				if len(entries) == 0 {
+					break
+				}
+				for i := range entries {
+					offset = entries[i].Offset + 1
+					head := wire.DecodeHead(&entries[i])
+					if head.Conversation == "" {
+						continue
+					}
+					record, err := wire.DecodeRecord(&entries[i], head)
+					if err != nil {
+						log.Close()
+						return nil, err
+					}
+					all = append(all, checker.Logged{Origin: head.Origin, ID: record.ID, Stamp: head.Stamp})
+				}
+			}
+		}
+		log.Close()
+	}
+	return all, nil
+}
+
+func (s Site) ownMessages() []im.Partition {
+	var all []im.Partition
+	for _, l := range im.Lanes {
+		for n := range s.Partitions {
+			all = append(all, im.Partition{Topic: im.MsgTopic(s.Origin, l), Number: n})
+		}
+	}
+	return all
+}
+
+// Behind lists the partitions of which a region's timelines lack what is in the origin's log now.
+func (d *Dev) Behind(ctx context.Context) ([]checker.Behind, error) {
+	ends := map[im.Partition]int64{}
+	for _, r := range d.regions {
+		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
+		if err != nil {
+			return nil, err
+		}
+		partitions := r.site.ownMessages()
+		for n := range r.site.Partitions {
+			partitions = append(partitions, im.Partition{Topic: im.ReadTopic(r.site.Origin), Number: n})
+		}
+		bounds, err := log.Bounds(ctx, partitions)
+		log.Close()
+		if err != nil {
+			return nil, err
+		}
+		for p, b := range bounds {
+			ends[p] = b.End
+		}
+	}
+	var behind []checker.Behind
+	for _, r := range d.regions {
+		s := r.imserver.Load()
+		if s == nil {
+			return nil, fmt.Errorf("the imserver of %s is down", r.site.Region)
+		}
+		positions, err := s.Positions(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		next := map[im.Partition]int64{}
+		for _, p := range positions {
+			next[p.Partition] = p.Next
+		}
+		for p, end := range ends {
+			if next[p] < end {
+				behind = append(behind, checker.Behind{Region: r.site.Region, Partition: p, Next: next[p], End: end})
+			}
+		}
+	}
+	return behind, nil
+}

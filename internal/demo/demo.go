@@ -1,0 +1,417 @@
+// Package demo plays one scenario on a running cluster and has it judged: users of all regions write to each other while
+// links are cut and healed and a gateway is killed; then everything that clients and regions saw is checked against the
+// invariants (package checker).
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/client"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/checker"
+)
+
+// Cluster is where the scenario plays.
+type Cluster interface {
+	Regions() []im.Region
+	IPConf(r im.Region) string // base URL
+	Token(uid im.UID) (token string, expires time.Time, err error)
+}
+
+// Faults breaks and mends parts of the cluster.
+type Faults interface {
+	Cut(ctx context.Context, from, to im.Region) error
+	Heal(ctx context.Context, from, to im.Region) error
+	KillGateway(ctx context.Context, r im.Region, id string) error
+	RestartGateway(ctx context.Context, r im.Region, id string) error
+}
+
+// Truth tells what the regions hold, past their clients.
+type Truth interface {
+	// Logged reads every origin's own log from its start.
+	Logged(ctx context.Context) ([]checker.Logged, error)
+	// Behind lists the partitions of which a region's timelines lack what is in the origin's log now.
+	Behind(ctx context.Context) ([]checker.Behind, error)
+	Digests(ctx context.Context) (map[im.Region]map[string]string, error)
+}
+
+// Config says how much is played.
+type Config struct {
+	PerPair int           // messages between every pair of regions, both ways together
+	Users   int           // pairs of users for each pair of regions
+	Group   int           // messages to one group with a member in every region
+	Length  time.Duration // over which they are sent
+	Settle  time.Duration // how long everything may take to arrive after the last fault
+	Gateway string        // id of the gateway that is killed, in the second region
+	Log     func(string)  // what is going on; may be nil
+}
+
+type chat struct {
+	conversation im.Conversation
+	members      []*user
+}
+
+type user struct {
+	uid    im.UID
+	region im.Region
+	client *client.Client
+
+	mu      sync.Mutex
+	emitted map[im.Conversation][]im.ID
+	events  sync.WaitGroup
+}
+
+type play struct {
+	cfg     Config
+	cluster Cluster
+	users   []*user
+	chats   []*chat
+
+	mu      sync.Mutex
+	submits []checker.Submit
+}
+
+// Run plays the scenario and returns what was recorded. An error means that it could not be played or did not settle; what
+// was recorded so far is returned beside it.
+func Run(ctx context.Context, cfg Config, cluster Cluster, faults Faults, truth Truth) (*checker.History, error) {
+	if cfg.Log == nil {
+		cfg.Log = func(string) {}
+	}
+	p := &play{cfg: cfg, cluster: cluster}
+	defer p.close()
+	if err := p.connect(ctx); err != nil {
+		return nil, err
+	}
+	cfg.Log(fmt.Sprintf("%d users connected in %d regions, %d conversations", len(p.users), len(cluster.Regions()), len(p.chats)))
+
+	sending, cancel := context.WithTimeout(ctx, cfg.Length+cfg.Settle)
+	defer cancel()
+	var wg sync.WaitGroup
+	var broken error
+	wg.Go(func() { broken = p.breakThings(sending, faults) })
+	sendErr := p.send(sending)
+	wg.Wait()
+	h := p.history()
+	if err := errors.Join(sendErr, broken); err != nil {
+		return h, err
+	}
+	cfg.Log("everything sent; waiting for the last messages to arrive")
+	if err := p.settle(ctx, truth, h); err != nil {
+		return h, err
+	}
+	return h, nil
+}
+
+func (p *play) close() {
+	for _, u := range p.users {
+		u.client.Close()
+		u.events.Wait()
+	}
+}
+
+func (p *play) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	regions := p.cluster.Regions()
+	for i, a := range regions {
+		for _, b := range regions[i+1:] {
+			for n := range p.cfg.Users {
+				ua, err := p.user(ctx, im.UID(fmt.Sprintf("%s-to-%s-%d", a, b, n)), a)
+				if err != nil {
+					return err
+				}
+				ub, err := p.user(ctx, im.UID(fmt.Sprintf("%s-to-%s-%d", b, a, n)), b)
+				if err != nil {
+					return err
+				}
+				p.chats = append(p.chats, &chat{im.Direct(ua.uid, ub.uid), []*user{ua, ub}})
+			}
+		}
+	}
+	if p.cfg.Group == 0 {
+		return nil
+	}
+	group := new(chat)
+	var uids []im.UID
+	for _, r := range regions {
+		u, err := p.user(ctx, im.UID("group-"+string(r)), r)
+		if err != nil {
+			return err
+		}
+		group.members = append(group.members, u)
+		uids = append(uids, u.uid)
+	}
+	var err error
+	group.conversation, err = group.members[0].client.CreateGroup(ctx, "Everyone", uids)
+	if err != nil {
+		return fmt.Errorf("create a group: %w", err)
+	}
+	p.chats = append(p.chats, group)
+	return nil
+}
+
+func (p *play) user(ctx context.Context, uid im.UID, region im.Region) (*user, error) {
+	token, _, err := p.cluster.Token(uid)
+	if err != nil {
+		return nil, err
+	}
+	ipconf := []string{p.cluster.IPConf(region)}
+	for _, r := range p.cluster.Regions() {
+		if r != region {
+			ipconf = append(ipconf, p.cluster.IPConf(r))
+		}
+	}
+	c, err := client.Dial(ctx, client.Config{
+		IPConf: ipconf, Region: region, UID: uid, Token: client.StaticToken(token), Platform: "desktop", Agent: "antipode-demo",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect %s in %s: %w", uid, region, err)
+	}
+	u := &user{uid: uid, region: region, client: c, emitted: map[im.Conversation][]im.ID{}}
+	u.events.Go(func() {
+		for e := range c.Events() {
+			if m, ok := e.(client.Inserted); ok && m.Message.Kind == im.KindMessage {
+				u.mu.Lock()
+				u.emitted[m.Conversation] = append(u.emitted[m.Conversation], m.Message.ID)
+				u.mu.Unlock()
+			}
+		}
+	})
+	p.users = append(p.users, u)
+	return u, nil
+}
+
+// send has every member of every conversation write its share, one message after the other.
+func (p *play) send(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for _, c := range p.chats {
+		share := p.cfg.PerPair / p.cfg.Users / len(c.members)
+		if c.conversation.Lane() == im.LaneGroup {
+			share = p.cfg.Group / len(c.members)
+		}
+		for _, u := range c.members {
+			wg.Go(func() {
+				if err := p.write(ctx, c, u, share); err != nil {
+					mu.Lock()
+					failed = errors.Join(failed, err)
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return failed
+}
+
+func (p *play) write(ctx context.Context, c *chat, u *user, n int) error {
+	pace := time.NewTicker(p.cfg.Length / time.Duration(n))
+	defer pace.Stop()
+	for i := range n {
+		var seen im.Stamp
+		if shown := u.client.Messages(c.conversation); len(shown) > 0 {
+			seen = shown[len(shown)-1].Place.Stamp
+		}
+		ack, err := u.client.Submit(ctx, c.conversation, fmt.Sprintf("%s says %d", u.uid, i))
+		s := checker.Submit{ID: ack.ID, Conn: string(u.uid), Seen: seen, Acked: err == nil, Ack: ack}
+		p.mu.Lock()
+		p.submits = append(p.submits, s)
+		p.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("%s: message %d to %s was not acknowledged: %w", u.uid, i, c.conversation, err)
+		}
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// breakThings cuts each link in turn and heals it, and kills a gateway meanwhile.
+func (p *play) breakThings(ctx context.Context, faults Faults) error {
+	regions := p.cluster.Regions()
+	links := len(regions) * (len(regions) - 1)
+	step := p.cfg.Length / time.Duration(links+1)
+	wait := func(d time.Duration) error {
+		select {
+		case <-time.After(d):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	victim := regions[min(1, len(regions)-1)]
+	cut := 0
+	for _, from := range regions {
+		for _, to := range regions {
+			if from == to {
+				continue
+			}
+			if err := faults.Cut(ctx, from, to); err != nil {
+				return err
+			}
+			p.cfg.Log(fmt.Sprintf("link %s → %s is cut", from, to))
+			if cut == links/3 && p.cfg.Gateway != "" {
+				if err := faults.KillGateway(ctx, victim, p.cfg.Gateway); err != nil {
+					return err
+				}
+				p.cfg.Log(fmt.Sprintf("%s of %s is killed", p.cfg.Gateway, victim))
+			}
+			err := wait(step)
+			if err := errors.Join(err, faults.Heal(context.WithoutCancel(ctx), from, to)); err != nil {
+				return err
+			}
+			cut++
+		}
+	}
+	if p.cfg.Gateway == "" {
+		return nil
+	}
+	if err := faults.RestartGateway(ctx, victim, p.cfg.Gateway); err != nil {
+		return err
+	}
+	p.cfg.Log(fmt.Sprintf("all links are healed, %s of %s is back", p.cfg.Gateway, victim))
+	return nil
+}
+
+func (p *play) history() *checker.History {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &checker.History{Submits: p.submits}
+}
+
+// settle waits until every client shows every acked message, all logs are applied everywhere and all views are equal; then it
+// records what there is. What does not come true in time is recorded as it is, for the checker to name.
+func (p *play) settle(ctx context.Context, truth Truth, h *checker.History) error {
+	deadline := time.Now().Add(p.cfg.Settle)
+	expect := map[im.Conversation]int{}
+	for _, s := range h.Submits {
+		if s.Acked {
+			expect[s.ID.Conversation]++
+		}
+	}
+	waitFor := func(what string, done func() (bool, error)) error {
+		for {
+			ok, err := done()
+			if ok {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if time.Now().After(deadline) {
+				if err != nil {
+					return fmt.Errorf("%s: %w", what, err)
+				}
+				p.cfg.Log("not in time: " + what)
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	err := waitFor("every client shows every message", func() (bool, error) {
+		for _, c := range p.chats {
+			for _, u := range c.members {
+				if u.count(c.conversation) < expect[c.conversation] {
+					return false, nil
+				}
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	err = waitFor("every region applied every log", func() (bool, error) {
+		var err error
+		h.Behind, err = truth.Behind(ctx)
+		return err == nil && len(h.Behind) == 0, err
+	})
+	if err != nil {
+		return err
+	}
+	err = waitFor("all views are equal", func() (bool, error) {
+		var err error
+		h.Digests, err = truth.Digests(ctx)
+		return err == nil && equal(h.Digests), err
+	})
+	if err != nil {
+		return err
+	}
+	if h.Logs, err = truth.Logged(ctx); err != nil {
+		return err
+	}
+	for _, c := range p.chats {
+		for _, u := range c.members {
+			h.Receivers = append(h.Receivers, u.receiver(c.conversation))
+		}
+		for _, r := range p.cluster.Regions() {
+			t, err := p.pull(ctx, r, c)
+			if err != nil {
+				return fmt.Errorf("pull %s in %s: %w", c.conversation, r, err)
+			}
+			h.Timelines = append(h.Timelines, t)
+		}
+	}
+	return nil
+}
+
+func (u *user) count(c im.Conversation) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.emitted[c])
+}
+
+func (u *user) receiver(c im.Conversation) checker.Receiver {
+	r := checker.Receiver{Name: string(u.uid), Conversation: c}
+	u.mu.Lock()
+	r.Emitted = u.emitted[c]
+	u.mu.Unlock()
+	for _, m := range u.client.Messages(c) {
+		if m.Kind == im.KindMessage {
+			r.Shown = append(r.Shown, checker.Sighting{ID: m.ID, Place: m.Place})
+		}
+	}
+	return r
+}
+
+func equal(digests map[im.Region]map[string]string) bool {
+	return len(checker.Check(&checker.History{Digests: digests})) == 0
+}
+
+// Line sums a history up in one line.
+func Line(h *checker.History, violations []checker.Violation, took time.Duration) string {
+	s := checker.Summarize(h)
+	verdict := func(invariants ...string) string {
+		for _, v := range violations {
+			for _, i := range invariants {
+				if v.Invariant == i {
+					return "NO"
+				}
+			}
+		}
+		return "yes"
+	}
+	return fmt.Sprintf("sent %d, acked %d, received exactly once %d, order equal in all %d regions: %s, view digests equal: %s (%.1f s)",
+		s.Sent, s.Acked, s.ReceivedOnce, s.Regions, verdict("I3", "I5"), verdict("I9"), took.Seconds())
+}
+
+// Explain lists violations, one a line.
+func Explain(violations []checker.Violation) string {
+	var b strings.Builder
+	for _, v := range violations {
+		fmt.Fprintln(&b, v)
+	}
+	return b.String()
+}

@@ -1,0 +1,118 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// pull reads a conversation from a region from the beginning, as a member of it would over HTTP.
+func (p *play) pull(ctx context.Context, r im.Region, c *chat) (checker.Timeline, error) {
+	t := checker.Timeline{Region: r, Conversation: c.conversation}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	base, err := gatewayOf(ctx, p.cluster.IPConf(r), r)
+	if err != nil {
+		return t, err
+	}
+	token, _, err := p.cluster.Token(c.members[0].uid)
+	if err != nil {
+		return t, err
+	}
+	cursor := ""
+	for {
+		page, err := pullPage(ctx, base, token, &wire.PullRequest{Conversation: string(c.conversation), Cursor: cursor})
+		if err != nil {
+			return t, err
+		}
+		for _, rec := range page.Records {
+			id, err := wire.RecordID(rec)
+			if err != nil {
+				return t, err
+			}
+			s := checker.Sighting{ID: id, Place: wire.RecordPlace(rec)}
+			t.Records = append(t.Records, s)
+			if im.Kind(rec.Kind) == im.KindMessage {
+				t.Shown = append(t.Shown, s)
+			}
+		}
+		for _, rep := range page.Repeats {
+			u, err := im.ParseUUID(rep.ClientId)
+			if err != nil {
+				return t, err
+			}
+			t.Records = append(t.Records, checker.Sighting{
+				ID:    im.ID{Conversation: c.conversation, Sender: im.UID(rep.Sender), ClientID: u},
+				Place: im.Place{Stamp: im.Stamp(rep.Stamp), Origin: im.Origin(rep.Origin), Seq: rep.Seq},
+			})
+		}
+		if !page.More && page.Cursor == cursor {
+			t.Unfinished = len(page.Records)+len(page.Repeats) > 0
+			break
+		}
+		cursor = page.Cursor
+	}
+	slices.SortFunc(t.Shown, func(a, b checker.Sighting) int { return a.Place.Compare(b.Place) })
+	return t, nil
+}
+
+func pullPage(ctx context.Context, base, token string, q *wire.PullRequest) (*wire.PullResponse, error) {
+	body, err := proto.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/pull", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/x-protobuf")
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s: %.200s", base, resp.Status, answer)
+	}
+	page := new(wire.PullResponse)
+	return page, proto.Unmarshal(answer, page)
+}
+
+// gatewayOf asks an ipconf for a gateway of a region.
+func gatewayOf(ctx context.Context, ipconf string, r im.Region) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ipconf+"/v1/endpoints?region="+string(r), nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var list wire.Endpoints
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		return "", fmt.Errorf("%s answers %s: %w", ipconf, resp.Status, err)
+	}
+	for _, g := range list.Gateways {
+		if g.Region == r {
+			return g.PullURL, nil
+		}
+	}
+	return "", fmt.Errorf("%s names no gateway of %s", ipconf, r)
+}
