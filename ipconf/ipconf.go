@@ -2,100 +2,279 @@ package ipconf
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/wire"
 )
-
-// Config says where an ipconf runs and how it behaves. Zero durations take the defaults in brackets.
-type Config struct {
-	Region  im.Region
-	Regions []im.Region // all regions, own included
-	Listen  string      // host:port of the public HTTP server; ":0" picks a port
-	Origins []string    // browser origins allowed by CORS; empty: any (answers hold no secrets and take no credentials)
-
-	Policy wire.Policy   // served to clients; zero fields take wire.DefaultPolicy
-	TTL    time.Duration // of a list [60 s]
-
-	PollInterval time.Duration // of loads, own region and exchange [2 s]
-	PollTimeout  time.Duration // of one load call [1 s]
-	DeadAfter    time.Duration // a gateway whose load was not heard for so long is left out [5 s]
-	ConfirmAfter time.Duration // when a held-back catalogue update gets its second look [2 s]
-	DrainTimeout time.Duration // of requests under way when Run's context ends [5 s]
-	MaxAnswer    int           // gateways in an answer at most [32]
-}
-
-// Discovery knows which instances exist.
-type Discovery interface {
-	// Instances reads the catalogue once.
-	Instances(ctx context.Context, service string, r im.Region) ([]im.Instance, error)
-	// Watch blocks and calls fn at once and at each change.
-	Watch(ctx context.Context, service string, r im.Region, fn func([]im.Instance)) error
-}
-
-// Gateways asks gateways of the own region for their load.
-type Gateways interface {
-	Load(ctx context.Context, gateway im.Instance) (im.Load, error)
-}
-
-// Peers asks ipconfs of other regions for their gateways' loads; age is how old the answer was when it was sent.
-type Peers interface {
-	Loads(ctx context.Context, ipconf im.Instance) (loads []im.Load, age time.Duration, err error)
-}
-
-// State is what operators made of a region.
-type State string
-
-// The states. A region that no state is known of is active.
-const (
-	StateActive   State = "active"
-	StateDraining State = "draining" // takes no newcomers
-	StateDead     State = "dead"     // not handed out at all
-)
-
-// States tells the regions' states; it is asked at every answer and must not block.
-type States interface {
-	State(r im.Region) State
-}
-
-// Deps are what an ipconf needs.
-type Deps struct {
-	Discovery Discovery
-	Gateways  Gateways
-	Peers     Peers
-	States    States // nil: every region is active
-	Logger    *slog.Logger
-	Meter     metric.Meter
-}
 
 // IPConf is the service.
 type IPConf struct {
-	cfg  Config
-	deps Deps
+	cfg      Config
+	deps     Deps
+	listener net.Listener
+	fleet    *fleet
+	metrics  metrics
+
+	mu      sync.Mutex
+	ipconfs map[im.Region][]im.Instance // of the other regions; an empty reading does not replace a good one
+	looking map[im.Region]bool          // a second look is under way
+
+	nudge chan struct{} // a gateway is new: ask for its load now
 }
 
-// New binds the listener.
-func New(cfg Config, deps Deps) (*IPConf, error) { return &IPConf{cfg: cfg, deps: deps}, nil }
+// New checks the configuration and binds the listener.
+func New(cfg Config, deps Deps) (*IPConf, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if deps.Discovery == nil || deps.Gateways == nil || deps.Peers == nil {
+		return nil, errors.New("ipconf: Discovery, Gateways and Peers must be given")
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.New(slog.DiscardHandler)
+	}
+	if deps.Meter == nil {
+		deps.Meter = noop.NewMeterProvider().Meter("")
+	}
+	s := &IPConf{
+		cfg: cfg, deps: deps, fleet: newFleet(cfg.Regions, cfg.DeadAfter),
+		ipconfs: map[im.Region][]im.Instance{}, looking: map[im.Region]bool{},
+		nudge: make(chan struct{}, 1),
+	}
+	if s.metrics, err = newMetrics(deps.Meter); err != nil {
+		return nil, fmt.Errorf("ipconf: metrics: %w", err)
+	}
+	if s.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, fmt.Errorf("ipconf: cannot listen: %w", err)
+	}
+	return s, nil
+}
 
 // Addr is the host:port that it listens on.
-func (s *IPConf) Addr() string { return "" }
+func (s *IPConf) Addr() string { return s.listener.Addr().String() }
 
 // Run serves until ctx ends.
-func (s *IPConf) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *IPConf) Run(ctx context.Context) error {
+	stop, err := s.metrics.observe(s)
+	if err != nil {
+		s.listener.Close()
+		return fmt.Errorf("ipconf: metrics: %w", err)
+	}
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	watching, cancel := context.WithCancel(context.WithoutCancel(ctx)) // answers stay informed while draining
+	defer cancel()
+	for _, r := range s.cfg.Regions {
+		wg.Go(func() { s.watch(watching, &wg, "gateway", r) })
+		if r != s.cfg.Region {
+			wg.Go(func() { s.watch(watching, &wg, "ipconf", r) })
+		}
+	}
+	wg.Go(func() { s.poll(watching) })
 
-// Loads returns the loads of the own region's gateways as last polled, and how old the oldest of them is: what peers ask
-// for.
-func (s *IPConf) Loads(ctx context.Context) (loads []im.Load, age time.Duration, err error) {
-	return nil, 0, nil
+	server := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.deps.Logger.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	wg.Go(func() { served <- server.Serve(s.listener) })
+	select {
+	case err := <-served:
+		return fmt.Errorf("ipconf: %w", err)
+	case <-ctx.Done():
+	}
+	if errors.Is(context.Cause(ctx), im.ErrKilled) {
+		server.Close()
+		return nil
+	}
+	deadline, done := context.WithTimeout(watching, s.cfg.DrainTimeout)
+	defer done()
+	if err := server.Shutdown(deadline); err != nil {
+		server.Close()
+	}
+	return nil
 }
 
-// Handler serves GET /v1/endpoints (it is what Run serves, for embedding).
-func (s *IPConf) Handler() http.Handler { return http.NotFoundHandler() }
+// watch follows one service's catalogue in one region. Errors change nothing: what is known stays, and grows old.
+func (s *IPConf) watch(ctx context.Context, wg *sync.WaitGroup, service string, r im.Region) {
+	for failures := 0; ctx.Err() == nil; failures++ {
+		err := s.deps.Discovery.Watch(ctx, service, r, func(instances []im.Instance) {
+			failures = 0
+			if service == "ipconf" {
+				s.peersAre(r, instances)
+				return
+			}
+			s.read(ctx, wg, r, instances)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		s.deps.Logger.Warn("discovery does not answer; the last known gateways stand", "region", r, "service", service, "error", err)
+		pause(ctx, time.Duration(float64(min(100*time.Millisecond<<min(failures, 6), 5*time.Second))*(0.5+rand.Float64()/2)))
+	}
+}
 
-// Explain serves the current ranking with its reasons, for operators: mount it on the admin port only.
-func (s *IPConf) Explain() http.Handler { return http.NotFoundHandler() }
+func (s *IPConf) peersAre(r im.Region, instances []im.Instance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(instances) > 0 {
+		s.ipconfs[r] = append([]im.Instance(nil), instances...)
+	}
+}
+
+// read takes a reading of a region's gateways, and arranges the second look if it is held back.
+func (s *IPConf) read(ctx context.Context, wg *sync.WaitGroup, r im.Region, instances []im.Instance) {
+	held, gone := s.fleet.catalogue(r, instances, false, time.Now())
+	if gone > 0 {
+		s.deps.Logger.Info("gateways left", "region", r, "count", gone)
+	}
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
+	if !held {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.looking[r] {
+		return
+	}
+	s.looking[r] = true
+	s.metrics.heldBack(r)
+	s.deps.Logger.Warn("discovery would drop more than half of a region's gateways; looking again before believing it",
+		"region", r, "named", len(instances), "after", s.cfg.ConfirmAfter)
+	wg.Go(func() { s.look(ctx, r) })
+}
+
+// look looks again at a region until nothing is held back.
+func (s *IPConf) look(ctx context.Context, r im.Region) {
+	defer func() {
+		s.mu.Lock()
+		s.looking[r] = false
+		s.mu.Unlock()
+	}()
+	for {
+		if !pause(ctx, s.cfg.ConfirmAfter) {
+			return
+		}
+		call, cancel := context.WithTimeout(ctx, s.cfg.ConfirmAfter)
+		instances, err := s.deps.Discovery.Instances(call, "gateway", r)
+		cancel()
+		if err != nil {
+			continue
+		}
+		held, gone := s.fleet.catalogue(r, instances, true, time.Now())
+		if gone > 0 {
+			s.deps.Logger.Warn("the second look says the same: gateways left", "region", r, "count", gone)
+		}
+		if !held {
+			return
+		}
+	}
+}
+
+// maxPolls bounds load calls under way.
+const maxPolls = 32
+
+// poll asks for loads, of the own region's gateways and of the other regions, every interval. A round that takes longer
+// delays the next.
+func (s *IPConf) poll(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.round(ctx)
+		t := time.NewTimer(time.Duration(float64(s.cfg.PollInterval) * (0.9 + 0.2*rand.Float64())))
+		select {
+		case <-t.C:
+		case <-s.nudge:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+func (s *IPConf) round(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, maxPolls)
+	for _, g := range s.fleet.instances(s.cfg.Region) {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			call, cancel := context.WithTimeout(ctx, s.cfg.PollTimeout)
+			defer cancel()
+			load, err := s.deps.Gateways.Load(call, g)
+			if err != nil {
+				s.deps.Logger.Debug("a gateway does not tell its load", "gateway", g.ID, "error", err)
+				return
+			}
+			s.fleet.measure(s.cfg.Region, load, time.Now())
+		})
+	}
+	for _, r := range s.cfg.Regions {
+		if r != s.cfg.Region {
+			wg.Go(func() { s.exchange(ctx, r) })
+		}
+	}
+}
+
+// exchange asks a region's ipconfs for its loads: a random one, and one more if that fails.
+func (s *IPConf) exchange(ctx context.Context, r im.Region) {
+	s.mu.Lock()
+	list := s.ipconfs[r]
+	s.mu.Unlock()
+	for n, i := range rand.Perm(len(list)) {
+		if n == 2 {
+			return
+		}
+		call, cancel := context.WithTimeout(ctx, s.cfg.PollTimeout)
+		loads, age, err := s.deps.Peers.Loads(call, list[i])
+		cancel()
+		if err != nil {
+			s.deps.Logger.Debug("an ipconf does not tell its loads", "region", r, "ipconf", list[i].ID, "error", err)
+			continue
+		}
+		at := time.Now().Add(-age)
+		for _, l := range loads {
+			s.fleet.measure(r, l, at)
+		}
+		return
+	}
+}
+
+// Loads returns the loads of the own region's gateways that were heard of lately, and how old the oldest of them is: what
+// peers ask for.
+func (s *IPConf) Loads(context.Context) (loads []im.Load, age time.Duration, err error) {
+	loads, age = s.fleet.loads(s.cfg.Region, time.Now())
+	return loads, age, nil
+}
+
+// Ready tells why it should not be asked yet; nil when it may.
+func (s *IPConf) Ready() error {
+	if _, _, known := s.fleet.age(s.cfg.Region, time.Now()); !known {
+		return fmt.Errorf("ipconf: discovery has not told the gateways of %s yet", s.cfg.Region)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -239,7 +239,9 @@ func (r *region) ranked(m member) Ranked {
 	}
 }
 
-func less(a, b member) bool { return cmp.Or(cmp.Compare(a.fill, b.fill), cmp.Compare(a.index, b.index)) < 0 }
+func less(a, b member) bool {
+	return cmp.Or(cmp.Compare(a.fill, b.fill), cmp.Compare(a.index, b.index)) < 0
+}
 
 // pick draws a member by capacity, of all but one.
 func pick(group []member, total float64, but int, rng *rand.Rand) int {

@@ -1,0 +1,142 @@
+package ipconf
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+func named(ids ...string) []im.Instance {
+	var list []im.Instance
+	for _, id := range ids {
+		list = append(list, im.Instance{Service: "gateway", ID: id, Region: "eu", URL: "http://" + id, Epoch: 1})
+	}
+	return list
+}
+
+func (f *fleet) ids(r im.Region) string {
+	s := ""
+	for _, i := range f.instances(r) {
+		s += i.ID
+	}
+	return s
+}
+
+func heard(f *fleet, at time.Time, ids ...string) {
+	for _, id := range ids {
+		f.measure("eu", im.Load{Gateway: im.Gateway{ID: id, Epoch: 1}, Capacity: 100}, at)
+	}
+}
+
+func TestCatalogueHeldBack(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	f := newFleet([]im.Region{"eu"}, 5*time.Second)
+	step := func(second bool, want string, wantHeld bool, ids ...string) {
+		t.Helper()
+		held, _ := f.catalogue("eu", named(ids...), second, now)
+		if got := f.ids("eu"); got != want || held != wantHeld {
+			t.Fatalf("gateways %q, held %v; want %q, %v", got, held, want, wantHeld)
+		}
+	}
+	step(false, "abcd", false, "a", "b", "c", "d")
+	heard(f, now, "a", "b", "c", "d")
+	step(false, "abc", false, "a", "b", "c")       // one of four leaves at once
+	step(false, "abc", true)                       // an empty reading is not believed
+	step(false, "abcx", true, "c", "x")            // nor one that drops two of three; what is new counts
+	step(false, "abcx", false, "a", "b", "c", "x") // it was wrong
+	step(false, "abcx", true, "x")
+	step(true, "abcx", true, "x") // seen twice, but they still answer
+	now = now.Add(6 * time.Second)
+	heard(f, now, "a")
+	step(true, "ax", true, "x") // b and c do not
+	now = now.Add(6 * time.Second)
+	step(true, "x", false, "x")
+	now = now.Add(6 * time.Second)
+	step(true, "", false) // a region that is gone leaves in the end
+}
+
+func TestUnhealthy(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	f := newFleet([]im.Region{"eu", "us"}, 5*time.Second)
+	f.catalogue("eu", named("a", "b"), false, now)
+	usable := func() string {
+		s := ""
+		gateways, _ := f.candidates(now)
+		for _, g := range gateways {
+			if !g.Dead {
+				s += g.ID
+			}
+		}
+		return s
+	}
+	if got := usable(); got != "ab" {
+		t.Fatalf("new gateways have a while to be heard of: %q", got)
+	}
+	now = now.Add(6 * time.Second)
+	heard(f, now, "a")
+	if got := usable(); got != "a" {
+		t.Fatalf("b was never heard of and is handed out: %q", got)
+	}
+	now = now.Add(6 * time.Second)
+	if got := usable(); got != "ab" {
+		t.Fatalf("nobody is heard of: then it is we who are deaf: %q", got)
+	}
+	heard(f, now, "b")
+	if got := usable(); got != "b" {
+		t.Fatalf("a fell silent: %q", got)
+	}
+}
+
+func TestInFlight(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	var f inFlight
+	f.add(now)
+	f.add(now)
+	now = now.Add(2 * time.Second)
+	f.add(now)
+	if n := f.count(now); n != 3 {
+		t.Fatalf("%v in flight, want 3", n)
+	}
+	f.settle(now) // the first two are in the load by now
+	if n := f.count(now); n != 1 {
+		t.Fatalf("%v in flight after a measurement, want 1", n)
+	}
+	if n := f.count(now.Add(8 * time.Second)); n != 0 {
+		t.Fatalf("%v in flight long after, want 0", n)
+	}
+}
+
+// Whatever single readings discovery gives, one look never removes more than half of a region.
+func TestOneLookNeverEmpties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Unix(1_000, 0)
+		f := newFleet([]im.Region{"eu"}, 5*time.Second)
+		for range rapid.IntRange(1, 20).Draw(t, "readings") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 10).Draw(t, "seconds")) * time.Second)
+			before := map[string]bool{}
+			for _, i := range f.instances("eu") {
+				before[i.ID] = true
+			}
+			var ids []string
+			for i := range 6 {
+				if rapid.Bool().Draw(t, "named") {
+					ids = append(ids, fmt.Sprint(i))
+				}
+			}
+			f.catalogue("eu", named(ids...), false, now)
+			kept := 0
+			for _, i := range f.instances("eu") {
+				if before[i.ID] {
+					kept++
+				}
+			}
+			if 2*kept < len(before) {
+				t.Fatalf("one reading removed %d of %d", len(before)-kept, len(before))
+			}
+		}
+	})
+}
