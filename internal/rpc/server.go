@@ -36,7 +36,7 @@ type ServerConfig struct {
 // Server is a gRPC server that is bound but not yet serving: register services on it, then Run.
 type Server struct {
 	cfg      ServerConfig
-	listener net.Listener
+	listener *closableListener
 	grpc     *grpc.Server
 	health   *health.Server
 }
@@ -53,7 +53,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc: cannot listen: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: l, health: health.NewServer()}
+	s := &Server{cfg: cfg, listener: &closableListener{Listener: l}, health: health.NewServer()}
 	options := []grpc.ServerOption{
 		grpc.Creds(transport(cfg.TLS)),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
@@ -98,9 +98,11 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-time.After(s.cfg.Drain):
 			s.cfg.Log.Warn("calls were still under way at the drain deadline and are cut", "deadline", s.cfg.Drain)
 		}
+		s.listener.closeConns()
 		s.grpc.Stop()
 		<-stopped
 	} else {
+		s.listener.closeConns()
 		s.grpc.Stop()
 	}
 	<-served
