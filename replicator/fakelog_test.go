@@ -1,0 +1,295 @@
+package replicator_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// fakeLog is a region's Kafka in memory, with faults.
+type fakeLog struct {
+	mu      sync.Mutex
+	parts   map[im.Partition]*fakePart
+	changed chan struct{}
+	fault   func(p im.Partition, entries []im.Entry) appendFault // called with mu held; nil: none
+	down    bool
+	wg      sync.WaitGroup
+}
+
+type fakePart struct {
+	start   int64
+	entries []im.Entry // from start on
+}
+
+func (p *fakePart) end() int64 { return p.start + int64(len(p.entries)) }
+
+// appendFault is what goes wrong with an append.
+type appendFault int
+
+const (
+	fine     appendFault = iota
+	lost                 // an error, and it did not land
+	landed               // an error, but it landed
+	late                 // an error, and it lands a moment later
+	vanished             // acknowledged, but lost: what acks=all is to rule out
+)
+
+func newFakeLog(origins []im.Origin, partitions int) *fakeLog {
+	l := &fakeLog{parts: map[im.Partition]*fakePart{}, changed: make(chan struct{})}
+	for _, o := range origins {
+		for _, topic := range im.Topics(o) {
+			for n := range partitions {
+				l.parts[im.Partition{Topic: topic, Number: n}] = &fakePart{}
+			}
+		}
+	}
+	return l
+}
+
+// name appends record 0 of each partition of an origin.
+func (l *fakeLog) name(n im.LogName) {
+	for p := range l.parts {
+		if p.Origin() == n.Origin {
+			l.must(p, wire.EncodeLogName(im.KindLog, n, im.StampAt(time.Now())))
+		}
+	}
+}
+
+func (l *fakeLog) must(p im.Partition, entries ...im.Entry) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.land(p, entries)
+}
+
+func (l *fakeLog) land(p im.Partition, entries []im.Entry) int64 {
+	f := l.parts[p]
+	first := f.end()
+	for i, e := range entries {
+		e.Partition, e.Offset = p, first+int64(i)
+		e.Headers = slices.Clone(e.Headers)
+		f.entries = append(f.entries, e)
+	}
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return first
+}
+
+func (l *fakeLog) Append(ctx context.Context, p im.Partition, entries []im.Entry) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.parts[p] == nil {
+		return 0, fmt.Errorf("no partition %v", p)
+	}
+	if l.down {
+		return 0, im.Errorf(im.CodeUnavailable, "kafka is down")
+	}
+	f := fine
+	if l.fault != nil {
+		f = l.fault(p, entries)
+	}
+	switch f {
+	case lost:
+		return 0, im.Errorf(im.CodeUnavailable, "lost")
+	case landed:
+		l.land(p, entries)
+		return 0, im.Errorf(im.CodeUnavailable, "landed")
+	case late:
+		l.wg.Go(func() {
+			time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+			l.must(p, entries...)
+		})
+		return 0, im.Errorf(im.CodeUnavailable, "late")
+	case vanished:
+		return l.parts[p].end() - int64(len(entries)), nil
+	}
+	return l.land(p, entries), ctx.Err()
+}
+
+func (l *fakeLog) Bounds(_ context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.down {
+		return nil, im.Errorf(im.CodeUnavailable, "kafka is down")
+	}
+	b := map[im.Partition]im.Bounds{}
+	for _, p := range ps {
+		if f := l.parts[p]; f != nil {
+			b[p] = im.Bounds{Start: f.start, End: f.end()}
+		}
+	}
+	return b, nil
+}
+
+func (l *fakeLog) Read(_ context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.down {
+		return nil, im.Errorf(im.CodeUnavailable, "kafka is down")
+	}
+	return l.slice(p, from, maxBytes)
+}
+
+func (l *fakeLog) slice(p im.Partition, from int64, maxBytes int) ([]im.Entry, error) {
+	f := l.parts[p]
+	if f == nil || from < f.start || from > f.end() {
+		return nil, fmt.Errorf("%v: offset %d is out of range", p, from)
+	}
+	var out []im.Entry
+	for _, e := range f.entries[from-f.start:] {
+		maxBytes -= len(e.Value) + 100
+		if maxBytes < 0 && len(out) > 0 {
+			break
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// truncate drops everything from offset on.
+func (l *fakeLog) truncate(p im.Partition, offset int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.parts[p]
+	f.entries = f.entries[:offset-f.start]
+}
+
+// retain drops everything below offset.
+func (l *fakeLog) retain(p im.Partition, offset int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.parts[p]
+	f.entries = slices.Clone(f.entries[offset-f.start:])
+	f.start = offset
+}
+
+func (l *fakeLog) setDown(down bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = down
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *fakeLog) setFault(f func(im.Partition, []im.Entry) appendFault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fault = f
+}
+
+// taken is what a follower takes from a partition of the log or copy, from its first record on.
+func (l *fakeLog) taken(p im.Partition) []im.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var f im.Follower
+	var out []im.Entry
+	for i := range l.parts[p].entries {
+		e := &l.parts[p].entries[i]
+		h := wire.DecodeHead(e)
+		if i == 0 {
+			f.Next = h.OriginOffset
+		}
+		if f.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold) == im.Take {
+			out = append(out, *e)
+		}
+	}
+	return out
+}
+
+func (l *fakeLog) end(p im.Partition) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.parts[p].end()
+}
+
+func (l *fakeLog) partitions(o im.Origin) []im.Partition {
+	var ps []im.Partition
+	for p := range l.parts {
+		if p.Origin() == o {
+			ps = append(ps, p)
+		}
+	}
+	slices.SortFunc(ps, im.Partition.Compare)
+	return ps
+}
+
+// fakeReader reads like Kafka's.
+type fakeReader struct {
+	l  *fakeLog
+	at map[im.Partition]int64
+}
+
+func (l *fakeLog) NewReader(from map[im.Partition]int64) replicator.Reader {
+	return &fakeReader{l, maps.Clone(from)}
+}
+
+func (r *fakeReader) Poll(ctx context.Context) ([]im.Batch, error) {
+	for {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		r.l.mu.Lock()
+		changed := r.l.changed
+		var out []im.Batch
+		var errs []error
+		if r.l.down {
+			errs = append(errs, im.Errorf(im.CodeUnavailable, "kafka is down"))
+		} else {
+			for p, at := range r.at {
+				entries, err := r.l.slice(p, at, 512<<10)
+				if err != nil {
+					delete(r.at, p)
+					errs = append(errs, err)
+					continue
+				}
+				if len(entries) > 0 {
+					out = append(out, im.Batch{Partition: p, Entries: entries, End: r.l.parts[p].end()})
+					r.at[p] = entries[len(entries)-1].Offset + 1
+				}
+			}
+		}
+		r.l.mu.Unlock()
+		if len(out) > 0 || len(errs) > 0 {
+			return out, errors.Join(errs...)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *fakeReader) Seek(p im.Partition, offset int64) { r.at[p] = offset }
+func (r *fakeReader) Drop(p im.Partition)               { delete(r.at, p) }
+func (r *fakeReader) Close()                            {}
+
+// message is a record of a conversation with some text.
+func message(o im.Origin, text string) im.Entry {
+	return wire.EncodeRecord(&im.Record{
+		ID:   im.ID{Conversation: "d:ann:bob", Sender: "ann", ClientID: im.NewUUID(time.Now())},
+		Kind: im.KindMessage, Version: 1, Place: im.Place{Stamp: im.StampAt(time.Now()), Origin: o}, Body: []byte(text),
+	})
+}
+
+// eventually polls until ok.
+func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); ; {
+		if ok() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
