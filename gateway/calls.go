@@ -55,10 +55,11 @@ func (c *conn) call(call *wire.Call, bodyErr error) {
 		c.calls++
 		c.mu.Unlock()
 		c.g.calls.Go(func() {
-			c.run(w)
+			body, err := c.run(w)
 			c.mu.Lock()
 			c.calls--
 			c.mu.Unlock()
+			c.reply(w.call, body, err)
 		})
 		return
 	}
@@ -93,49 +94,43 @@ func (c *conn) refuse(call *wire.Call, err error) {
 	c.g.metrics.refused(call, err)
 }
 
-// runQueue runs a submit and then those that were queued behind it meanwhile. The first that fails fails the rest.
+// runQueue runs a submit and then those that were queued behind it meanwhile. The first that fails fails the rest. What
+// the client sends after it heard of the failure is no longer queued behind it.
 func (c *conn) runQueue(key string, w *work) {
 	for {
-		failed := c.run(w) != nil
+		body, err := c.run(w)
+		if err == nil {
+			c.reply(w.call, body, nil)
+		}
 		c.mu.Lock()
 		queue := c.queues[key]
-		switch {
-		case len(queue) == 0 || c.over.Load(): // nobody is there to hear; the client resends what it heard nothing of
+		if err != nil || len(queue) == 0 || c.over.Load() { // over: nobody hears; the client resends
 			delete(c.queues, key)
 			c.queued -= len(queue)
 			c.calls--
 			c.mu.Unlock()
+			if err != nil {
+				c.reply(w.call, nil, err)
+				for _, behind := range queue {
+					failed := im.Errorf(im.CodeQueueFailed, "a submit before this one failed: it was not tried")
+					c.reply(behind.call, nil, failed)
+					c.g.metrics.refused(behind.call, failed)
+				}
+			}
 			return
-		case failed:
-			c.queues[key] = nil
-			c.queued -= len(queue)
-			c.mu.Unlock()
-			for _, w := range queue {
-				c.reply(w.call, nil, im.Errorf(im.CodeQueueFailed, "a submit before this one failed: it was not tried"))
-			}
-			c.mu.Lock()
-			if len(c.queues[key]) == 0 {
-				delete(c.queues, key)
-				c.calls--
-				c.mu.Unlock()
-				return
-			}
-			queue = c.queues[key]
 		}
-		w = queue[0]
-		queue[0] = nil
+		w, queue[0] = queue[0], nil
 		c.queues[key] = queue[1:]
 		c.queued--
 		c.mu.Unlock()
 	}
 }
 
-// run runs a call and answers it.
-func (c *conn) run(w *work) error {
+// run runs a call.
+func (c *conn) run(w *work) ([]byte, error) {
 	if w.err != nil {
-		c.reply(w.call, nil, w.err)
 		c.g.metrics.refused(w.call, w.err)
-		return w.err
+		return nil, w.err
 	}
 	s := c.session
 	result, err := c.g.forward(w.call.Trace, min(c.g.cfg.CallTimeout, time.Until(w.by)), im.Call{
@@ -145,8 +140,7 @@ func (c *conn) run(w *work) error {
 	if err == nil && result.Stamp > 0 {
 		s.raise(result.Stamp)
 	}
-	c.reply(w.call, result.Body, err)
-	return err
+	return result.Body, err
 }
 
 func (c *conn) reply(call *wire.Call, body []byte, err error) {

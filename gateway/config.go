@@ -111,7 +111,7 @@ func (c Config) Check() error {
 	}{
 		{"hello_timeout", c.HelloTimeout}, {"call_timeout", c.CallTimeout}, {"claim_timeout", c.ClaimTimeout},
 		{"write_timeout", c.WriteTimeout}, {"heartbeat", c.Heartbeat}, {"idle_timeout", c.IdleTimeout},
-		{"drain_timeout", c.DrainTimeout},
+		{"resume_window", c.ResumeWindow}, {"slow_timeout", c.SlowTimeout}, {"drain_timeout", c.DrainTimeout},
 	} {
 		if d.v <= 0 {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %v", d.name, d.v)

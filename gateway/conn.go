@@ -36,10 +36,11 @@ type conn struct {
 
 	sent uint64 // the highest push number that was put on this socket; under session.mu
 
-	wake  chan struct{} // capacity 1: something is to be written
-	gone  chan struct{} // closed when the socket is done for
-	heard chan struct{} // closed when the reader has ended
-	over  atomic.Bool   // gone is closed or a close is under way: new work is pointless
+	wake    chan struct{} // capacity 1: something is to be written
+	gone    chan struct{} // closed when the socket is done for
+	heard   chan struct{} // closed when the reader has ended
+	over    atomic.Bool   // gone is closed or a close is under way: new work is pointless
+	greeted atomic.Bool   // hello was read
 
 	mu       sync.Mutex
 	out      [][]byte // encoded frames to write, in order

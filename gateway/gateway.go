@@ -206,11 +206,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
 		g.drain(server)
 	}
-	g.end()
-	server.Close() //nolint:errcheck // it is over in any case
-	for _, c := range g.stop() {
+	server.Close()               //nolint:errcheck // it is over in any case
+	for _, c := range g.stop() { // before calls are cut short: a crash answers nothing
 		c.drop()
 	}
+	g.end()
 	g.conns.Wait()
 	g.calls.Wait()
 	g.handlers.Wait()
@@ -227,8 +227,11 @@ func (g *Gateway) drain(server *http.Server) {
 	for _, s := range g.hub.all() {
 		g.endSession(s, errDraining, nil)
 	}
-	for _, c := range g.openConns() { // those that have not said hello
+	for _, c := range g.openConns() {
 		c.close(errDraining)
+		if !c.greeted.Load() { // its reader waits for hello, and is the one to say goodbye
+			c.ws.SetReadDeadline(time.Now()) //nolint:errcheck // it is dropped in any case
+		}
 	}
 	g.await(part(8), func() bool { return len(g.openConns()) == 0 })
 	ctx, cancel := context.WithDeadline(context.Background(), part(10))

@@ -41,6 +41,7 @@ func (g *Gateway) serve(c *conn) {
 func (g *Gateway) handshake(c *conn) error {
 	c.ws.SetReadDeadline(time.Now().Add(g.cfg.HelloTimeout)) //nolint:errcheck // the read fails then
 	f, err := c.decode()
+	c.greeted.Store(true)
 	switch {
 	case im.CodeOf(err) == im.CodeUnknownFrame:
 		return im.Errorf(im.CodeHelloExpected, "the first frame must be hello; this one is of an unknown kind")
@@ -207,7 +208,10 @@ func (g *Gateway) endSession(s *session, why error, match func(*session) bool) b
 
 // detach leaves a session without its socket for the resume window.
 func (g *Gateway) detach(c *conn) {
-	if g.base.Err() != nil { // killed, or drained: nothing is to be kept
+	g.mu.Lock()
+	stopped := g.stopped
+	g.mu.Unlock()
+	if stopped { // killed, or drained: nothing is to be kept or told
 		return
 	}
 	offline, ok := c.session.detach(c, time.Now().Add(g.cfg.ResumeWindow))

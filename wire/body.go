@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -14,7 +16,7 @@ func ErrorFrame(err error) *Error {
 	code := im.CodeOf(err)
 	e := &Error{Code: string(code), Action: string(code.Spec().Action)}
 	if known, ok := asError(err); ok {
-		e.Detail = known.Detail
+		e.Detail = strings.ToValidUTF8(known.Detail, "?") // it may quote what a client sent
 		e.RetryAfterMs = uint32(known.RetryAfter.Milliseconds())
 	}
 	return e

@@ -1,0 +1,167 @@
+package gateway
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// A client that acknowledges, loses its socket, resumes or falls behind hears of every push: it got it, in order and once
+// per socket, or was told that it is behind it.
+func TestSessionAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := Config{MaxUnacked: rapid.IntRange(1, 8).Draw(t, "count"), MaxUnackedBytes: 400, SlowTimeout: time.Second}
+		s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+		now := time.UnixMilli(0)
+		var (
+			c      *conn
+			number uint64 // of the last push
+			has    uint64 // the client's: highest without a gap, or behind
+			login  uint64 = 1
+			bodies        = map[uint64]string{} // what was pushed
+		)
+		connect := func() {
+			c = &conn{wake: make(chan struct{}, 1)}
+			if err := s.attach(c, login, has); err != nil {
+				t.Fatal(err)
+			}
+		}
+		drain := func(batch int) {
+			behind, pushes := s.next(c, make([]numberedPush, 0, batch))
+			if behind > 0 {
+				if behind <= has || behind > number {
+					t.Fatalf("behind %d, the client has %d of %d", behind, has, number)
+				}
+				has = behind
+			}
+			for _, p := range pushes {
+				if p.number != has+1 {
+					t.Fatalf("push %d after %d", p.number, has)
+				}
+				if got := p.push.Trace(); got != bodies[p.number] {
+					t.Fatalf("push %d is %q, want %q", p.number, got, bodies[p.number])
+				}
+				has = p.number
+			}
+		}
+		connect()
+		t.Repeat(map[string]func(*rapid.T){
+			"push": func(t *rapid.T) {
+				number++
+				bodies[number] = fmt.Sprint("body ", number)
+				now = now.Add(time.Millisecond)
+				s.push(wire.PreparePush("im", "event", nil, bodies[number]), now, false)
+			},
+			"read": func(t *rapid.T) {
+				if c != nil {
+					drain(rapid.IntRange(1, 4).Draw(t, "batch"))
+				}
+			},
+			"ack": func(t *rapid.T) {
+				n := rapid.Uint64Range(0, number+1).Draw(t, "number")
+				if c != nil && s.acked(c, n) != (n <= has) {
+					t.Fatalf("ack of %d, sent %d", n, has)
+				}
+			},
+			"lose": func(t *rapid.T) {
+				if c != nil {
+					s.detach(c, now.Add(time.Hour))
+					c = nil
+				}
+			},
+			"resume": func(t *rapid.T) {
+				if c == nil {
+					login++
+					if _, _, _, err := s.takeOver(login, login, has, now); err != nil {
+						t.Fatal(err)
+					}
+					connect()
+				}
+			},
+			"": func(t *rapid.T) {
+				if len(s.unacked) > cfg.MaxUnacked || s.bytes > cfg.MaxUnackedBytes {
+					t.Fatalf("keeps %d pushes, %d bytes", len(s.unacked), s.bytes)
+				}
+				size := 0
+				for i, p := range s.unacked {
+					size += p.push.Size()
+					if p.number != s.number-uint64(len(s.unacked)-1-i) {
+						t.Fatal("a gap in what is kept")
+					}
+				}
+				if size != s.bytes {
+					t.Fatalf("counts %d bytes, are %d", s.bytes, size)
+				}
+			},
+		})
+		if c == nil {
+			login++
+			if _, _, _, err := s.takeOver(login, login, has, now); err != nil {
+				t.Fatal(err)
+			}
+			connect()
+		}
+		for range number + 2 {
+			drain(4)
+		}
+		if has != number {
+			t.Fatalf("in the end the client has %d of %d", has, number)
+		}
+	})
+}
+
+// A consumer that acknowledges nothing is closed once it has been behind for the slow timeout, and not before.
+func TestSessionTooSlow(t *testing.T) {
+	cfg := Config{MaxUnacked: 1, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
+	s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+	c := &conn{wake: make(chan struct{}, 1)}
+	if err := s.attach(c, 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	p := wire.PreparePush("im", "event", nil, "")
+	at := func(ms int) time.Time { return time.UnixMilli(int64(ms)) }
+	step := func(ms int, want overflow) {
+		t.Helper()
+		if got := s.push(p, at(ms), false); got != want {
+			t.Fatalf("at %d ms: %v, want %v", ms, got, want)
+		}
+	}
+	step(0, fits)
+	step(1, dropped)
+	step(900, fits)
+	step(1001, dropped)
+	step(1100, fits)
+	step(1101, tooSlow)
+	s.next(c, nil)
+	if !s.acked(c, s.behind) {
+		t.Fatal("behind is not acknowledged")
+	}
+	step(1200, fits)
+	step(1201, dropped)
+}
+
+func TestTakeOverRefuses(t *testing.T) {
+	cfg := Config{MaxUnacked: 4, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
+	s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 5}, 1)
+	for _, test := range []struct {
+		name       string
+		login, has uint64
+		code       im.Code
+	}{
+		{"the same login", 5, 0, im.CodeLoginTie},
+		{"a lower login", 4, 0, im.CodeLoginTie},
+		{"a push that was never made", 6, 1, im.CodeSessionExpired},
+	} {
+		if _, _, _, err := s.takeOver(2, test.login, test.has, time.Time{}); im.CodeOf(err) != test.code {
+			t.Errorf("%s: %v, want %s", test.name, err, test.code)
+		}
+	}
+	if s.connNo != 1 || s.login != 5 {
+		t.Errorf("a refused resume changed the session: conn %d, login %d", s.connNo, s.login)
+	}
+}
