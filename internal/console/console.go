@@ -88,7 +88,7 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 // policy is the Content-Security-Policy: own scripts and styles only, nothing inline, connections to this machine.
 func policy(connect []string) string {
 	to := []string{"'self'"}
-	for _, host := range []string{"127.0.0.1", "localhost", "[::1]"} {
+	for _, host := range []string{"127.0.0.1", "localhost"} { // browsers take no IPv6 address here
 		to = append(to, "http://"+host+":*", "ws://"+host+":*")
 	}
 	to = append(to, connect...)

@@ -22,8 +22,8 @@ export class Links {
     this.body = /** @type {HTMLElement} */ (byID('links').querySelector('tbody'));
   }
 
-  /** @param {LinkState[]} links @param {string} chosen */
-  draw(links, chosen) {
+  /** @param {LinkState[]} links @param {string} chosen @param {boolean} tick  a second has passed: the charts move on */
+  draw(links, chosen, tick) {
     arrange(this.body, links.map((link) => {
       const key = `${link.from}/${link.to}`;
       let row = this.#rows.get(key);
@@ -36,7 +36,7 @@ export class Links {
       text(row.lag, lag(link.lag_seconds));
       text(row.records, link.lag_records ? `${whole(link.lag_records)} behind` : 'nothing behind');
       row.cell.className = `number lag ${grave(link.lag_seconds)}`;
-      row.chart.push(link.lag_seconds);
+      if (tick) row.chart.push(link.lag_seconds);
       if (document.activeElement !== row.delay) row.delay.value = String(link.delay_ms);
       const cut = link.state === 'cut';
       if (row.button.dataset.order !== (cut ? 'heal' : 'cut')) {

@@ -79,11 +79,11 @@ function health(state) {
   return wrong;
 }
 
-function redraw() {
+function redraw(tick = false) {
   if (!last) return;
   knowRegions(last.regions.map((region) => region.name));
   map.draw(last, chosen);
-  links.draw(last.links, chosen);
+  links.draw(last.links, chosen, tick);
   cards.draw(last);
 }
 
@@ -92,9 +92,10 @@ let failures = 0;
 async function refresh() {
   try {
     const state = await dev.state();
+    const tick = !last || state.now_ms - last.now_ms > EVERY_MS / 2;
     last = state;
     failures = 0;
-    redraw();
+    redraw(tick);
     events.draw(state);
     const values = sums(state);
     for (const { key, value, box } of figures) {

@@ -158,7 +158,8 @@ export class Traces {
     }
     const chosen = spans.find((span) => span.id === this.#span);
     byID('trace').replaceChildren(head, grid, ...(chosen ? [facts(chosen, start)] : []));
-    if (focused) byID('trace').querySelector(`[data-span="${CSS.escape(focused)}"]`)?.focus?.();
+    const again = focused && byID('trace').querySelector(`[data-span="${CSS.escape(focused)}"]`);
+    if (again instanceof HTMLElement) again.focus();
   }
 }
 
