@@ -1,6 +1,7 @@
 package faultnet
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -154,12 +155,12 @@ func (p *Proxy) pipe(c *conn, d Direction, from, to net.Conn) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.write(c, d, l, to) })
+	b := make([]byte, chunkBytes)
 	for {
-		b := make([]byte, chunkBytes)
 		n, err := from.Read(b)
 		if n > 0 {
 			f, _ := p.fault(d)
-			if !l.put(chunk{b: b[:n:n], due: time.Now().Add(f.Delay)}, c.done) {
+			if !l.put(chunk{b: bytes.Clone(b[:n]), due: time.Now().Add(f.Delay)}, c.done) {
 				return
 			}
 		}
