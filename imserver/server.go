@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/time/rate"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver/view"
@@ -134,8 +138,8 @@ type Applied interface {
 	Positions(ctx context.Context) ([]view.Position, error)
 	// Apply commits the parts together or not at all. view.ErrFenced: another owner was faster.
 	Apply(ctx context.Context, parts []view.Part) error
-	// Known returns the heads and groups that the store has among those asked.
-	Known(ctx context.Context, heads []view.HeadKey, groups []im.Conversation) (map[view.HeadKey]uint64, map[im.Conversation]*view.Group, error)
+	// Known returns what the store has of what is asked, in one snapshot.
+	Known(ctx context.Context, ask view.Ask) (view.Facts, error)
 }
 
 // Sent keeps how far partitions were delivered. It is saved once a second: a new owner delivers again from there.
@@ -211,8 +215,17 @@ func (d Deps) withDefaults() (Deps, error) {
 
 // Server is one imserver.
 type Server struct {
-	cfg  Config
-	deps Deps
+	cfg    Config
+	deps   Deps
+	meter  *meter
+	shards shards
+	limits *lru.Cache[im.UID, *rate.Limiter]
+	marks  *marks
+	names  map[im.Partition]im.LogName // of the own log; not written after start
+	ready  atomic.Bool                 // calls are answered
+
+	clockMu sync.Mutex
+	clock   im.Clock
 }
 
 // New checks the configuration. Nothing runs before Run.
@@ -224,38 +237,44 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, deps: deps}, nil
+	s := &Server{cfg: cfg, deps: deps, marks: newMarks(), names: map[im.Partition]im.LogName{}}
+	if s.meter, err = newMeter(deps.Meter); err != nil {
+		return nil, fmt.Errorf("imserver: %w", err)
+	}
+	if s.limits, err = lru.New[im.UID, *rate.Limiter](cfg.CachedUsers); err != nil {
+		return nil, fmt.Errorf("imserver: %w", err)
+	}
+	return s, nil
 }
 
 // Run applies, delivers and beats until ctx ends. It fails at once if the own log is not the one that the timelines were
-// derived from.
+// derived from. When ctx ends, what is being committed is finished, and held cursors are written, within DrainTimeout;
+// when it ends by im.ErrKilled, nothing is.
 func (s *Server) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
-// Call answers a client's call: submit, pull, list, mark, receipts, members.
-func (s *Server) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
-	return im.CallResult{}, im.Errorf(im.CodeUnknownMethod, "service im has no method %q", c.Method)
-}
-
-// Positions tells how far the region's timelines are in one origin's logs, or in all of them for the empty origin.
-func (s *Server) Positions(ctx context.Context, origin im.Origin) ([]im.Position, error) {
-	all, err := s.deps.Store.Positions(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var positions []im.Position
-	for _, p := range all {
-		if origin == "" || p.Partition.Origin() == origin {
-			positions = append(positions, p.Position)
+	if err := s.checkOwnLog(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
 		}
+		s.deps.Logger.Error("refusing to start", "error", err)
+		return err
 	}
-	return positions, nil
-}
-
-// Digest returns a digest of each part of the region's view: timelines, lists, cursors. Regions that applied the same
-// records have equal digests (I9).
-func (s *Server) Digest(ctx context.Context) (map[string]string, error) {
-	return s.deps.Store.Digest(ctx)
+	hard, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), im.ErrKilled) {
+			end()
+		}
+	})
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { newApplier(s).run(ctx, hard) })
+	wg.Go(func() { s.heartbeat(ctx) })
+	wg.Go(func() { s.keepMarks(ctx, hard) })
+	s.ready.Store(true)
+	<-ctx.Done()
+	s.ready.Store(false)
+	last := time.AfterFunc(s.cfg.DrainTimeout, end)
+	defer last.Stop()
+	wg.Wait()
+	return nil
 }

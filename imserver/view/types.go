@@ -42,6 +42,23 @@ type HeadKey struct {
 	Origin       im.Origin
 }
 
+// Ask is what an owner asks of the stored view before it numbers a batch.
+type Ask struct {
+	Heads      []HeadKey
+	Groups     []im.Conversation
+	Partitions []im.Partition
+}
+
+// Facts are the answer, all of one moment. What the view does not have is missing.
+//
+// Next lets an owner tell whether heads and groups are of the position that it reads on from: had another owner moved
+// it, numbering from these heads would deliver wrong seqs, even though the commit would be fenced.
+type Facts struct {
+	Heads  map[HeadKey]uint64
+	Groups map[im.Conversation]*Group
+	Next   map[im.Partition]int64
+}
+
 // PullQuery asks for what a cursor does not cover.
 type PullQuery struct {
 	UID          im.UID

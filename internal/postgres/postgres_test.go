@@ -365,9 +365,17 @@ func testKnown(t *testing.T, open func(*testing.T) *Timelines) {
 		}
 	}
 	keys = append(keys, view.HeadKey{Conversation: "d:no:one", Origin: "eu"})
-	heads, groups, err := timelines.Known(t.Context(), keys, append(logs.Groups, "g:eu:019b76da-a800-7000-8000-000000000000"))
+	facts, err := timelines.Known(t.Context(), view.Ask{
+		Heads: keys, Groups: append(logs.Groups, "g:eu:019b76da-a800-7000-8000-000000000000"), Partitions: append(logs.Partitions(), im.Partition{Topic: "msg.xx.direct"}),
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	heads, groups := facts.Heads, facts.Groups
+	for _, at := range model.Positions() {
+		if facts.Next[at.Partition] != at.Next {
+			t.Errorf("%v: next %d, want %d", at.Partition, facts.Next[at.Partition], at.Next)
+		}
 	}
 	for _, k := range keys {
 		if heads[k] != model.Last(k) {

@@ -19,38 +19,71 @@ func (t *Timelines) snapshot(ctx context.Context, what string, do func(pgx.Tx) e
 	})
 }
 
-// Known returns the heads and groups that the store has among those asked.
-func (t *Timelines) Known(ctx context.Context, heads []view.HeadKey, groups []im.Conversation) (map[view.HeadKey]uint64, map[im.Conversation]*view.Group, error) {
-	knownHeads := make(map[view.HeadKey]uint64, len(heads))
-	knownGroups := make(map[im.Conversation]*view.Group, len(groups))
+// Known returns what the store has of what is asked, in one snapshot.
+func (t *Timelines) Known(ctx context.Context, ask view.Ask) (view.Facts, error) {
+	var facts view.Facts
 	err := t.snapshot(ctx, "known", func(tx pgx.Tx) error {
-		if len(heads) > 0 {
-			conversations, origins := make([]string, len(heads)), make([]string, len(heads))
-			for i, k := range heads {
-				conversations[i], origins[i] = string(k.Conversation), string(k.Origin)
-			}
-			rows, err := tx.Query(ctx, `
-				SELECT h.conversation, h.origin, h.seq FROM heads h
-				JOIN unnest($1::text[], $2::text[]) AS u(conversation, origin) ON h.conversation = u.conversation AND h.origin = u.origin`,
-				conversations, origins)
-			if err != nil {
-				return err
-			}
-			var k view.HeadKey
-			var seq int64
-			if _, err := pgx.ForEachRow(rows, []any{(*string)(&k.Conversation), (*string)(&k.Origin), &seq}, func() error {
-				knownHeads[k] = uint64(seq)
-				return nil
-			}); err != nil {
+		facts = view.Facts{
+			Heads: make(map[view.HeadKey]uint64, len(ask.Heads)), Groups: make(map[im.Conversation]*view.Group, len(ask.Groups)),
+			Next: make(map[im.Partition]int64, len(ask.Partitions)),
+		}
+		if len(ask.Heads) > 0 {
+			if err := readKnownHeads(ctx, tx, ask.Heads, facts.Heads); err != nil {
 				return err
 			}
 		}
-		if len(groups) > 0 {
-			return readGroups(ctx, tx, groups, knownGroups)
+		if len(ask.Groups) > 0 {
+			if err := readGroups(ctx, tx, ask.Groups, facts.Groups); err != nil {
+				return err
+			}
+		}
+		if len(ask.Partitions) > 0 {
+			return readNext(ctx, tx, ask.Partitions, facts.Next)
 		}
 		return nil
 	})
-	return knownHeads, knownGroups, err
+	return facts, err
+}
+
+func readKnownHeads(ctx context.Context, tx pgx.Tx, keys []view.HeadKey, heads map[view.HeadKey]uint64) error {
+	conversations, origins := make([]string, len(keys)), make([]string, len(keys))
+	for i, k := range keys {
+		conversations[i], origins[i] = string(k.Conversation), string(k.Origin)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT h.conversation, h.origin, h.seq FROM heads h
+		JOIN unnest($1::text[], $2::text[]) AS u(conversation, origin) ON h.conversation = u.conversation AND h.origin = u.origin`,
+		conversations, origins)
+	if err != nil {
+		return err
+	}
+	var k view.HeadKey
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{(*string)(&k.Conversation), (*string)(&k.Origin), &seq}, func() error {
+		heads[k] = uint64(seq)
+		return nil
+	})
+	return err
+}
+
+func readNext(ctx context.Context, tx pgx.Tx, partitions []im.Partition, next map[im.Partition]int64) error {
+	topics, parts := make([]string, len(partitions)), make([]int32, len(partitions))
+	for i, p := range partitions {
+		topics[i], parts[i] = p.Topic, int32(p.Number)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT p.topic, p.part, p.next FROM positions p
+		JOIN unnest($1::text[], $2::int[]) AS u(topic, part) ON p.topic = u.topic AND p.part = u.part`, topics, parts)
+	if err != nil {
+		return err
+	}
+	var p im.Partition
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&p.Topic, &p.Number, &n}, func() error {
+		next[p] = n
+		return nil
+	})
+	return err
 }
 
 func readGroups(ctx context.Context, tx pgx.Tx, names []im.Conversation, groups map[im.Conversation]*view.Group) error {

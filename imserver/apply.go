@@ -1,0 +1,429 @@
+package imserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// applier reads the owned partitions of every origin and applies them, one batch after the other:
+//
+//	read ──▶ gather ──▶ number ──▶ ┌ commit  ┐ ──▶ next
+//	                               └ deliver ┘
+//
+// While a batch is under way the next is gathered and numbered, and no further one: that is the back-pressure, and the
+// log is the queue. Everything here belongs to one goroutine, but for what a flight does.
+type applier struct {
+	s         *Server
+	reader    Reader
+	owned     map[int]*shard
+	tails     []*view.Tail           // of what is owned, by partition
+	committed map[im.Partition]int64 // next of the store, as of the last flight that landed
+	flight    *flight
+	sent      map[im.Partition]im.Position // delivered since it was last saved
+	gapped    map[im.Partition]bool        // alarmed
+	halted    map[im.Partition]bool
+}
+
+// flight is a batch that is being committed and delivered.
+type flight struct {
+	parts  []view.Part
+	to     map[im.Partition]int64
+	landed chan struct{}
+	err    error // once landed
+}
+
+// polled is what a poll returned.
+type polled struct {
+	batches []im.Batch
+	err     error
+}
+
+// errOwners ends a reign because the owners changed.
+var errOwners = errors.New("owners changed")
+
+func newApplier(s *Server) *applier {
+	return &applier{
+		s: s, owned: map[int]*shard{}, committed: map[im.Partition]int64{}, sent: map[im.Partition]im.Position{},
+		gapped: map[im.Partition]bool{}, halted: map[im.Partition]bool{},
+	}
+}
+
+// run applies until ctx ends. What is under way then may still land until hard ends.
+func (a *applier) run(ctx, hard context.Context) {
+	defer a.s.shards.set(nil)
+	for ctx.Err() == nil {
+		err := a.reign(ctx, hard)
+		if ctx.Err() != nil || errors.Is(err, errOwners) {
+			continue
+		}
+		// Another owner was faster: what is remembered may be wrong. Look who owns what, after a moment in which both
+		// sides hear of it.
+		a.s.meter.fenced.Add(hard, 1)
+		a.s.deps.Logger.Warn("another owner was faster: reading positions anew", "error", err)
+		a.forget()
+		sleep(ctx, time.Duration(20+rand.IntN(80))*time.Millisecond)
+	}
+}
+
+// reign applies what is owned now. It returns when the owners change, when a commit is fenced, or when ctx ends; by then
+// nothing is under way.
+func (a *applier) reign(ctx, hard context.Context) error {
+	numbers, changed := a.s.deps.Ownership.Owned()
+	if err := a.takeOver(ctx, hard, numbers); err != nil {
+		return err
+	}
+	from := map[im.Partition]int64{}
+	for _, t := range a.tails {
+		if at := t.At(); !a.halted[at.Partition] {
+			from[at.Partition] = at.Local
+		}
+	}
+	a.reader = a.s.deps.NewReader(from)
+	poll, stop := context.WithCancel(ctx)
+	out := make(chan polled)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.poll(poll, out)
+	}()
+	err := a.follow(ctx, hard, out, changed)
+	stop()
+	<-ended
+	a.reader.Close()
+	if landed := a.land(hard); err == nil || landed != nil {
+		err = landed
+	}
+	if hard.Err() == nil {
+		a.saveSent(hard)
+	}
+	return err
+}
+
+// poll reads on while the loop applies.
+func (a *applier) poll(ctx context.Context, out chan<- polled) {
+	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: time.Second}
+	for {
+		batches, err := a.reader.Poll(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		select {
+		case out <- polled{batches, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err == nil {
+			wait.Reset()
+		} else {
+			sleep(ctx, wait.NextBackOff())
+		}
+	}
+}
+
+// follow is the loop of a reign.
+func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <-chan struct{}) error {
+	save := time.NewTicker(a.s.cfg.SentInterval)
+	defer save.Stop()
+	full := time.NewTimer(time.Hour)
+	defer full.Stop()
+	var pending []im.Batch
+	for {
+		// Gather: at least something; at most a batch; for as long as the last one is under way, and 2 ms.
+		rows, waited := 0, false
+		moved := slices.ContainsFunc(a.tails, (*view.Tail).Moved) // left by the last reign
+		if moved {
+			full.Reset(a.s.cfg.BatchWait)
+		}
+		for rows < a.s.cfg.BatchRows {
+			pending = a.take(ctx, pending, &rows, &moved)
+			if rows >= a.s.cfg.BatchRows {
+				break
+			}
+			var landed chan struct{}
+			if a.flight != nil {
+				landed = a.flight.landed
+			}
+			if waited && landed == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+				return errOwners
+			case p := <-out:
+				if p.err != nil {
+					a.pollFailed(ctx, p.err)
+				}
+				pending = append(pending, p.batches...)
+				if !moved && len(p.batches) > 0 {
+					full.Reset(a.s.cfg.BatchWait)
+				}
+			case <-full.C:
+				waited = moved
+			case <-landed:
+				if err := a.land(hard); err != nil {
+					return err
+				}
+			case <-save.C:
+				a.saveSent(hard)
+			}
+		}
+		if err := a.launch(ctx, hard); err != nil {
+			return err
+		}
+	}
+}
+
+// take moves entries from pending into the tails until a batch is full.
+func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved *bool) []im.Batch {
+	for len(pending) > 0 && *rows < a.s.cfg.BatchRows {
+		b := &pending[0]
+		sh := a.owned[b.Partition.Number]
+		if sh == nil || sh.tails[b.Partition.Topic] == nil || a.halted[b.Partition] {
+			pending = pending[1:]
+			continue
+		}
+		t := sh.tails[b.Partition.Topic]
+		n, before := 0, t.Pending()
+		for n < len(b.Entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
+			verdict, err := t.Take(&b.Entries[n])
+			n++
+			if err != nil {
+				a.halt(ctx, b.Partition, err)
+				break
+			}
+			if verdict == im.Gap && !a.gapped[b.Partition] {
+				a.gapped[b.Partition] = true
+				a.s.meter.gap(ctx, b.Partition.Origin())
+				a.s.deps.Logger.Error("a copy skips records of its origin: the partition waits until they come", "partition", b.Partition,
+					"next", t.At().Next, "local", b.Entries[n-1].Offset)
+			}
+		}
+		if a.gapped[b.Partition] && !t.Gap() {
+			delete(a.gapped, b.Partition)
+			a.s.deps.Logger.Info("the missing records came", "partition", b.Partition, "next", t.At().Next)
+		}
+		for _, err := range t.Errors() {
+			a.s.deps.Logger.Warn("a value does not decode: it is kept as it is and shown to no one", "error", err)
+		}
+		*rows += t.Pending() - before
+		*moved = *moved || t.Moved()
+		b.Entries = b.Entries[n:]
+		if len(b.Entries) == 0 {
+			pending = pending[1:]
+		}
+	}
+	return pending
+}
+
+// launch numbers what was gathered and sends it off, once the last flight landed.
+func (a *applier) launch(ctx, hard context.Context) error {
+	byShard := map[int][]view.Part{}
+	n := 0
+	for _, t := range a.tails {
+		if t.Moved() && !a.halted[t.At().Partition] {
+			p := t.Cut()
+			byShard[p.Partition.Number] = append(byShard[p.Partition.Number], p)
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := a.recall(ctx, byShard); err != nil {
+		return err
+	}
+	f := &flight{to: make(map[im.Partition]int64, n), landed: make(chan struct{})}
+	var deliveries []im.Delivery
+	for number, parts := range byShard {
+		deliveries = append(deliveries, a.owned[number].take(parts, a.s)...)
+		f.parts = append(f.parts, parts...)
+		for i := range parts {
+			f.to[parts[i].Partition] = parts[i].To.Next
+		}
+	}
+	if err := a.land(hard); err != nil {
+		return err
+	}
+	a.flight = f
+	go func() {
+		defer close(f.landed)
+		delivered := make(chan struct{})
+		go func() {
+			defer close(delivered)
+			a.s.handOver(hard, deliveries)
+		}()
+		f.err = a.s.commit(hard, f.parts)
+		<-delivered
+	}()
+	return nil
+}
+
+// recall fetches what the batch needs and is not remembered. Facts of another position than ours are no use: numbered
+// from them, records would be delivered under wrong seqs.
+func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error {
+	asks := make(map[int]view.Ask, len(byShard))
+	var all view.Ask
+	for number, parts := range byShard {
+		ask := a.owned[number].missing(parts)
+		if len(ask.Heads)+len(ask.Groups) == 0 {
+			continue
+		}
+		asks[number] = ask
+		all.Heads, all.Groups = append(all.Heads, ask.Heads...), append(all.Groups, ask.Groups...)
+		for i := range parts {
+			all.Partitions = append(all.Partitions, parts[i].Partition)
+		}
+	}
+	if len(asks) == 0 {
+		return nil
+	}
+	var facts view.Facts
+	if err := a.s.patiently(ctx, "read heads and groups", func() (err error) {
+		facts, err = a.s.deps.Store.Known(ctx, all)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, p := range all.Partitions {
+		next := facts.Next[p]
+		if next != a.committed[p] && (a.flight == nil || next != a.flight.to[p]) {
+			return view.ErrFenced
+		}
+	}
+	for number, ask := range asks {
+		a.owned[number].remember(ask, facts)
+	}
+	return nil
+}
+
+// land waits for the flight under way and takes its outcome.
+func (a *applier) land(hard context.Context) error {
+	f := a.flight
+	if f == nil {
+		return nil
+	}
+	<-f.landed // both halves end with hard
+	a.flight = nil
+	if f.err != nil {
+		return f.err
+	}
+	for i := range f.parts {
+		to := f.parts[i].To
+		a.committed[to.Partition] = to.Next
+		a.sent[to.Partition] = to.Position
+	}
+	return hard.Err()
+}
+
+// commit applies parts, for as long as it takes.
+func (s *Server) commit(ctx context.Context, parts []view.Part) error {
+	begun := s.deps.Now()
+	var spans []trace.Span
+	for i := range parts {
+		for j := range parts[i].Records {
+			r := &parts[i].Records[j]
+			if parent, ok := sampled(r.Trace); ok {
+				_, span := s.deps.Tracer.Start(trace.ContextWithRemoteSpanContext(ctx, parent), "apply", trace.WithAttributes(s.attributes(string(r.Conversation))...))
+				spans = append(spans, span)
+			}
+		}
+	}
+	err := s.patiently(ctx, "commit a batch", func() error { return s.deps.Store.Apply(ctx, parts) })
+	for _, span := range spans {
+		span.End()
+	}
+	if err == nil {
+		now := s.deps.Now()
+		s.meter.committed(ctx, parts, now.Sub(begun), now)
+	}
+	return err
+}
+
+// patiently runs do until it succeeds, is fenced, or ctx ends: while PostgreSQL is down, apply stands still.
+func (s *Server) patiently(ctx context.Context, what string, do func() error) error {
+	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 2 * time.Second}
+	for attempt := 1; ; attempt++ {
+		err := do()
+		switch {
+		case err == nil && attempt > 1:
+			s.deps.Logger.Info("the timelines answer again", "what", what, "attempts", attempt)
+			return nil
+		case err == nil || errors.Is(err, view.ErrFenced):
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		s.deps.Logger.Error("the timelines do not take or give: apply stands still", "what", what, "attempt", attempt, "error", err)
+		sleep(ctx, wait.NextBackOff())
+	}
+}
+
+// pollFailed finds out which partitions the reader dropped because their logs do not hold what comes next.
+func (a *applier) pollFailed(ctx context.Context, failure error) {
+	a.s.deps.Logger.Warn("reading the logs failed", "error", failure)
+	var partitions []im.Partition
+	for _, t := range a.tails {
+		partitions = append(partitions, t.At().Partition)
+	}
+	bounds, err := a.s.deps.Log.Bounds(ctx, partitions)
+	if err != nil {
+		return // the log is away as a whole: the reader tries again
+	}
+	for _, t := range a.tails {
+		at := t.At()
+		if b, ok := bounds[at.Partition]; ok && (at.Local < b.Start || at.Local > b.End) {
+			a.halt(ctx, at.Partition, failure)
+		}
+	}
+}
+
+// halt stops a partition until somebody acts: what comes next is not in the log, or the log is another. Going on would
+// skip records.
+func (a *applier) halt(ctx context.Context, p im.Partition, why error) {
+	if a.halted[p] {
+		return
+	}
+	a.halted[p] = true
+	a.reader.Drop(p)
+	a.s.meter.halt(ctx, p.Origin(), 1)
+	a.s.deps.Logger.Error("a partition is not applied any more: seed this region's view anew from a peer, then restart", "partition", p, "error", why)
+}
+
+// saveSent keeps how far was delivered.
+func (a *applier) saveSent(ctx context.Context) {
+	if len(a.sent) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.s.cfg.SentInterval)
+	defer cancel()
+	sent := make([]im.Position, 0, len(a.sent))
+	for _, p := range a.sent {
+		sent = append(sent, p)
+	}
+	slices.SortFunc(sent, func(x, y im.Position) int { return x.Partition.Compare(y.Partition) })
+	if err := a.s.deps.Store.SaveSent(ctx, sent); err != nil {
+		a.s.deps.Logger.Warn("how far was delivered is not saved: a new owner would deliver it again", "error", err)
+		return
+	}
+	clear(a.sent)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

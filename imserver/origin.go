@@ -1,0 +1,132 @@
+package imserver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// ownTopics are the topics of the own origin that imservers write.
+func (s *Server) ownTopics() []string { return s.topics(s.cfg.Origin) }
+
+// topics are the topics of an origin that imservers apply: all but the routes.
+func (s *Server) topics(o im.Origin) []string {
+	topics := make([]string, 0, len(im.Lanes)+1)
+	for _, l := range im.Lanes {
+		topics = append(topics, im.MsgTopic(o, l))
+	}
+	return append(topics, im.ReadTopic(o))
+}
+
+// checkOwnLog compares the own log with what the timelines were derived from. A log that is shorter, or that has another
+// name, was truncated or made anew: accepting into it would give seqs twice.
+func (s *Server) checkOwnLog(ctx context.Context) error {
+	positions, err := s.deps.Store.Positions(ctx)
+	if err != nil {
+		return fmt.Errorf("imserver: positions: %w", err)
+	}
+	at := make(map[im.Partition]view.Position, len(positions))
+	for _, p := range positions {
+		at[p.Partition] = p
+		if s.own(p.Partition.Origin()) {
+			s.clock.Raise(p.Watermark)
+		}
+	}
+	var own []im.Partition
+	for _, topic := range s.ownTopics() {
+		for number := range s.cfg.Partitions {
+			own = append(own, im.Partition{Topic: topic, Number: number})
+		}
+	}
+	bounds, err := s.deps.Log.Bounds(ctx, own)
+	if err != nil {
+		return fmt.Errorf("imserver: bounds of the own log: %w", err)
+	}
+	for _, p := range own {
+		b, stored := bounds[p], at[p]
+		switch {
+		case b.End < stored.Next:
+			return fmt.Errorf("imserver: %v ends at %d but the timelines of region %s are at %d: the log of origin %q was truncated or made anew; "+
+				"start this region under the next origin epoch", p, b.End, s.cfg.Region, stored.Next, s.cfg.Origin)
+		case b.End == 0:
+			return fmt.Errorf("imserver: %v is empty: record 0 must name the log; run \"antipode migrate\"", p)
+		}
+		name, err := s.nameOf(ctx, p, b)
+		if err != nil {
+			return err
+		}
+		switch {
+		case name.IsZero():
+			name = im.LogName{Origin: s.cfg.Origin, ID: stored.Log}
+		case name.Origin != s.cfg.Origin:
+			return fmt.Errorf("imserver: %v says that it is the log of origin %q, not %q", p, name.Origin, s.cfg.Origin)
+		case !stored.Log.IsZero() && name.ID != stored.Log:
+			return fmt.Errorf("imserver: %v is named %v but the timelines of region %s were derived from %v: the log was made anew; "+
+				"start this region under the next origin epoch", p, name, s.cfg.Region, stored.Log)
+		}
+		s.names[p] = name
+	}
+	return nil
+}
+
+// nameOf reads the log's name from record 0, or from the first heartbeat that retention left. It is zero if neither is
+// near the start.
+func (s *Server) nameOf(ctx context.Context, p im.Partition, b im.Bounds) (im.LogName, error) {
+	entries, err := s.deps.Log.Read(ctx, p, b.Start, 64<<10)
+	if err != nil {
+		return im.LogName{}, fmt.Errorf("imserver: read the name of %v: %w", p, err)
+	}
+	for i := range entries {
+		if h := wire.DecodeHead(&entries[i]); h.Kind == im.KindLog || h.Kind == im.KindHeartbeat {
+			name, err := wire.DecodeLogName(&entries[i])
+			if err != nil {
+				return im.LogName{}, fmt.Errorf("imserver: the name of the log: %w", err)
+			}
+			return name, nil
+		}
+	}
+	return im.LogName{}, nil
+}
+
+// heartbeat tells every region, in every owned partition of the own logs, how far this region's clock is.
+func (s *Server) heartbeat(ctx context.Context) {
+	ticker := time.NewTicker(s.cfg.Heartbeat)
+	defer ticker.Stop()
+	for {
+		s.beat(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (s *Server) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AppendTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, number := range s.shards.numbers() {
+		for _, topic := range s.ownTopics() {
+			p := im.Partition{Topic: topic, Number: number}
+			if s.names[p].ID.IsZero() {
+				continue // nobody knows its name: see nameOf
+			}
+			stamp, err := s.stamp(0)
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				if _, err := s.deps.Log.Append(ctx, p, []im.Entry{wire.EncodeLogName(im.KindHeartbeat, s.names[p], stamp)}); err != nil && ctx.Err() == nil {
+					s.deps.Logger.Warn("heartbeat was not written", "partition", p, "error", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}

@@ -1,0 +1,241 @@
+package imserver
+
+import (
+	"context"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// minCached is the fewest conversations a shard remembers: more than two batches can touch, because what a batch
+// changed must be remembered until it is committed.
+const minCached = 4096
+
+// shard is what the owner of a partition number remembers: seqs and groups as they are with everything that was read,
+// committed or about to be. It is good only while the owner's positions hold, and is dropped when a commit is fenced.
+type shard struct {
+	number int
+	tails  map[string]*view.Tail // by topic; the apply loop's own
+
+	mu         sync.Mutex
+	seqs       *lru.Cache[view.HeadKey, uint64]
+	groups     *lru.Cache[im.Conversation, *view.Group] // a group of which nothing is known is there, empty
+	changes    uint64                                   // grows with every change of a group
+	watermarks map[string]im.Stamp                      // by topic: the origin's clock at its last heartbeat
+}
+
+func newShard(number, cached int) *shard {
+	size := max(minCached, cached)
+	seqs, err := lru.New[view.HeadKey, uint64](size)
+	if err != nil {
+		panic("imserver: " + err.Error()) // of a size below 1 only
+	}
+	groups, err := lru.New[im.Conversation, *view.Group](size)
+	if err != nil {
+		panic("imserver: " + err.Error())
+	}
+	return &shard{number: number, tails: map[string]*view.Tail{}, seqs: seqs, groups: groups, watermarks: map[string]im.Stamp{}}
+}
+
+// shards are those that this instance owns.
+type shards struct {
+	mu    sync.RWMutex
+	owned map[int]*shard
+}
+
+func (s *shards) get(number int) *shard {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.owned[number]
+}
+
+func (s *shards) set(owned map[int]*shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owned = owned
+}
+
+func (s *shards) numbers() []int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	numbers := make([]int, 0, len(s.owned))
+	for n := range s.owned {
+		numbers = append(numbers, n)
+	}
+	return numbers
+}
+
+func (s *Server) number(c im.Conversation) int { return wire.Partition(string(c), s.cfg.Partitions) }
+
+// group calls look with a group as this region knows it: from memory where this instance owns its partition, else from
+// the store. A group of which nothing is known is empty. look must not keep the group.
+func (s *Server) group(ctx context.Context, c im.Conversation, look func(*view.Group)) error {
+	sh := s.shards.get(s.number(c))
+	before := uint64(0)
+	if sh != nil {
+		sh.mu.Lock()
+		if g, ok := sh.groups.Get(c); ok {
+			look(g)
+			sh.mu.Unlock()
+			return nil
+		}
+		before = sh.changes
+		sh.mu.Unlock()
+	}
+	facts, err := s.deps.Store.Known(ctx, view.Ask{Groups: []im.Conversation{c}})
+	if err != nil {
+		return err
+	}
+	g := facts.Groups[c]
+	if g == nil {
+		g = &view.Group{}
+	}
+	if sh == nil {
+		look(g)
+		return nil
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if known, ok := sh.groups.Get(c); ok {
+		g = known
+	} else if sh.changes == before { // else what was read may be older than what apply knows
+		sh.groups.Add(c, g)
+	}
+	look(g)
+	return nil
+}
+
+// heads returns what this region applied of a conversation, of the origins asked.
+func (s *Server) heads(ctx context.Context, c im.Conversation, origins im.Cursor) (im.Cursor, error) {
+	heads := im.Cursor{}
+	var missing []view.HeadKey
+	sh := s.shards.get(s.number(c))
+	for o := range origins {
+		k := view.HeadKey{Conversation: c, Origin: o}
+		if sh != nil {
+			sh.mu.Lock()
+			seq, ok := sh.seqs.Get(k)
+			sh.mu.Unlock()
+			if ok {
+				heads[o] = seq
+				continue
+			}
+		}
+		missing = append(missing, k)
+	}
+	if len(missing) == 0 {
+		return heads, nil
+	}
+	facts, err := s.deps.Store.Known(ctx, view.Ask{Heads: missing})
+	if err != nil {
+		return nil, err
+	}
+	for k, seq := range facts.Heads {
+		heads[k.Origin] = seq
+	}
+	return heads, nil
+}
+
+// watermark is the origin's clock at its last heartbeat that this region applied, in the partition where the group's
+// records stand. 0: nothing was heard.
+func (s *Server) watermark(ctx context.Context, c im.Conversation, o im.Origin) (im.Stamp, error) {
+	p := im.Partition{Topic: im.MsgTopic(o, c.Lane()), Number: s.number(c)}
+	if sh := s.shards.get(p.Number); sh != nil {
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return sh.watermarks[p.Topic], nil
+	}
+	positions, err := s.deps.Store.Positions(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, at := range positions {
+		if at.Partition == p {
+			return at.Watermark, nil
+		}
+	}
+	return 0, nil
+}
+
+// missing is what a batch's records need that is not remembered.
+func (sh *shard) missing(parts []view.Part) view.Ask {
+	var ask view.Ask
+	askedHead, askedGroup := map[view.HeadKey]bool{}, map[im.Conversation]bool{}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	group := func(c im.Conversation) {
+		if c.Members() != nil || askedGroup[c] {
+			return
+		}
+		askedGroup[c] = true
+		if _, ok := sh.groups.Get(c); !ok {
+			ask.Groups = append(ask.Groups, c)
+		}
+	}
+	for i := range parts {
+		for j := range parts[i].Records {
+			r := &parts[i].Records[j]
+			group(r.Conversation)
+			k := view.HeadKey{Conversation: r.Conversation, Origin: r.Place.Origin}
+			if askedHead[k] {
+				continue
+			}
+			askedHead[k] = true
+			if _, ok := sh.seqs.Get(k); !ok {
+				ask.Heads = append(ask.Heads, k)
+			}
+		}
+		for _, c := range parts[i].Cursors {
+			group(c.Conversation)
+		}
+	}
+	return ask
+}
+
+// remember takes the answer to what was missing. What the store does not have begins here.
+func (sh *shard) remember(ask view.Ask, facts view.Facts) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, k := range ask.Heads {
+		sh.seqs.Add(k, facts.Heads[k])
+	}
+	for _, c := range ask.Groups {
+		g := facts.Groups[c]
+		if g == nil {
+			g = &view.Group{}
+		}
+		if known, ok := sh.groups.Get(c); ok {
+			g = known // a reader was faster
+		}
+		sh.groups.Add(c, g)
+	}
+}
+
+// take gives the parts' records their seqs and their groups what they change, and makes the deliveries. Everything
+// that they need was loaded.
+func (sh *shard) take(parts []view.Part, s *Server) []im.Delivery {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	var deliveries []im.Delivery
+	for i := range parts {
+		p := &parts[i]
+		for k, seq := range view.Number(p.Records, func(k view.HeadKey) uint64 {
+			seq, _ := sh.seqs.Get(k)
+			return seq
+		}) {
+			sh.seqs.Add(k, seq)
+		}
+		for j := range p.Records {
+			deliveries = sh.deliver(deliveries, &p.Records[j], s)
+		}
+		for _, c := range p.Cursors {
+			deliveries = sh.receipt(deliveries, c, p.Partition, s)
+		}
+		sh.watermarks[p.Partition.Topic] = p.To.Watermark
+	}
+	return deliveries
+}

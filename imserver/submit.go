@@ -1,0 +1,305 @@
+package imserver
+
+import (
+	"context"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// submission is a submit that passed every check of form.
+type submission struct {
+	record im.Record
+	global bool
+	create *wire.Create
+	member *wire.Member
+}
+
+// submit accepts a record: checks, stamps and appends it. The answer says that it is durable in the origin's log (I1).
+func (s *Server) submit(ctx context.Context, c im.Call) (_ im.CallResult, err error) {
+	if trace.SpanContextFromContext(ctx).IsSampled() {
+		var span trace.Span
+		ctx, span = s.deps.Tracer.Start(ctx, "submit", trace.WithAttributes(s.attributes(c.Key)...))
+		defer span.End()
+	}
+	var request wire.SubmitRequest
+	if err := wire.Unmarshal(c.Body, &request); err != nil {
+		return im.CallResult{}, err
+	}
+	sub, err := s.check(c, &request)
+	if err != nil {
+		return im.CallResult{}, err
+	}
+	if !s.allow(c.UID) {
+		return im.CallResult{}, &im.Error{Code: im.CodeTooManyRequests, Detail: "over the rate limit of one user", RetryAfter: time.Duration(float64(time.Second) / s.cfg.Rate)}
+	}
+	if err := s.authorise(ctx, sub); err != nil {
+		return im.CallResult{}, err
+	}
+	r := &sub.record
+	r.Seen = max(im.Stamp(request.Seen), c.Seen)
+	if r.Place.Stamp, err = s.stamp(r.Seen); err != nil {
+		return im.CallResult{}, err
+	}
+	r.Trace = traceparent(ctx)
+	p := im.Partition{Topic: im.MsgTopic(s.cfg.Origin, r.Conversation.Lane()), Number: s.number(r.Conversation)}
+	offset, err := s.append(ctx, p, wire.EncodeRecord(r), r.Conversation.Lane())
+	if err != nil {
+		return im.CallResult{}, err
+	}
+	global := false
+	if sub.global {
+		wait, cancel := context.WithTimeout(ctx, s.cfg.GlobalTimeout)
+		global = s.deps.Held.Wait(wait, p, offset) == nil
+		cancel()
+	}
+	body, err := wire.Marshal(&wire.SubmitResponse{
+		Conversation: string(r.Conversation), ClientId: r.ClientID.String(), Stamp: uint64(r.Place.Stamp),
+		Origin: string(s.cfg.Origin), Global: global,
+	})
+	return im.CallResult{Body: body, Stamp: r.Place.Stamp}, err
+}
+
+func (s *Server) append(ctx context.Context, p im.Partition, e im.Entry, lane im.Lane) (int64, error) {
+	if trace.SpanContextFromContext(ctx).IsSampled() {
+		var span trace.Span
+		ctx, span = s.deps.Tracer.Start(ctx, "append", trace.WithAttributes(s.attributes(string(e.Key))...))
+		defer span.End()
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.AppendTimeout)
+	defer cancel()
+	begun := s.deps.Now()
+	offset, err := s.deps.Log.Append(ctx, p, []im.Entry{e})
+	if err != nil {
+		if im.CodeOf(err) != im.CodeInternal {
+			return 0, err
+		}
+		s.deps.Logger.Warn("append failed", "partition", p, "error", err)
+		return 0, im.Errorf(im.CodeUnavailable, "the log of region %s did not take the record in time; sending again is safe", s.cfg.Region)
+	}
+	s.meter.appended(ctx, s.deps.Now().Sub(begun), lane)
+	return offset, nil
+}
+
+// check looks at everything that can be judged from the request alone.
+func (s *Server) check(c im.Call, r *wire.SubmitRequest) (*submission, error) {
+	conversation, err := s.conversation(r.Conversation, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.clientID(r.ClientId)
+	if err != nil {
+		return nil, err
+	}
+	sub := &submission{record: im.Record{
+		ID: im.ID{Conversation: conversation, Sender: c.UID, ClientID: id}, Version: im.CurrentVersion,
+		Place: im.Place{Origin: s.cfg.Origin},
+	}}
+	switch im.AckLevel(r.Ack) {
+	case "", im.AckRegion:
+	case im.AckGlobal:
+		sub.global = true
+	default:
+		return nil, im.Errorf(im.CodeBadRequest, "ack %q: want region or global", r.Ack)
+	}
+	group := conversation.Members() == nil
+	switch content := r.Content.(type) {
+	case *wire.SubmitText:
+		limit := s.cfg.MaxText
+		if c.MaxText > 0 {
+			limit = min(limit, c.MaxText)
+		}
+		if err := checkText("text", content.Text.GetText(), limit); err != nil {
+			return nil, err
+		}
+	case *wire.SubmitCreate:
+		sub.create = content.Create
+		if err := checkText("title", content.Create.GetTitle(), s.cfg.MaxTitle); err != nil {
+			return nil, err
+		}
+		if err := s.checkUIDs("members", content.Create.GetMembers()); err != nil {
+			return nil, err
+		}
+	case *wire.SubmitMember:
+		sub.member = content.Member
+		if len(content.Member.GetAdd())+len(content.Member.GetRemove()) == 0 {
+			return nil, im.Errorf(im.CodeBadRequest, "member names nobody to add or remove")
+		}
+		for _, named := range [][]string{content.Member.GetAdd(), content.Member.GetRemove()} {
+			if err := s.checkUIDs("member", named); err != nil {
+				return nil, err
+			}
+		}
+	case *wire.SubmitSettings:
+		if err := checkText("title", content.Settings.GetTitle(), s.cfg.MaxTitle); err != nil {
+			return nil, err
+		}
+	}
+	if sub.record.Kind, sub.record.Body, err = wire.SubmitContent(r); err != nil {
+		return nil, err
+	}
+	if sub.record.Kind != im.KindMessage && !group {
+		return nil, im.Errorf(im.CodeBadRequest, "only groups take %q; %q is none", sub.record.Kind, conversation)
+	}
+	return sub, nil
+}
+
+func (s *Server) conversation(name, key string) (im.Conversation, error) {
+	c, err := im.ParseConversation(name)
+	if err != nil {
+		return "", im.Errorf(im.CodeBadConversation, "%v", err)
+	}
+	if key != "" && key != name {
+		return "", im.Errorf(im.CodeBadRequest, "the call's key %q is not its conversation %q", key, name)
+	}
+	return c, nil
+}
+
+func (s *Server) clientID(text string) (im.UUID, error) {
+	if text == "" {
+		return im.UUID{}, im.Errorf(im.CodeBadClientID, "client_id is empty")
+	}
+	id, err := im.ParseUUID(text)
+	if err != nil {
+		return id, im.Errorf(im.CodeBadClientID, "%v", err)
+	}
+	if !id.IsV7() {
+		return id, im.Errorf(im.CodeBadClientID, "client_id %s is no UUID of version 7", id)
+	}
+	now := s.deps.Now().UnixMilli()
+	switch made := id.Millis(); {
+	case made < now-s.cfg.MaxAge.Milliseconds():
+		return id, im.Errorf(im.CodeBadClientID, "client_id %s is older than %v: take a new one and show the message as unsent", id, s.cfg.MaxAge)
+	case made > now+s.cfg.MaxSkew.Milliseconds():
+		return id, im.Errorf(im.CodeBadClientID, "client_id %s is %d ms ahead of this region's clock; at most %d are allowed", id, made-now, s.cfg.MaxSkew.Milliseconds())
+	}
+	return id, nil
+}
+
+func checkText(what, text string, limit int) error {
+	switch {
+	case text == "":
+		return im.Errorf(im.CodeBadText, "the %s is empty", what)
+	case len(text) > limit:
+		return im.Errorf(im.CodeTextTooLong, "the %s has %d bytes; at most %d are allowed", what, len(text), limit)
+	case !utf8.ValidString(text):
+		return im.Errorf(im.CodeBadText, "the %s is not valid UTF-8", what)
+	}
+	return nil
+}
+
+func (s *Server) checkUIDs(what string, names []string) error {
+	if len(names) > s.cfg.MaxMembers {
+		return im.Errorf(im.CodeBadRequest, "%s names %d users; at most %d are allowed", what, len(names), s.cfg.MaxMembers)
+	}
+	for _, name := range names {
+		if _, err := im.ParseUID(name); err != nil {
+			return im.Errorf(im.CodeBadRequest, "%s: %v", what, err)
+		}
+	}
+	return nil
+}
+
+// authorise decides with this region's view whether the sender may.
+func (s *Server) authorise(ctx context.Context, sub *submission) error {
+	c, uid := sub.record.Conversation, sub.record.Sender
+	if members := c.Members(); members != nil {
+		if !slices.Contains(members, uid) {
+			return im.Errorf(im.CodeNotMember, "you are not in this conversation")
+		}
+		return nil
+	}
+	origin, created, ok := c.Created()
+	if !ok {
+		return im.Errorf(im.CodeBadConversation, "%q names no origin and time", c)
+	}
+	if sub.create != nil && origin != s.cfg.Origin {
+		return im.Errorf(im.CodeWrongRegion, "the group's id names origin %q; this region creates groups of %q", origin, s.cfg.Origin)
+	}
+	var refused error
+	known := false
+	err := s.group(ctx, c, func(g *view.Group) {
+		known = g.Known()
+		if known {
+			refused = s.allowed(g, sub)
+		}
+	})
+	switch {
+	case err != nil:
+		return unavailable(s, "the group's members cannot be read", err)
+	case known:
+		return refused
+	case sub.create != nil:
+		if ahead := created - s.deps.Now().UnixMilli(); ahead > s.cfg.MaxSkew.Milliseconds() {
+			return im.Errorf(im.CodeBadConversation, "the group's id is %d ms ahead of this region's clock; at most %d are allowed", ahead, s.cfg.MaxSkew.Milliseconds())
+		}
+		return nil
+	}
+	return s.unheardOf(ctx, c)
+}
+
+// allowed decides on a group that this region has heard of. It must not keep g.
+func (s *Server) allowed(g *view.Group, sub *submission) error {
+	if sub.create != nil {
+		sender, id, ok := g.CreatedBy()
+		if ok && (sender != sub.record.Sender || id != sub.record.ClientID) {
+			return im.Errorf(im.CodeBadRequest, "this group exists")
+		}
+		return nil // the creator tries again, or a record about the group was here before the one that makes it
+	}
+	if !g.Member(sub.record.Sender) {
+		return im.Errorf(im.CodeNotMember, "you are not in this conversation")
+	}
+	if sub.member != nil && len(g.Members())+len(sub.member.Add) > s.cfg.MaxMembers && sub.record.Conversation.Lane() == im.LaneGroup {
+		return im.Errorf(im.CodeBadRequest, "a group has at most %d members", s.cfg.MaxMembers)
+	}
+	return nil
+}
+
+// unheardOf answers for a group that this region has not heard of: not yet, as long as its origin's log may hold it
+// beyond what was applied here; else never.
+func (s *Server) unheardOf(ctx context.Context, c im.Conversation) error {
+	origin, created, _ := c.Created()
+	if slices.Contains(s.cfg.Origins, origin) {
+		watermark, err := s.watermark(ctx, c, origin)
+		if err != nil {
+			return unavailable(s, "how far this region is cannot be read", err)
+		}
+		// The id was made on a client's clock, which may be ahead of the origin's by the skew that is allowed.
+		if watermark.Millis() <= created+s.cfg.MaxSkew.Milliseconds() {
+			return &im.Error{Code: im.CodeNotYetHere, Detail: "this region has not heard of the group yet", RetryAfter: time.Second}
+		}
+	}
+	return im.Errorf(im.CodeUnknownConversation, "no such group")
+}
+
+func unavailable(s *Server, what string, err error) error {
+	s.deps.Logger.Warn(what, "error", err)
+	return im.Errorf(im.CodeUnavailable, "%s at the moment; sending again is safe", what)
+}
+
+// stamp gives the next stamp above what the sender has seen (I4).
+func (s *Server) stamp(seen im.Stamp) (im.Stamp, error) {
+	s.clockMu.Lock()
+	defer s.clockMu.Unlock()
+	return s.clock.Next(s.deps.Now(), seen, s.cfg.MaxSkew)
+}
+
+// allow takes one submit of the user's allowance.
+func (s *Server) allow(uid im.UID) bool {
+	limit, ok := s.limits.Get(uid)
+	if !ok {
+		fresh := rate.NewLimiter(rate.Limit(s.cfg.Rate), s.cfg.Burst)
+		if limit, ok, _ = s.limits.PeekOrAdd(uid, fresh); !ok {
+			limit = fresh
+		}
+	}
+	return limit.AllowN(s.deps.Now(), 1)
+}

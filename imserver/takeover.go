@@ -1,0 +1,193 @@
+package imserver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// takeOver makes the owned shards those of numbers: it forgets what went to others, and begins what is new at the stored
+// positions, delivering again what its last owner may not have.
+func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
+	for number, sh := range a.owned {
+		if !slices.Contains(numbers, number) {
+			a.drop(sh)
+		}
+	}
+	var fresh []int
+	for _, number := range numbers {
+		if a.owned[number] == nil {
+			fresh = append(fresh, number)
+		}
+	}
+	if len(fresh) == 0 {
+		a.publish()
+		return nil
+	}
+	var stored []view.Position
+	var sent []im.Position
+	if err := a.s.patiently(ctx, "read positions", func() (err error) {
+		if stored, err = a.s.deps.Store.Positions(ctx); err != nil {
+			return err
+		}
+		sent, err = a.s.deps.Store.Sent(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	at := make(map[im.Partition]view.Position, len(stored))
+	for _, p := range stored {
+		at[p.Partition] = p
+	}
+	begun := make([]*shard, 0, len(fresh))
+	for _, number := range fresh {
+		sh := newShard(number, a.s.cfg.CachedConversations/a.s.cfg.Partitions)
+		for _, o := range a.s.cfg.Origins {
+			for _, topic := range a.s.topics(o) {
+				p := im.Partition{Topic: topic, Number: number}
+				position, ok := at[p]
+				if !ok {
+					position.Partition = p
+				}
+				t, err := view.NewTail(position, a.s.cfg.Partitions)
+				if err != nil { // topics are made of checked origins
+					return fmt.Errorf("imserver: %w", err)
+				}
+				sh.tails[topic] = t
+				sh.watermarks[topic] = position.Watermark
+				a.committed[p] = position.Next
+			}
+		}
+		a.owned[number] = sh
+		begun = append(begun, sh)
+	}
+	for _, p := range sent {
+		if sh := a.owned[p.Partition.Number]; slices.Contains(begun, sh) {
+			if err := a.resend(ctx, hard, sh, p); err != nil {
+				return err
+			}
+		}
+	}
+	a.publish()
+	return nil
+}
+
+// resend delivers again what was applied past the last saved sent offset. Its last owner may have delivered it; clients
+// drop what they have.
+func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position) error {
+	p := sent.Partition
+	current := sh.tails[p.Topic]
+	if current == nil || sent.Next >= current.At().Next {
+		return nil
+	}
+	end := current.At().Next
+	if end-sent.Next > int64(a.s.cfg.Resend) {
+		a.s.deps.Logger.Warn("too much was applied since deliveries were last noted: clients will pull it", "partition", p, "records", end-sent.Next)
+		return nil
+	}
+	t, err := view.NewTail(view.Position{Position: sent}, a.s.cfg.Partitions)
+	if err != nil {
+		return fmt.Errorf("imserver: %w", err)
+	}
+	for t.At().Next < end {
+		local := t.At().Local
+		if t.Gap() {
+			break // it was filled when it was applied; looking for where is not worth it
+		}
+		entries, err := a.s.deps.Log.Read(ctx, p, local, 1<<20)
+		if err != nil || len(entries) == 0 {
+			a.s.deps.Logger.Warn("what may not have been delivered cannot be read: clients will pull it", "partition", p, "error", err)
+			return ctx.Err()
+		}
+		for i := range entries {
+			if t.At().Next == end {
+				break
+			}
+			if _, err := t.Take(&entries[i]); err != nil {
+				return nil //nolint:nilerr // apply meets the same entry and halts the partition
+			}
+		}
+	}
+	part := t.Cut()
+	if len(part.Records)+len(part.Cursors) == 0 {
+		return nil
+	}
+	ask := sh.missing([]view.Part{part})
+	ask.Partitions = []im.Partition{p}
+	var facts view.Facts
+	if err := a.s.patiently(ctx, "read heads and groups", func() (err error) {
+		facts, err = a.s.deps.Store.Known(ctx, ask)
+		return err
+	}); err != nil {
+		return err
+	}
+	if facts.Next[p] != end {
+		return view.ErrFenced // the last owner is still at it
+	}
+	sh.remember(ask, facts)
+	a.s.handOver(hard, sh.again(part, a.s))
+	a.sent[p] = current.At().Position
+	return nil
+}
+
+// again makes the deliveries of a part that was applied before: its records are the last of their streams, so their
+// seqs end at the heads.
+func (sh *shard) again(part view.Part, s *Server) []im.Delivery {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	count := map[view.HeadKey]uint64{}
+	for i := range part.Records {
+		count[view.HeadKey{Conversation: part.Records[i].Conversation, Origin: part.Records[i].Place.Origin}]++
+	}
+	view.Number(part.Records, func(k view.HeadKey) uint64 {
+		head, _ := sh.seqs.Get(k)
+		return head - count[k]
+	})
+	var deliveries []im.Delivery
+	for i := range part.Records {
+		deliveries = sh.deliver(deliveries, &part.Records[i], s)
+	}
+	for _, c := range part.Cursors {
+		deliveries = sh.receipt(deliveries, c, part.Partition, s)
+	}
+	return deliveries
+}
+
+// publish lists what is owned, and lets accept use what it remembers.
+func (a *applier) publish() {
+	owned := make(map[int]*shard, len(a.owned))
+	a.tails = a.tails[:0]
+	for number, sh := range a.owned {
+		owned[number] = sh
+		for _, t := range sh.tails {
+			a.tails = append(a.tails, t)
+		}
+	}
+	slices.SortFunc(a.tails, func(x, y *view.Tail) int { return x.At().Partition.Compare(y.At().Partition) })
+	a.s.shards.set(owned)
+}
+
+// forget drops everything remembered.
+func (a *applier) forget() {
+	a.flight = nil
+	for _, sh := range a.owned {
+		a.drop(sh)
+	}
+	a.publish()
+}
+
+func (a *applier) drop(sh *shard) {
+	for topic := range sh.tails {
+		p := im.Partition{Topic: topic, Number: sh.number}
+		delete(a.committed, p)
+		delete(a.gapped, p)
+		if a.halted[p] {
+			delete(a.halted, p)
+			a.s.meter.halt(context.Background(), p.Origin(), -1)
+		}
+	}
+	delete(a.owned, sh.number)
+}

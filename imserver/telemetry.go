@@ -1,0 +1,139 @@
+package imserver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+)
+
+// meter holds the instruments. Labels are few and bounded: codes, lanes, origins.
+type meter struct {
+	calls      metric.Int64Counter
+	appends    metric.Float64Histogram
+	applied    metric.Int64Counter
+	commits    metric.Float64Histogram
+	lag        metric.Float64Gauge
+	gaps       metric.Int64Counter
+	halted     metric.Int64UpDownCounter
+	fenced     metric.Int64Counter
+	deliveries metric.Int64Counter
+	pushes     metric.Int64Counter
+	lost       metric.Int64Counter
+}
+
+func newMeter(m metric.Meter) (*meter, error) {
+	var errs []error
+	counter := func(name, unit, what string) metric.Int64Counter {
+		c, err := m.Int64Counter("antipode_imserver_"+name, metric.WithUnit(unit), metric.WithDescription(what))
+		errs = append(errs, err)
+		return c
+	}
+	seconds := func(name, what string, bounds ...float64) metric.Float64Histogram {
+		h, err := m.Float64Histogram("antipode_imserver_"+name, metric.WithUnit("s"), metric.WithDescription(what), metric.WithExplicitBucketBoundaries(bounds...))
+		errs = append(errs, err)
+		return h
+	}
+	t := &meter{
+		calls:   counter("calls", "{call}", "Calls answered, by method and code; code ok for success."),
+		appends: seconds("append", "Time for a submit to reach the log.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
+		applied: counter("applied", "{record}", "Records applied, by origin."),
+		commits: seconds("commit", "Time to commit a batch to the timelines.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
+		gaps:    counter("gaps", "{gap}", "Times a partition stopped because a copy skipped records of its origin, by origin."),
+		fenced:  counter("fenced", "{batch}", "Batches that were not committed because another owner was faster."),
+
+		deliveries: counter("deliveries", "{delivery}", "Deliveries that routers took."),
+		pushes:     counter("pushes", "{push}", "Pushes that routers made of them."),
+		lost:       counter("deliveries_lost", "{delivery}", "Deliveries that routers did not take in time; clients pull them."),
+	}
+	var err error
+	t.lag, err = m.Float64Gauge("antipode_imserver_lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest record in the batch last applied, by origin."))
+	errs = append(errs, err)
+	t.halted, err = m.Int64UpDownCounter("antipode_imserver_halted_partitions", metric.WithUnit("{partition}"),
+		metric.WithDescription("Partitions that are not applied until somebody acts, by origin."))
+	errs = append(errs, err)
+	return t, errors.Join(errs...)
+}
+
+func (m *meter) called(ctx context.Context, method string, err error) {
+	code := "ok"
+	if err != nil {
+		code = string(im.CodeOf(err))
+	}
+	m.calls.Add(ctx, 1, metric.WithAttributes(attribute.String("method", method), attribute.String("code", code)))
+}
+
+func (m *meter) appended(ctx context.Context, took time.Duration, lane im.Lane) {
+	m.appends.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("lane", string(lane))))
+}
+
+func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Duration, now time.Time) {
+	m.commits.Record(ctx, took.Seconds())
+	rows, oldest := map[im.Origin]int{}, map[im.Origin]im.Stamp{}
+	for i := range parts {
+		o := parts[i].Partition.Origin()
+		rows[o] += len(parts[i].Records) + len(parts[i].Cursors)
+		for j := range parts[i].Records {
+			if s := parts[i].Records[j].Place.Stamp; oldest[o] == 0 || s < oldest[o] {
+				oldest[o] = s
+			}
+		}
+	}
+	for o, n := range rows {
+		origin := metric.WithAttributes(attribute.String("origin", string(o)))
+		m.applied.Add(ctx, int64(n), origin)
+		if oldest[o] > 0 {
+			m.lag.Record(ctx, max(0, now.Sub(oldest[o].Time()).Seconds()), origin)
+		}
+	}
+}
+
+func (m *meter) gap(ctx context.Context, o im.Origin) {
+	m.gaps.Add(ctx, 1, metric.WithAttributes(attribute.String("origin", string(o))))
+}
+
+func (m *meter) halt(ctx context.Context, o im.Origin, by int64) {
+	m.halted.Add(ctx, by, metric.WithAttributes(attribute.String("origin", string(o))))
+}
+
+func (m *meter) delivered(ctx context.Context, deliveries, pushes int) {
+	m.deliveries.Add(ctx, int64(deliveries))
+	m.pushes.Add(ctx, int64(pushes))
+}
+
+func (m *meter) gaveUp(ctx context.Context, deliveries int) { m.lost.Add(ctx, int64(deliveries)) }
+
+// attributes are what this service's spans say beside their name.
+func (s *Server) attributes(conversation string) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("antipode.region", string(s.cfg.Region)),
+		attribute.String("antipode.conversation", conversation),
+	}
+}
+
+// sampled returns the span context in a traceparent if it is sampled; most are not, and are told by one byte.
+func sampled(traceparent string) (trace.SpanContext, bool) {
+	if len(traceparent) != 55 || traceparent[54]&1 == 0 {
+		return trace.SpanContext{}, false
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
+	sc := trace.SpanContextFromContext(ctx)
+	return sc, sc.IsSampled()
+}
+
+// traceparent is the text of a sampled span's context, empty for others.
+func traceparent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsSampled() {
+		return ""
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier["traceparent"]
+}
