@@ -34,6 +34,7 @@ type session struct {
 	deadline time.Time // without a socket: when the session ends
 	ended    im.Code   // why it was taken out of the hub, after which nothing reaches it; empty while it lives
 	seen     im.Stamp  // the highest stamp acked
+	missed   bool      // the route was claimed as offline: routers push nothing to it, so pushes may be missing
 
 	number  uint64         // of the last push; the first is 1
 	unacked []numberedPush // the last pushes, without a gap up to number, oldest first
@@ -189,6 +190,10 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	s.conn = c
 	s.deadline, s.slowAt = time.Time{}, time.Time{}
 	s.ack(has)
+	if s.missed { // as if one more push had been made and dropped: the client pulls
+		s.number++
+		s.unacked, s.bytes, s.behind, s.missed = nil, 0, s.number, false
+	}
 	c.sent = has
 	c.poke()
 	return nil
@@ -201,7 +206,7 @@ func (s *session) detach(c *conn, deadline time.Time) (offline im.Claim, ok bool
 	if s.ended != "" || s.conn != c {
 		return im.Claim{}, false
 	}
-	s.conn, s.deadline = nil, deadline
+	s.conn, s.deadline, s.missed = nil, deadline, true
 	return s.claim(), true
 }
 

@@ -26,6 +26,9 @@ func TestSessionAgainstModel(t *testing.T) {
 			bodies        = map[uint64]string{} // what was pushed
 		)
 		connect := func() {
+			if s.missed {
+				number++ // what routers did not push
+			}
 			c = &conn{wake: make(chan struct{}, 1)}
 			if err := s.attach(c, login, has); err != nil {
 				t.Fatal(err)
