@@ -232,8 +232,12 @@ func checkBackends(c *Config, bad report) {
 		bad("tls", "ca, cert and key go together: set all three or none")
 	}
 	for _, f := range [][2]string{
-		{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key},
-		{"log.tls.ca", c.Log.TLS.CA}, {"log.tls.cert", c.Log.TLS.Cert}, {"log.tls.key", c.Log.TLS.Key},
+		{"tls.ca", c.TLS.CA},
+		{"tls.cert", c.TLS.Cert},
+		{"tls.key", c.TLS.Key},
+		{"log.tls.ca", c.Log.TLS.CA},
+		{"log.tls.cert", c.Log.TLS.Cert},
+		{"log.tls.key", c.Log.TLS.Key},
 	} {
 		if f[1] == "" {
 			continue

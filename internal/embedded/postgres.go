@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -259,6 +260,7 @@ func (p *Postgres) start(ctx context.Context, bin string, as account) error {
 	} {
 		args = append(args, "-c", setting[0]+"="+setting[1])
 	}
+	//nolint:noctx // it outlives the start's context
 	cmd := exec.Command(filepath.Join(bin, "postgres"), args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", postgresEnv(), as.attributes()
 	cmd.Stdout, cmd.Stderr = p.logTo, p.logTo
@@ -276,7 +278,8 @@ func (p *Postgres) start(ctx context.Context, bin string, as account) error {
 		}
 		select {
 		case <-p.proc.exited:
-			return fmt.Errorf("postgres: the server ended at once (%v); its log %s says:%s\n%s", p.proc.err, p.logPath(), as.advice(), tail(p.logPath(), from))
+			return fmt.Errorf("postgres: the server ended at once (%w); its log %s says:%s\n%s",
+				cmp.Or(p.proc.err, errors.New("exit status 0")), p.logPath(), as.advice(), tail(p.logPath(), from))
 		case <-ctx.Done():
 			p.proc.signal(syscall.SIGQUIT)
 			return fmt.Errorf("postgres: the server did not answer in %v (%w); its log %s says:\n%s", p.cfg.Timeout, err, p.logPath(), tail(p.logPath(), from))

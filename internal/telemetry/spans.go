@@ -69,17 +69,17 @@ func (s *SpanStore) OnEnd(span sdktrace.ReadOnlySpan) {
 	for _, a := range span.Resource().Attributes() {
 		switch a.Key {
 		case attrService:
-			kept.Service = a.Value.Emit()
+			kept.Service = a.Value.String()
 		case attrRegion:
-			kept.Region = a.Value.Emit()
+			kept.Region = a.Value.String()
 		case attrInstance:
-			kept.Instance = a.Value.Emit()
+			kept.Instance = a.Value.String()
 		}
 	}
 	if attributes := span.Attributes(); len(attributes) > 0 {
 		kept.Attributes = make(map[string]string, len(attributes))
 		for _, a := range attributes {
-			kept.Attributes[string(a.Key)] = a.Value.Emit()
+			kept.Attributes[string(a.Key)] = a.Value.String()
 		}
 	}
 	if st := span.Status(); st.Code == codes.Error {
