@@ -1,0 +1,141 @@
+package replicator_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/replicator"
+)
+
+// TestOneWayDelayIsPaidOnce: a record reaches the other region after one one-way delay, not a round trip.
+func TestOneWayDelayIsPaidOnce(t *testing.T) {
+	const delay = 40 * time.Millisecond
+	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout = 2 * time.Second }, "eu", "us")
+	m.proxy("us", "eu").Delay(delay)
+	m.start().caughtUp(t, 5*time.Second)
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	p := eu.own()[0]
+	var took []time.Duration
+	for i := range 20 {
+		end := us.log.end(p)
+		began := time.Now()
+		eu.log.must(p, message("eu", fmt.Sprint(i)))
+		for us.log.end(p) == end {
+			if time.Since(began) > 2*time.Second {
+				t.Fatal("the record does not arrive")
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("40 ms one way: least %v, median %v, most %v", took[0], took[10], took[19])
+	if took[0] < delay {
+		t.Errorf("a record took %v, less than the delay", took[0])
+	}
+	if took[10] > delay+30*time.Millisecond { // a round trip would be 80 ms
+		t.Errorf("the median is %v", took[10])
+	}
+	off, ok := eu.replicator().ClockOffsets()["us"]
+	if !ok || off.Abs() > 30*time.Millisecond {
+		t.Errorf("us's clock seems %v ahead of eu's, measured without a delay", off)
+	}
+	if off := us.replicator().ClockOffsets()["eu"]; off.Abs() > 60*time.Millisecond {
+		t.Errorf("eu's clock seems %v ahead of us's across 40 ms", off)
+	}
+}
+
+// TestDelayDoesNotLimitThroughput: a backlog crosses a long way many batches at a time.
+func TestDelayDoesNotLimitThroughput(t *testing.T) {
+	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout = 5 * time.Second }, "eu", "us")
+	m.proxy("us", "eu").Delay(100 * time.Millisecond)
+	eu := m.nodes["eu"]
+	text := strings.Repeat("lorem ipsum ", 80)
+	records := 0
+	for i := range 20_000 { // 20 MB, two and a half windows
+		eu.log.must(eu.own()[i%4], message("eu", text))
+		records++
+	}
+	began := time.Now()
+	m.start().caughtUp(t, 15*time.Second)
+	took := time.Since(began)
+	t.Logf("%d records over 100 ms one way in %v", records, took)
+	if took > 8*time.Second { // one batch a round trip would take 40 × 0.2 s for the bytes alone
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestLagGrowsWhileCut: seconds since the peer's log was last known complete.
+func TestLagGrowsWhileCut(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us").start()
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	lag := func() replicator.LinkIn { return us.replicator().Status().In[0] }
+	m.caughtUp(t, 5*time.Second)
+	eventually(t, 5*time.Second, "no lag", func() bool {
+		in := lag()
+		return in.Open && len(in.Lag) == 5 && !slices.ContainsFunc(in.Lag, func(l replicator.Lag) bool { return l.Seconds > 0 || l.Records > 0 })
+	})
+	m.proxy("us", "eu").Cut()
+	eventually(t, 5*time.Second, "the silent link is noticed and lag grows", func() bool {
+		in := lag()
+		return !in.Open && in.Error != "" && in.Lag[0].Seconds > 0.6
+	})
+	for range 100 {
+		eu.log.must(eu.own()[0], message("eu", "x"))
+	}
+	eventually(t, 5*time.Second, "the sender sees what the peer lacks", func() bool {
+		return eu.replicator().Status().Out[0].Behind >= 100
+	})
+	m.proxy("us", "eu").Heal()
+	m.caughtUp(t, 5*time.Second)
+	eventually(t, 5*time.Second, "no lag again", func() bool {
+		in := lag()
+		return in.Open && in.Reconnects > 0 && !slices.ContainsFunc(in.Lag, func(l replicator.Lag) bool { return l.Seconds > 0 || l.Records > 0 })
+	})
+}
+
+// BenchmarkBacklog ships records of 300 bytes from log to copy, over gRPC with mTLS; both ends share the machine.
+func BenchmarkBacklog(b *testing.B) {
+	m := newMesh(b, nil, "eu", "us")
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	text := strings.Repeat("lorem ipsum", 15)
+	b.StopTimer()
+	e := message("eu", text)
+	own := eu.own()
+	batch := make([]im.Entry, 0, 500)
+	for i := 0; i < b.N; i += cap(batch) {
+		batch = batch[:0]
+		for range min(cap(batch), b.N-i) {
+			batch = append(batch, e)
+		}
+		eu.log.must(own[i/cap(batch)%len(own)], batch...)
+	}
+	want := int64(0)
+	for _, p := range own {
+		want += eu.log.end(p)
+	}
+	var before, after syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+	b.StartTimer()
+	m.start()
+	for {
+		got := int64(0)
+		for _, p := range own {
+			got += us.log.end(p)
+		}
+		if got >= want {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	b.StopTimer()
+	syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	b.ReportMetric(float64(cpu.Nanoseconds())/float64(b.N), "cpu-ns/record")
+}
