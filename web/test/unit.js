@@ -1,0 +1,352 @@
+// @ts-check
+// Tests of the pure modules. They run in a page (run.js, started by test/browser) and in node (node --test web/test).
+
+import { AntipodeError, CODES } from '../sdk/codes.js';
+import { Conversation } from '../sdk/conversation.js';
+import { covers, coversAll, formatCursor, mergeCursors, parseCursor } from '../sdk/cursor.js';
+import { direct, directMembers, group, isUID, traceID, traceparent, uuidMillis, uuidv7 } from '../sdk/ids.js';
+import { Outbox } from '../sdk/outbox.js';
+import { comparePlaces, formatPlace, regionOf, stampMillis } from '../sdk/place.js';
+import { backOffMs, DEFAULT_POLICY, readPolicy } from '../sdk/policy.js';
+import { MemoryShelf, Store } from '../sdk/store.js';
+import { Timeline } from '../sdk/timeline.js';
+
+/** @param {unknown} got @param {unknown} want @param {string} [what] */
+function equal(got, want, what = '') {
+  /** @param {unknown} v */
+  const show = (v) => JSON.stringify(v, (_, x) => (typeof x === 'bigint' ? `${x}n` : x instanceof Map ? [...x] : x));
+  if (show(got) !== show(want)) throw new Error(`${what} got ${show(got)}, want ${show(want)}`);
+}
+
+/** @param {() => unknown} run @param {string} what */
+function throws(run, what) {
+  try {
+    run();
+  } catch {
+    return;
+  }
+  throw new Error(`${what} was taken`);
+}
+
+/** A small generator, so that a failure can be repeated. @param {number} seed */
+function random(seed) {
+  let state = seed;
+  return () => {
+    state = (state * 1664525 + 1013904223) % 2 ** 32;
+    return state / 2 ** 32;
+  };
+}
+
+/**
+ * @param {string} origin @param {number} seq @param {number} stamp @param {Partial<import('../sdk/timeline.js').WireRecord>} [more]
+ * @returns {import('../sdk/timeline.js').WireRecord}
+ */
+function record(origin, seq, stamp, more = {}) {
+  return { conversation: 'd:ann:bob', kind: 'message', sender: 'bob', clientId: `${origin}${seq}`, stamp: String(stamp), origin, seq: String(seq), text: { text: `${origin}${seq}` }, ...more };
+}
+
+/** @param {Timeline} timeline */
+const texts = (timeline) => timeline.entries.map((entry) => entry.text).join(' ');
+
+/** @type {Record<string, () => void | Promise<void>>} */
+export const tests = {
+  'cursor: the text form is normative'() {
+    for (const text of ['', 'eu=1', 'ap=7,eu=12,us=3', 'eu=1,eu.2=5', 'eu=9223372036854775807']) equal(formatCursor(parseCursor(text)), text);
+    for (const bad of ['eu', 'eu=', 'eu=0', 'eu=01', 'eu=-1', 'eu=+1', '=1', 'EU=1', 'us=1,eu=1', 'eu=1,eu=2', 'eu=1,', ' eu=1', 'eu.1=1', 'eu.02=1', 'eu=9223372036854775808', 'eu=1.5']) {
+      throws(() => parseCursor(bad), bad);
+    }
+  },
+
+  'cursor: merge is the maximum, and changes neither side'() {
+    const a = parseCursor('eu=5,us=2');
+    const b = parseCursor('ap=1,eu=3,us=9');
+    equal(formatCursor(mergeCursors(a, b)), 'ap=1,eu=5,us=9');
+    equal(formatCursor(mergeCursors(b, a)), 'ap=1,eu=5,us=9');
+    equal(formatCursor(mergeCursors(a, a)), 'eu=5,us=2');
+    equal(formatCursor(a), 'eu=5,us=2');
+    equal([covers(a, 'eu', 5n), covers(a, 'eu', 6n), covers(a, 'ap', 1n)], [true, false, false]);
+    equal([coversAll(a, parseCursor('eu=5')), coversAll(a, b), coversAll(a, new Map())], [true, false, true]);
+  },
+
+  'place: stamps keep all 64 bits'() {
+    const high = 117654332014854144n;
+    const places = [
+      { stamp: high + 1n, origin: 'ap', seq: 1n }, { stamp: high, origin: 'us', seq: 1n }, { stamp: high, origin: 'eu', seq: 10n }, { stamp: high, origin: 'eu', seq: 9n },
+    ].sort(comparePlaces);
+    equal(places.map(formatPlace), [`${high}/eu/9`, `${high}/eu/10`, `${high}/us/1`, `${high + 1n}/ap/1`]);
+    equal(Number(high) === Number(high + 1n), true, 'the test means nothing unless doubles lose this:');
+    equal(stampMillis((1700000000123n << 16n) + 5n), 1700000000123);
+    equal([regionOf('eu'), regionOf('eu.2')], ['eu', 'eu']);
+  },
+
+  'ids: UUIDv7 carries the time, version and variant'() {
+    const seen = new Set();
+    for (const ms of [0, 1, 1700000000123, 2 ** 47]) {
+      const id = uuidv7(ms);
+      if (!/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(id)) throw new Error(id);
+      equal(uuidMillis(id), ms);
+      seen.add(id).add(uuidv7(ms));
+    }
+    equal(seen.size, 8);
+  },
+
+  'ids: conversations'() {
+    equal([direct('bob', 'ann'), direct('ann', 'bob'), direct('ann', 'ann')], ['d:ann:bob', 'd:ann:bob', 'd:ann:ann']);
+    equal([directMembers('d:ann:bob'), directMembers('g:eu:x')], [['ann', 'bob'], []]);
+    if (!/^g:eu:[0-9a-f-]{36}$/.test(group('eu', 5))) throw new Error('group');
+    equal([isUID('ann'), isUID('a@b.c_d-e'), isUID(''), isUID('a:b'), isUID('ä'), isUID('x'.repeat(65))], [true, true, false, false, false, false]);
+    equal(traceID(traceparent()).length, 32);
+  },
+
+  'codes: the action is the peer\'s word, then the table\'s'() {
+    equal(AntipodeError.ofClose(4002).code, 'replaced');
+    equal(AntipodeError.ofClose(4002).action, 'stop');
+    equal(AntipodeError.ofClose(1006).code, 'unavailable');
+    equal(AntipodeError.of({ code: 'unavailable', action: 'stop' }).action, 'stop');
+    equal(AntipodeError.of({ code: 'from_the_future' }).action, 'back_off');
+    const closes = Object.values(CODES).map((spec) => spec.close).filter(Boolean);
+    equal(new Set(closes).size, closes.length, 'close codes are distinct:');
+  },
+
+  'policy: a bad answer does no harm'() {
+    equal(readPolicy(undefined), { ...DEFAULT_POLICY });
+    equal(readPolicy({ race_width: -3, backoff_jitter: 'x', fallback_pull_ms: 0 }), { ...DEFAULT_POLICY });
+    const policy = readPolicy({ race_width: 1000, backoff_base_ms: 100, backoff_cap_ms: 5, backoff_jitter: 7 });
+    equal([policy.raceWidth, policy.backoffCap, policy.backoffJitter], [8, 100, 1]);
+  },
+
+  'policy: back-off grows to the cap and is jittered'() {
+    const policy = { ...DEFAULT_POLICY, backoffBase: 100, backoffCap: 1000, backoffJitter: 0.5 };
+    equal([0, 1, 2, 3, 4, 400].map((attempt) => backOffMs(policy, attempt, 0, () => 0)), [100, 200, 400, 800, 1000, 1000]);
+    equal([0, 4].map((attempt) => backOffMs(policy, attempt, 0, () => 1)), [50, 500]);
+    if (backOffMs(policy, 0, 3000, () => 0.5) < 3000) throw new Error('earlier than the server asked');
+  },
+
+  'store: the login number is stored before it is used, and survives'() {
+    const shelf = new MemoryShelf();
+    const first = new Store('ann', 0, shelf);
+    equal([first.nextLogin(), first.nextLogin()], [1n, 2n]);
+    const again = new Store('ann', 0, shelf);
+    equal([again.device === first.device, again.nextLogin()], [true, 3n]);
+    equal(new Store('ann', 1, shelf).device === first.device, false);
+    shelf.setItem('antipode/ann/0/login', '');
+    equal(new Store('ann', 0, shelf).device === first.device, false, 'a lost login number makes a new device:');
+  },
+
+  'timeline: order is by place, whatever the order of arrival'() {
+    const records = [record('eu', 1, 10), record('us', 1, 10), record('eu', 2, 30), record('ap', 1, 20)];
+    for (const order of [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]]) {
+      const timeline = new Timeline('d:ann:bob');
+      for (const i of order) timeline.add(records[i]);
+      equal(texts(timeline), 'eu1 us1 ap1 eu2');
+      equal(formatCursor(timeline.cursor), 'ap=1,eu=2,us=1');
+    }
+  },
+
+  'timeline: gaps are known and close'() {
+    const timeline = new Timeline('d:ann:bob');
+    timeline.add(record('eu', 1, 1));
+    timeline.add(record('eu', 4, 4));
+    timeline.add(record('eu', 6, 6));
+    timeline.add(record('us', 2, 2));
+    equal(timeline.gaps(), [{ origin: 'eu', from: 2n, to: 3n }, { origin: 'eu', from: 5n, to: 5n }, { origin: 'us', from: 1n, to: 1n }]);
+    equal([formatCursor(timeline.cursor), formatCursor(timeline.known())], ['eu=1', 'eu=6,us=2']);
+    timeline.add(record('eu', 3, 3));
+    timeline.add(record('eu', 2, 2));
+    timeline.cover(parseCursor('us=1')); // hidden: a pull says so
+    equal(timeline.gaps(), [{ origin: 'eu', from: 5n, to: 5n }]);
+    timeline.cover(parseCursor('eu=5'));
+    equal([timeline.gaps(), formatCursor(timeline.cursor)], [[], 'eu=6,us=2']);
+  },
+
+  'timeline: what is had is dropped'() {
+    const timeline = new Timeline('d:ann:bob');
+    equal([timeline.add(record('eu', 1, 1)), timeline.add(record('eu', 1, 1)), timeline.add(record('eu', 3, 3)), timeline.add(record('eu', 3, 3))], [true, false, true, false]);
+    timeline.cover(parseCursor('eu=9'));
+    equal(timeline.add(record('eu', 7, 7)), false);
+    equal(texts(timeline), 'eu1 eu3');
+  },
+
+  'timeline: what the server does not know counts and is not shown'() {
+    const timeline = new Timeline('d:ann:bob');
+    timeline.add(record('eu', 1, 1, { kind: 'poll', text: undefined }));
+    timeline.add(record('eu', 2, 2));
+    equal([texts(timeline), formatCursor(timeline.cursor)], ['eu2', 'eu=2']);
+  },
+
+  'timeline: repeats show once, at the lowest place'() {
+    for (const order of [[0, 1, 2], [2, 1, 0], [1, 2, 0]]) {
+      const timeline = new Timeline('d:ann:bob');
+      /** @type {(() => void)[]} */
+      const steps = [
+        () => timeline.add(record('eu', 1, 50, { clientId: 'x', text: { text: 'twice' } })),
+        () => timeline.addRepeat({ sender: 'bob', clientId: 'x', stamp: '10', origin: 'us', seq: '1' }),
+        () => timeline.add(record('eu', 2, 30)),
+      ];
+      for (const i of order) steps[i]();
+      equal([texts(timeline), formatCursor(timeline.cursor)], ['twice eu2', 'eu=2,us=1']);
+      equal(timeline.coveredBy(timeline.entries[0], parseCursor('us=1')), true, 'read by any of its records:');
+    }
+  },
+
+  'timeline: random arrivals end in the one order'() {
+    for (let seed = 1; seed <= 200; seed++) {
+      const next = random(seed);
+      /** @type {import('../sdk/timeline.js').WireRecord[]} */
+      const all = [];
+      for (const origin of ['ap', 'eu', 'us']) {
+        let stamp = 100;
+        for (let seq = 1; seq <= 12; seq++) {
+          stamp += Math.floor(next() * 4);
+          const hidden = next() < 0.15;
+          const repeat = !hidden && next() < 0.2 ? all[Math.floor(next() * all.length)] : undefined;
+          all.push(record(origin, seq, stamp, hidden ? { kind: 'poll', text: undefined } : repeat?.text ? { clientId: repeat.clientId, text: repeat.text } : {}));
+        }
+      }
+      // The dumb model: the lowest place of each id, sorted.
+      /** @param {import('../sdk/timeline.js').WireRecord} r */
+      const place = (r) => ({ stamp: BigInt(r.stamp ?? 0), origin: r.origin ?? '', seq: BigInt(r.seq ?? 0) });
+      const lowest = new Map();
+      for (const r of all) {
+        if (!r.text) continue;
+        const had = lowest.get(r.clientId);
+        if (!had || comparePlaces(place(r), place(had)) < 0) lowest.set(r.clientId, r);
+      }
+      const want = [...lowest.values()].sort((a, b) => comparePlaces(place(a), place(b))).map((r) => r.text.text).join(' ');
+
+      const timeline = new Timeline('d:ann:bob');
+      const arrivals = [...all, ...all.filter(() => next() < 0.3)].map((r) => ({ r, at: next() })).sort((a, b) => a.at - b.at);
+      for (const { r } of arrivals) timeline.add(r);
+      equal(texts(timeline), want, `seed ${seed}:`);
+      equal(formatCursor(timeline.cursor), 'ap=12,eu=12,us=12', `seed ${seed}:`);
+    }
+  },
+
+  'timeline: a late arrival is marked, history is not'() {
+    const timeline = new Timeline('d:ann:bob');
+    timeline.add(record('eu', 2, 20));
+    timeline.add(record('eu', 1, 10)); // still loading
+    equal(timeline.entries.map((entry) => entry.late), [false, false]);
+    timeline.settled = true;
+    timeline.add(record('us', 1, 15));
+    timeline.add(record('us', 2, 25));
+    equal(timeline.entries.map((entry) => entry.late), [false, true, false, false]);
+  },
+
+  'timeline: an own message is one entry from writing to record'() {
+    const timeline = new Timeline('d:ann:bob');
+    timeline.settled = true;
+    const sent = { sender: 'ann', clientId: 'c', text: 'hi', trace: '' };
+    timeline.addSending(sent);
+    timeline.add(record('us', 1, 10));
+    equal([texts(timeline), timeline.entries[1].state], ['us1 hi', 'sending']);
+    timeline.accepted('ann/c', { stamp: '20', origin: 'eu', global: false }, true);
+    equal([timeline.entries[1].state, timeline.entries[1].global], ['accepted', false]);
+    timeline.add(record('eu', 1, 20, { sender: 'ann', clientId: 'c', text: { text: 'hi' } }));
+    equal([texts(timeline), timeline.entries.length, timeline.entries[1].late], ['us1 hi', 2, false]);
+    equal(formatPlace(/** @type {any} */ (timeline.entries[1].place)), '20/eu/1');
+  },
+
+  'timeline: the record may come before the ack'() {
+    const timeline = new Timeline('d:ann:bob');
+    timeline.addSending({ sender: 'ann', clientId: 'c', text: 'hi', trace: '' });
+    timeline.add(record('eu', 1, 20, { sender: 'ann', clientId: 'c', text: { text: 'hi' } }));
+    timeline.accepted('ann/c', { stamp: '20', origin: 'eu' }, false);
+    timeline.failed('ann/c', 'too late to fail');
+    equal([timeline.entries.length, timeline.entries[0].state, formatPlace(/** @type {any} */ (timeline.entries[0].place))], [1, 'accepted', '20/eu/1']);
+  },
+
+  'conversation: unread are visible messages of others above the read cursor'() {
+    const conversation = new Conversation('d:ann:bob', 'ann');
+    conversation.timeline.settled = true;
+    conversation.add(record('eu', 1, 10));
+    conversation.add(record('eu', 2, 20, { sender: 'ann' }));
+    conversation.add(record('us', 1, 15));
+    equal(conversation.unread, 2);
+    conversation.takeOwn('', 'eu=2');
+    equal(conversation.unread, 1);
+    equal([conversation.readAll(), conversation.readAll(), conversation.unread], [true, false, 0]);
+    conversation.add(record('ap', 1, 1)); // late, at the top, and still unread
+    equal([conversation.unread, conversation.timeline.entries[0].late], [1, true]);
+  },
+
+  'conversation: ticks'() {
+    const conversation = new Conversation('g:eu:x', 'ann');
+    conversation.setMembers(['ann', 'bob', 'cho']);
+    conversation.add(record('eu', 1, 10, { sender: 'ann' }));
+    const tick = () => conversation.progress(conversation.timeline.entries[0]).tick;
+    equal(tick(), 'accepted');
+    conversation.takeReceipt({ uid: 'bob', delivered: 'eu=1' });
+    equal(tick(), 'accepted');
+    conversation.takeReceipt({ uid: 'cho', delivered: 'eu=1', read: 'eu=1' });
+    equal(tick(), 'delivered');
+    conversation.takeReceipt({ uid: 'bob', read: 'eu=1' });
+    equal(tick(), 'read');
+    conversation.takeReceipt({ uid: 'bob', delivered: 'us=4' }); // an older one: nothing goes back
+    equal(tick(), 'read');
+  },
+
+  'conversation: the title with the highest place wins'() {
+    const conversation = new Conversation('g:eu:x', 'ann');
+    conversation.add(record('us', 1, 30, { kind: 'settings', text: undefined, settings: { title: 'late' } }));
+    conversation.add(record('eu', 1, 10, { kind: 'create', text: undefined, create: { title: 'first', members: ['bob'] } }));
+    conversation.add(record('eu', 2, 20, { kind: 'settings', text: undefined, settings: { title: 'middle' } }));
+    equal(conversation.title, 'late');
+  },
+
+  async 'outbox: a failure holds what is behind it, and the order stays'() {
+    /** @type {string[]} */
+    const log = [];
+    /** @type {Map<string, {resolve: (v: any) => void, reject: (e: any) => void}>} */
+    const open = new Map();
+    /** @type {any[]} */
+    let kept = [];
+    const outbox = new Outbox({
+      submit: (item) => new Promise((resolve, reject) => {
+        log.push(item.text);
+        open.set(item.text, { resolve, reject });
+      }),
+      online: () => true,
+      now: () => 1000,
+      accepted: (item) => log.push(`${item.text} ok`),
+      refused: (item, error) => log.push(`${item.text} ${error.code}`),
+      keep: (list) => { kept = list; },
+    });
+    outbox.policy = { ...DEFAULT_POLICY, backoffBase: 1, backoffCap: 1 };
+    const rest = () => new Promise((go) => setTimeout(go, 15));
+    for (const text of ['a', 'b', 'c']) outbox.add({ conversation: 'x', clientId: uuidv7(1000), text, ack: 'region', trace: '' });
+    equal(kept.length, 3);
+    open.get('a')?.reject(new AntipodeError('unavailable'));
+    await rest();
+    equal(log, ['a', 'b', 'c'], 'nothing goes out while others are under way:');
+    open.get('b')?.reject(new AntipodeError('queue_failed'));
+    open.get('c')?.reject(new AntipodeError('queue_failed'));
+    await rest();
+    equal(log, ['a', 'b', 'c', 'a', 'b', 'c']);
+    open.get('a')?.reject(new AntipodeError('bad_text'));
+    open.get('b')?.reject(new AntipodeError('queue_failed'));
+    open.get('c')?.reject(new AntipodeError('queue_failed'));
+    await rest();
+    equal(log.slice(6), ['a bad_text', 'b', 'c']);
+    open.get('b')?.resolve({});
+    open.get('c')?.resolve({});
+    await rest();
+    equal([log.slice(9), kept.length], [['b ok', 'c ok'], 0]);
+    outbox.stop();
+  },
+};
+
+/** Runs them all. @returns {Promise<{name: string, error: string}[]>} */
+export async function run() {
+  const results = [];
+  for (const [name, test] of Object.entries(tests)) {
+    let error = '';
+    try {
+      await test();
+    } catch (thrown) {
+      error = thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown);
+    }
+    results.push({ name, error });
+  }
+  return results;
+}
