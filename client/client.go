@@ -17,10 +17,11 @@ type Client struct {
 	cfg       Config
 	endpoints *endpoints
 	events    chan Event
-	notices   chan Event   // of the connection; the applier puts them into events
-	inbox     chan inbound // pushes to apply
-	work      chan work    // pulls' answers to apply
-	sync      chan string  // asks for a list, with the reason; at most one is waiting
+	notices   chan Event    // of the connection; the applier puts them into events
+	inbox     chan inbound  // pushes to apply
+	work      chan work     // pulls' answers to apply
+	sync      chan string   // asks for a list, with the reason; at most one is waiting
+	recheck   chan struct{} // nudges the syncer: when it is due may have changed
 	closing   chan struct{}
 	applied   chan struct{} // closed when the applier is done
 	closeOnce sync.Once
@@ -64,7 +65,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, endpoints: newEndpoints(&cfg),
 		events: make(chan Event, cfg.EventBuffer), notices: make(chan Event, 64),
-		inbox: make(chan inbound, cfg.Inbox), work: make(chan work), sync: make(chan string, 1),
+		inbox: make(chan inbound, cfg.Inbox), work: make(chan work), sync: make(chan string, 1), recheck: make(chan struct{}, 1),
 		closing: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}), lostAt: time.Now(), heard: time.Now(), uid: cfg.UID,
 	}
 	c.timelines.of = map[im.Conversation]*timeline.Timeline{}

@@ -62,7 +62,9 @@ type Config struct {
 	Inbox int
 	// EventBuffer is the capacity of Events(). While it is full nothing is applied. Default 256.
 	EventBuffer int
-	// Pipeline is how many submits of one conversation may be under way at once. Default 16.
+	// Pipeline is how many submits of one conversation may be under way at once. Default 1, which keeps their order
+	// whatever happens. With more, a gateway fails those that are queued behind a failed one, but one that was still on
+	// its way to the gateway then is accepted, ahead of the failed one's next try.
 	Pipeline int
 	// CallTimeout bounds the wait for a reply; a gateway that misses it is left. It must exceed the servers' deadline for
 	// global acks. Default 20 s.
@@ -115,7 +117,7 @@ func (c Config) withDefaults() (Config, error) {
 	positive(&c.Outbox, 4_096)
 	positive(&c.Inbox, 1_024)
 	positive(&c.EventBuffer, 256)
-	positive(&c.Pipeline, 16)
+	positive(&c.Pipeline, 1)
 	if c.CallTimeout <= 0 {
 		c.CallTimeout = 20 * time.Second
 	}

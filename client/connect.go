@@ -31,8 +31,11 @@ func (c *Client) connectLoop() {
 			if err == nil { // goaway: another one now
 				continue
 			}
-			if time.Since(k.since) >= steady {
+			switch {
+			case time.Since(k.since) >= steady:
 				failures = 0
+			case failures > 0 && actionOf(err) == im.ActionBackOff:
+				c.endpoints.failed(k.endpoint.ID) // once may be the network; twice, try another
 			}
 		} else {
 			force = true
@@ -72,6 +75,7 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.nudge() // the policy may be new
 	policy := c.endpoints.currentPolicy()
 	c.mu.Lock()
 	resume := c.session
@@ -335,8 +339,6 @@ func (c *Client) lost(k *conn) error {
 		c.mu.Lock()
 		c.session = nil
 		c.mu.Unlock()
-	case actionOf(err) == im.ActionBackOff && time.Since(k.since) < steady:
-		c.endpoints.failed(k.endpoint.ID)
 	}
 	return err
 }

@@ -354,6 +354,9 @@ func (c *Client) settle(q *queue, r outcome) error {
 		o.echoes[q.conversation] = echo{ack.ID, time.Now().Add(ownEcho)}
 	}
 	o.mu.Unlock()
+	if err == nil {
+		c.nudge()
+	}
 	r.s.resolve(ack, public(err))
 	return nil
 }

@@ -232,6 +232,9 @@ func (c *Client) syncLoop() {
 				continue
 			}
 			why = "nothing was heard"
+		case <-c.recheck:
+			t.Stop()
+			continue
 		case <-c.ctx.Done():
 			t.Stop()
 			return
@@ -257,6 +260,14 @@ func (c *Client) syncLoop() {
 		failures = 0
 		spread = 0.8 + 0.4*rand.Float64()
 		c.notice(CaughtUp{Region: region})
+	}
+}
+
+// nudge makes the syncer look again at when it is due.
+func (c *Client) nudge() {
+	select {
+	case c.recheck <- struct{}{}:
+	default:
 	}
 }
 
