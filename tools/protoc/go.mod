@@ -1,4 +1,4 @@
-module github.com/antipode-im/antipode/tools
+module github.com/antipode-im/antipode/tools/protoc
 
 go 1.26.0
 

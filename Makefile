@@ -1,0 +1,58 @@
+# Antipode. `make` lists the targets; Go is all that most of them need.
+
+GO ?= go
+# What `make run` passes on: make run ARGS="--regions eu,us --delay 80ms"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test test-go test-browser bench lint vet fmt generate generate-check vuln clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/antipode
+	$(GO) build -o bin/antipode ./cmd/antipode
+
+run: build ## start three regions on this machine (ARGS="--fresh" forgets their data)
+	@exec bin/antipode dev $(ARGS)
+
+demo: build ## send messages while links and a gateway fail, and check the invariants
+	bin/antipode demo $(ARGS)
+
+test: test-go test-browser ## run every test
+
+# Browser tests drive a real Chromium: the race detector would slow the servers beside it, and has seen all the Go code
+# in the other tests already.
+BROWSER := ./test/browser/...
+
+test-go: ## run all but the browser tests, with the race detector
+	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -v /test/browser)
+
+test-browser: ## run the browser tests (they say so where no Chromium is found)
+	$(GO) test -timeout 4m $(BROWSER)
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+lint: ## run golangci-lint and the formatter's check
+	tools/run golangci-lint run ./...
+	@unformatted=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs tools/run gofumpt -l); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+
+vet: ## run go vet
+	$(GO) vet ./...
+
+fmt: ## format the code
+	git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs tools/run gofumpt -w
+
+generate: ## generate code from the schema in proto/
+	tools/run buf generate
+
+generate-check: ## check the schema, its compatibility, and that its generated code is current
+	tools/generate-check
+
+vuln: ## look for known vulnerabilities in what is called (needs the Go vulnerability database)
+	tools/run govulncheck ./...
+
+clean: ## remove what was built; the data of make run stays (make run ARGS=--fresh)
+	rm -rf bin
