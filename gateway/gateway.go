@@ -89,6 +89,9 @@ type Gateway struct {
 
 	writeBuffers sync.Pool // the WebSocket library's
 
+	random func(bytes int) string // makes session ids and secrets; replaced by the test that replays the protocol's example
+	now    func() time.Time       // what welcome tells; likewise
+
 	connNo   atomic.Uint64
 	draining atomic.Bool
 	load     loadMeter
@@ -121,7 +124,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, errors.New("gateway: Backend, Routers, Tokens and NextEpoch must be given")
 	}
 	g := &Gateway{
-		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer,
+		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer, random: randomText, now: time.Now,
 		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates(cfg.Rate, cfg.Burst),
 		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
 		open:      map[*conn]struct{}{}, perIP: map[netip.Addr]int{}, epoch: cfg.Gateway.Epoch,

@@ -73,7 +73,7 @@ func (g *Gateway) handshake(c *conn) error {
 		Uid: string(s.uid), Session: s.id, ResumeSecret: s.secret,
 		ResumeWindowMs: uint32(g.cfg.ResumeWindow.Milliseconds()), Resumed: resumed,
 		Region: string(g.cfg.Region), Origin: string(g.cfg.Origin), Gateway: g.cfg.Gateway.ID,
-		ServerTimeMs: time.Now().UnixMilli(), HeartbeatMs: uint32(g.cfg.Heartbeat.Milliseconds()),
+		ServerTimeMs: g.now().UnixMilli(), HeartbeatMs: uint32(g.cfg.Heartbeat.Milliseconds()),
 		MaxFrameBytes: uint32(g.cfg.MaxFrame), MaxTextBytes: uint32(g.cfg.MaxText),
 	}
 	c.session = s
@@ -134,7 +134,7 @@ func (g *Gateway) login(c *conn, uid im.UID, h *wire.Hello) (s *session, has uin
 		}
 		g.metrics.resumed("refused")
 	}
-	s = newSession(&g.cfg, uid, h, connNo)
+	s = newSession(&g.cfg, g.random, uid, h, connNo)
 	g.hub.add(s)
 	g.metrics.sessions(1)
 	claim := s.claim()

@@ -137,11 +137,19 @@ type rig struct {
 
 func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
+	r := prepareRig(t, nil, change...)
+	r.run()
+	return r
+}
+
+// prepareRig makes a rig that does not run yet; its gateway also takes tokens of further keys.
+func prepareRig(t testing.TB, keys []auth.Key, change ...func(*Config)) *rig {
+	t.Helper()
 	issuer, err := issue.New("k1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier, err := auth.NewVerifier(auth.Config{Keys: []auth.Key{issuer.Key()}, Leeway: time.Nanosecond})
+	verifier, err := auth.NewVerifier(auth.Config{Keys: append(keys, issuer.Key()), Leeway: time.Nanosecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,12 +169,16 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+func (r *rig) run() {
+	r.t.Helper()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.stop = cancel
 	go func() { r.done <- r.g.Run(ctx) }()
-	t.Cleanup(func() { r.shut(im.ErrKilled) })
-	eventually(t, "the gateway is attached", func() bool { return r.routers.toGateway() != nil })
-	return r
+	r.t.Cleanup(func() { r.shut(im.ErrKilled) })
+	eventually(r.t, "the gateway is attached", func() bool { return r.routers.toGateway() != nil })
 }
 
 // shut ends the gateway and waits for it.

@@ -49,9 +49,9 @@ type numberedPush struct {
 	at     time.Time // when it came; zero unless its trace is sampled
 }
 
-func newSession(cfg *Config, uid im.UID, h *wire.Hello, connNo uint64) *session {
+func newSession(cfg *Config, random func(bytes int) string, uid im.UID, h *wire.Hello, connNo uint64) *session {
 	return &session{
-		id: randomText(16), secret: randomText(32),
+		id: random(16), secret: random(32),
 		uid: uid, device: im.DeviceID(h.Device), platform: im.Platform(h.Platform),
 		maxUnacked: cfg.MaxUnacked, maxBytes: cfg.MaxUnackedBytes, slow: cfg.SlowTimeout,
 		connNo: connNo, login: h.Login,

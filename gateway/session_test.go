@@ -16,7 +16,7 @@ import (
 func TestSessionAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cfg := Config{MaxUnacked: rapid.IntRange(1, 8).Draw(t, "count"), MaxUnackedBytes: 400, SlowTimeout: time.Second}
-		s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+		s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
 		now := time.UnixMilli(0)
 		var (
 			c      *conn
@@ -121,7 +121,7 @@ func TestSessionAgainstModel(t *testing.T) {
 // A consumer that acknowledges nothing is closed once it has been behind for the slow timeout, and not before.
 func TestSessionTooSlow(t *testing.T) {
 	cfg := Config{MaxUnacked: 1, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
-	s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
 	c := &conn{wake: make(chan struct{}, 1)}
 	if err := s.attach(c, 1, 0); err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func TestSessionTooSlow(t *testing.T) {
 
 func TestTakeOverRefuses(t *testing.T) {
 	cfg := Config{MaxUnacked: 4, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
-	s := newSession(&cfg, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 5}, 1)
+	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 5}, 1)
 	for _, test := range []struct {
 		name       string
 		login, has uint64
