@@ -33,8 +33,9 @@ type RoutersDeps struct {
 	Logger *slog.Logger // may be nil
 }
 
-// RoutersHandler is the gateway.
-type RoutersHandler interface {
+// RoutersHandler is the gateway. It is an alias, so that the gateway can name the same interface without importing this
+// package.
+type RoutersHandler = interface {
 	// Push, Kick and Fenced are called in the order in which one router sent them; several routers call at once. They
 	// must not block for long: a router's stream waits for them.
 	Push([]im.Push)
@@ -289,16 +290,16 @@ func (r *Routers) group(claims []im.Claim, open []int) (groups map[*routerStream
 	if len(r.streams) == 0 {
 		return nil, r.changed
 	}
-	var any *routerStream
+	var other *routerStream
 	for _, s := range r.streams {
-		any = s
+		other = s
 		break
 	}
 	groups = make(map[*routerStream][]int)
 	for _, i := range open {
 		s, ok := r.streams[r.owner(claims[i].UID, r.live)]
 		if !ok {
-			s = any
+			s = other
 		}
 		groups[s] = append(groups[s], i)
 	}

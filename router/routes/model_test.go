@@ -198,7 +198,7 @@ func taken(w world, number int, next [3][partitions]int) *model {
 // repeats, batches differ, some records come ahead of their time. Digests and rows must be equal, and whoever lost at
 // the end must have been kicked by its own region.
 func TestConvergence(t *testing.T) {
-	seeds := 3000
+	seeds := 2000
 	if testing.Short() {
 		seeds = 300
 	}
@@ -208,7 +208,7 @@ func TestConvergence(t *testing.T) {
 		for i := range regions {
 			regions[i] = newTable(t, origins[i].Region())
 		}
-		w := grow(regions[0].Number, rng.IntN, 10+rng.IntN(80))
+		w := grow(regions[0].Number, rng.IntN, 10+rng.IntN(50))
 		end := im.StampAt(noon.Add(time.Duration(rng.IntN(8*3600)) * time.Second))
 		kicked := make([]map[routes.Kick]bool, len(regions))
 		for i, table := range regions {
