@@ -13,8 +13,12 @@ type Stamp uint64
 
 const stampCounterBits = 16
 
-// StampAt returns the first stamp of a millisecond.
-func StampAt(t time.Time) Stamp { return Stamp(uint64(t.UnixMilli()) << stampCounterBits) }
+// StampAt returns the first stamp of a millisecond. A time outside of the 48 bits, before 1970 or after the year 10889,
+// gets the nearest stamp.
+func StampAt(t time.Time) Stamp {
+	ms := min(max(t.UnixMilli(), 0), 1<<48-1)
+	return Stamp(uint64(ms) << stampCounterBits)
+}
 
 // Millis is the Unix time in milliseconds of the stamp.
 func (s Stamp) Millis() int64 { return int64(s >> stampCounterBits) }

@@ -3,6 +3,8 @@ package im
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -98,14 +100,8 @@ var specs = map[Code]Spec{
 	CodeGatewayFenced:       {ActionRetry, 4007, 503},
 }
 
-// Codes lists every code.
-func Codes() []Code {
-	all := make([]Code, 0, len(specs))
-	for c := range specs {
-		all = append(all, c)
-	}
-	return all
-}
+// Codes lists every code, sorted.
+func Codes() []Code { return slices.Sorted(maps.Keys(specs)) }
 
 // Spec returns what the code means; a code from a newer peer is treated as internal.
 func (c Code) Spec() Spec {

@@ -14,7 +14,7 @@ func ParseUID(s string) (UID, error) {
 	if s == "" || len(s) > 64 {
 		return "", fmt.Errorf("uid %q: want 1 to 64 characters", s)
 	}
-	for _, c := range []byte(s) {
+	for _, c := range s {
 		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '@' || c == '-'
 		if !ok {
 			return "", fmt.Errorf("uid %q: %q is not one of a-z, A-Z, 0-9, . _ @ and -", s, c)
@@ -105,12 +105,12 @@ func ParseConversation(s string) (Conversation, error) {
 	return Conversation(s), nil
 }
 
-// Lane is the lane of the conversation. The id must be well formed.
+// Lane is the lane of the conversation. The id must be well formed; anything else reads as direct.
 func (c Conversation) Lane() Lane {
-	switch c[0] {
-	case 'g':
+	switch {
+	case strings.HasPrefix(string(c), "g:"):
 		return LaneGroup
-	case 's':
+	case strings.HasPrefix(string(c), "s:"):
 		return LaneSuper
 	default:
 		return LaneDirect

@@ -22,13 +22,13 @@ func ParseCursor(s string) (Cursor, error) {
 	if s == "" {
 		return nil, nil
 	}
-	parts := strings.Split(s, ",")
-	if len(parts) > MaxCursorOrigins {
-		return nil, Errorf(CodeBadCursor, "the cursor names %d origins; at most %d are allowed", len(parts), MaxCursorOrigins)
+	n := strings.Count(s, ",") + 1
+	if n > MaxCursorOrigins {
+		return nil, Errorf(CodeBadCursor, "the cursor names %d origins; at most %d are allowed", n, MaxCursorOrigins)
 	}
-	c := make(Cursor, len(parts))
+	c := make(Cursor, n)
 	last := Origin("")
-	for _, part := range parts {
+	for part := range strings.SplitSeq(s, ",") {
 		name, number, ok := strings.Cut(part, "=")
 		if !ok {
 			return nil, Errorf(CodeBadCursor, "cursor part %q: want origin=seq", part)
@@ -117,10 +117,16 @@ func (c Cursor) Clone() Cursor { return maps.Clone(c) }
 // which it has seen rows. Its text form is topic/number=offset pairs, sorted, joined by commas.
 type ListCursor map[Partition]int64
 
-// ParseListCursor reads the text form.
+// MaxListCursorPartitions bounds what a list cursor read from a client may name.
+const MaxListCursorPartitions = 64 * 1024
+
+// ParseListCursor reads the text form. Numbers have neither sign nor leading zeros; the order of the pairs is free.
 func ParseListCursor(s string) (ListCursor, error) {
 	if s == "" {
 		return nil, nil
+	}
+	if n := strings.Count(s, ",") + 1; n > MaxListCursorPartitions {
+		return nil, Errorf(CodeBadCursor, "the list cursor names %d partitions; at most %d are allowed", n, MaxListCursorPartitions)
 	}
 	c := ListCursor{}
 	for part := range strings.SplitSeq(s, ",") {
@@ -133,7 +139,7 @@ func ParseListCursor(s string) (ListCursor, error) {
 			return nil, Errorf(CodeBadCursor, "list cursor part %q: %v", part, err)
 		}
 		offset, err := strconv.ParseInt(number, 10, 64)
-		if err != nil || offset < 0 {
+		if err != nil || offset < 0 || strconv.FormatInt(offset, 10) != number {
 			return nil, Errorf(CodeBadCursor, "list cursor part %q: the offset must be a number from 0", part)
 		}
 		if _, twice := c[p]; twice {

@@ -25,12 +25,13 @@ func (f *Follower) See(originOffset int64, generation uint32, marker bool) Verdi
 	if generation < f.Generation {
 		return Skip
 	}
+	raised := generation > f.Generation
+	f.Generation = generation // a record of a higher one proves that its marker stands before it, where this reader did not begin
 	if marker {
-		if generation == f.Generation {
-			return Skip
+		if raised {
+			return Raise
 		}
-		f.Generation = generation
-		return Raise
+		return Skip
 	}
 	switch {
 	case originOffset < f.Next:

@@ -17,7 +17,7 @@ type Partition struct {
 func ParsePartition(s string) (Partition, error) {
 	topic, number, ok := strings.Cut(s, "/")
 	n, err := strconv.ParseUint(number, 10, 16)
-	if !ok || err != nil {
+	if !ok || err != nil || strconv.FormatUint(n, 10) != number {
 		return Partition{}, fmt.Errorf("partition %q: want topic/number", s)
 	}
 	if _, _, err := ParseTopic(topic); err != nil {

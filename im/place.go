@@ -43,17 +43,23 @@ func ParsePlace(s string) (Place, error) {
 	if len(parts) != 3 {
 		return Place{}, fmt.Errorf("place %q: want <stamp>/<origin>/<seq>", s)
 	}
-	stamp, err := strconv.ParseUint(parts[0], 10, 64)
-	if err != nil {
-		return Place{}, fmt.Errorf("place %q: stamp: %w", s, err)
+	stamp, ok := number(parts[0])
+	if !ok {
+		return Place{}, fmt.Errorf("place %q: the stamp must be a number", s)
 	}
 	o, err := ParseOrigin(parts[1])
 	if err != nil {
 		return Place{}, fmt.Errorf("place %q: %w", s, err)
 	}
-	seq, err := strconv.ParseUint(parts[2], 10, 64)
-	if err != nil || seq == 0 {
+	seq, ok := number(parts[2])
+	if !ok || seq == 0 {
 		return Place{}, fmt.Errorf("place %q: seq must be a number from 1", s)
 	}
 	return Place{Stamp(stamp), o, seq}, nil
+}
+
+// number reads a decimal without sign or leading zeros, so that one place has one text.
+func number(s string) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil && strconv.FormatUint(n, 10) == s
 }

@@ -14,7 +14,7 @@ func ParseRegion(s string) (Region, error) {
 	if s == "" || len(s) > 32 {
 		return "", fmt.Errorf("region %q: want 1 to 32 of a-z, 0-9 and -", s)
 	}
-	for _, c := range []byte(s) {
+	for _, c := range s {
 		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
 			return "", fmt.Errorf("region %q: %q is not one of a-z, 0-9 and -", s, c)
 		}
