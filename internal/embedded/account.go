@@ -1,10 +1,12 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -19,9 +21,9 @@ type account struct {
 	caps     []uintptr // kept by the child, so that folders closed to the account can be passed
 }
 
-// postgresAccount chooses the account. As root it checks that the account can reach its folders at all, because
-// PostgreSQL's own complaint would name a file deep inside.
-func postgresAccount(paths ...string) (account, error) {
+// postgresAccount chooses the account to run programs in bin on data in dir. As root it checks that the account can
+// reach both, because PostgreSQL's own complaint would name a file deep inside.
+func postgresAccount(bin, dir string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{name: "this user"}, nil
 	}
@@ -37,14 +39,13 @@ func postgresAccount(paths ...string) (account, error) {
 		return account{}, fmt.Errorf("postgres: account %s: %w", u.Username, err)
 	}
 	a := account{name: "user " + u.Username, other: true, uid: uint32(uid), gid: uint32(gid), caps: passageCaps()}
-	if len(a.caps) > 0 {
-		return a, nil
+	if closed := a.closedAbove(bin); closed != "" { // no right helps here: PostgreSQL asks access(2), which looks at the user alone
+		return account{}, fmt.Errorf("postgres: it refuses to run as root; as %s it cannot pass %s to its programs in %s: open it (chmod o+x %s), or run as an ordinary user",
+			a.name, closed, bin, closed)
 	}
-	for _, path := range paths {
-		if closed := a.closedAbove(path); closed != "" {
-			return account{}, fmt.Errorf("postgres: it refuses to run as root; as %s it cannot pass %s, and this container may not grant it that right (CAP_DAC_OVERRIDE): "+
-				"choose a folder below one that everyone can enter, open it (chmod o+x %s), or run as an ordinary user", a.name, closed, closed)
-		}
+	if closed := a.closedAbove(dir); closed != "" && len(a.caps) == 0 {
+		return account{}, fmt.Errorf("postgres: it refuses to run as root; as %s it cannot pass %s, and this container may not grant it that right (CAP_DAC_OVERRIDE): "+
+			"choose a folder below one that everyone can enter, open it (chmod o+x %s), or run as an ordinary user", a.name, closed, closed)
 	}
 	return a, nil
 }
@@ -93,6 +94,15 @@ func (a account) own(path string) error {
 		}
 		return os.Lchown(path, int(a.uid), int(a.gid))
 	})
+}
+
+// command returns a command that runs as the account, with nothing of the environment that changes what PostgreSQL does
+// (PG* and locale variables).
+func (a account) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.SysProcAttr = "/", a.attributes()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	return cmd
 }
 
 // advice explains a failure that only happens as another user.

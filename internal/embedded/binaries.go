@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,21 +89,14 @@ func postgresMajor(ctx context.Context, bin string) (int, error) {
 
 // fetchPostgres fetches the programs once and keeps them.
 func fetchPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
-	cache := cfg.Cache
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return "", fmt.Errorf("postgres: not found on this machine, and there is no cache folder to fetch it into: %w", err)
-		}
-		cache = filepath.Join(user, "antipode")
+	cache, err := cacheFolder(cfg)
+	if err != nil {
+		return "", err
 	}
 	home := filepath.Join(cache, "postgres-"+string(fetchedPostgres))
 	bin := filepath.Join(home, "bin")
 	if usable(ctx, bin) > 0 {
 		return bin, nil
-	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", fmt.Errorf("postgres: cache: %w", err)
 	}
 	work, err := os.MkdirTemp(cache, "fetch-")
 	if err != nil {
@@ -124,6 +118,9 @@ func fetchPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
 			if usable(ctx, filepath.Join(got, "bin")) == 0 {
 				return "", fmt.Errorf("postgres: the programs fetched for this machine do not run on it: install PostgreSQL %d or newer", oldestPostgres)
 			}
+			if err := openToAll(got); err != nil {
+				return "", fmt.Errorf("postgres: keep the fetched programs: %w", err)
+			}
 			// Another process may have been faster: its copy is as good.
 			if err := os.Rename(got, home); err != nil && usable(ctx, bin) == 0 {
 				return "", fmt.Errorf("postgres: keep the fetched programs: %w", err)
@@ -136,6 +133,43 @@ func fetchPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
 			return "", fmt.Errorf("postgres: fetching: %w", ctx.Err())
 		}
 	}
+}
+
+// cacheFolder returns the folder that fetched programs are kept in, and makes it. Root's own is closed to the user that
+// the server will run as.
+func cacheFolder(cfg PostgresConfig) (string, error) {
+	cache := cfg.Cache
+	if cache == "" {
+		parent := "/var/cache"
+		if _, err := os.Stat(parent); err != nil || os.Geteuid() != 0 {
+			if parent, err = os.UserCacheDir(); err != nil {
+				return "", fmt.Errorf("postgres: not found on this machine, and there is no cache folder to fetch it into: %w", err)
+			}
+		}
+		cache = filepath.Join(parent, "antipode")
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", fmt.Errorf("postgres: cache: %w", err)
+	}
+	return cache, os.Chmod(cache, 0o755) // whatever the umask made of it
+}
+
+// openToAll lets everyone read files and enter folders, whatever the umask made of them.
+func openToAll(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		mode := info.Mode().Perm() | 0o444
+		if mode&0o100 != 0 {
+			mode |= 0o111
+		}
+		return os.Chmod(path, mode)
+	})
 }
 
 // fetchInto has the library fetch, verify and unpack the programs into work/home. The library offers that only as the

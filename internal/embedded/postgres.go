@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,7 +28,7 @@ type PostgresConfig struct {
 	Host     string        // to listen on; 127.0.0.1 if empty
 	Port     int           // 0: any free one
 	Binaries string        // folder with postgres and initdb; empty: found on the machine, else fetched
-	Cache    string        // where fetched binaries are kept; empty: antipode in the user's cache folder
+	Cache    string        // where fetched binaries are kept; empty: antipode in the user's, or as root the system's, cache folder
 	Progress func(string)  // told one line at a time what takes long (fetching, first start); may be nil
 	Log      *slog.Logger  // may be nil
 	Timeout  time.Duration // for the server to answer; 60 s if 0 (crash recovery can take a while)
@@ -87,7 +86,7 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (_ *Postgres, err er
 	if err != nil {
 		return nil, err
 	}
-	as, err := postgresAccount(cfg.Dir, bin)
+	as, err := postgresAccount(bin, cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -150,9 +149,8 @@ func (p *Postgres) initialise(ctx context.Context, bin string, as account) (stri
 	}
 	// The C locale sorts by bytes: the same in every region, whatever the machine's. Syncing is left to the first
 	// checkpoint: what a power cut in the first seconds loses is an empty database.
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata="+fresh, "--username="+postgresUser, "--pwfile="+pwfile,
+	cmd := as.command(ctx, filepath.Join(bin, "initdb"), "--pgdata="+fresh, "--username="+postgresUser, "--pwfile="+pwfile,
 		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", postgresEnv(), as.attributes()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("postgres: initdb as %s failed: %w%s\n%s", as.name, err, as.advice(), strings.TrimSpace(string(out)))
 	}
@@ -260,9 +258,7 @@ func (p *Postgres) start(ctx context.Context, bin string, as account) error {
 	} {
 		args = append(args, "-c", setting[0]+"="+setting[1])
 	}
-	//nolint:noctx // it outlives the start's context
-	cmd := exec.Command(filepath.Join(bin, "postgres"), args...)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", postgresEnv(), as.attributes()
+	cmd := as.command(context.WithoutCancel(ctx), filepath.Join(bin, "postgres"), args...) // it outlives the start
 	cmd.Stdout, cmd.Stderr = p.logTo, p.logTo
 	if p.proc, err = startProcess(cmd); err != nil {
 		return fmt.Errorf("postgres: start %s as %s: %w%s", cmd.Path, as.name, err, as.advice())
@@ -391,11 +387,6 @@ func (p *Postgres) release() {
 	if p.lock != nil {
 		p.lock.Close() // and with it the lock
 	}
-}
-
-// postgresEnv keeps the machine's PG* and locale variables from changing what the server does.
-func postgresEnv() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
 }
 
 // tail returns the end of a log from an offset, at most 4 kB.

@@ -44,15 +44,29 @@ func kept(t *testing.T, p *Postgres) string {
 	return out
 }
 
-// TestPostgresKeepsItsData walks through a server's lives: made, stopped, continued, killed, recovered. The folder is
-// below t.TempDir, whose parents are closed to other users when the test runs as root, as mktemp -d's are.
-func TestPostgresKeepsItsData(t *testing.T) {
+// TestPostgres takes one data folder through a server's lives. The folder is below one that is closed to other users, as
+// those of mktemp -d and /root are: when the test runs as root, the server does not.
+func TestPostgres(t *testing.T) {
 	closed := filepath.Join(t.TempDir(), "closed")
 	if err := os.Mkdir(closed, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(closed, "postgres")
+	t.Run("keeps its data", func(t *testing.T) { keepsItsData(t, dir) })
+	t.Run("names a folder in use and a taken port", func(t *testing.T) { refusals(t, dir) })
+	t.Run("leaves a stranger's process alone", func(t *testing.T) { stalePIDFile(t, dir) })
+	t.Run("dies with its parent", func(t *testing.T) { diesWithItsParent(t, dir) })
+	t.Run("refuses another version's data", func(t *testing.T) {
+		if err := os.WriteFile(filepath.Join(dir, "data", "PG_VERSION"), []byte("9\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
+		wantError(t, err, "was made by PostgreSQL 9", "fresh folder")
+	})
+}
 
+// keepsItsData: made, stopped, continued, killed, recovered.
+func keepsItsData(t *testing.T, dir string) {
 	begun := time.Now()
 	p := start(t, dir, 0)
 	t.Logf("first start: %v", time.Since(begun))
@@ -90,14 +104,24 @@ func TestPostgresKeepsItsData(t *testing.T) {
 	if err := p.DropDatabase(t.Context(), "eu"); err != nil {
 		t.Error(err)
 	}
+	select {
+	case <-p.Done():
+		t.Error("done while it runs")
+	default:
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	<-p.Done()
 }
 
-func TestPostgresRefusals(t *testing.T) {
-	dir := t.TempDir()
+func refusals(t *testing.T, dir string) {
 	first := start(t, dir, 0)
-
 	_, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
 	wantError(t, err, "in use by another process", fmt.Sprint(os.Getpid()))
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -105,18 +129,8 @@ func TestPostgresRefusals(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	if err := first.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	_, err = StartPostgres(t.Context(), PostgresConfig{Dir: dir, Port: port})
 	wantError(t, err, fmt.Sprintf("port %d on 127.0.0.1 is taken", port))
-
-	version := filepath.Join(dir, "data", "PG_VERSION")
-	if err := os.WriteFile(version, []byte("9\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, err = StartPostgres(t.Context(), PostgresConfig{Dir: dir})
-	wantError(t, err, "was made by PostgreSQL 9", "fresh folder")
 }
 
 func wantError(t *testing.T, err error, parts ...string) {
@@ -131,19 +145,46 @@ func wantError(t *testing.T, err error, parts ...string) {
 	}
 }
 
-// TestPostgresDiesWithItsParent runs itself as a child that starts a server, and kills that child without warning.
-func TestPostgresDiesWithItsParent(t *testing.T) {
-	if dir := os.Getenv("EMBEDDED_POSTGRES_CHILD"); dir != "" {
-		p, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Println("ready", p.Addr())
-		select {}
+// stalePIDFile: after a crash of the machine the pid file may name a process of somebody else's.
+func stalePIDFile(t *testing.T, dir string) {
+	stranger := exec.Command("sleep", "60")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	child := exec.Command(os.Args[0], "-test.run=^TestPostgresDiesWithItsParent$")
-	child.Env = append(os.Environ(), "EMBEDDED_POSTGRES_CHILD="+dir)
+	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
+	pid := fmt.Sprintf("%d\n%s\n", stranger.Process.Pid, filepath.Join(dir, "data"))
+	if err := os.WriteFile(filepath.Join(dir, "data", "postmaster.pid"), []byte(pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, 0)
+	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the stranger was harmed: %v", err)
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+const childDir = "EMBEDDED_POSTGRES_CHILD"
+
+// TestChild is what diesWithItsParent runs in another process; by itself it does nothing.
+func TestChild(t *testing.T) {
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		return
+	}
+	p, err := StartPostgres(t.Context(), PostgresConfig{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("ready", p.Addr())
+	select {}
+}
+
+// diesWithItsParent kills a process that runs a server, without warning.
+func diesWithItsParent(t *testing.T, dir string) {
+	child := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	child.Env = append(os.Environ(), childDir+"="+dir)
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -160,43 +201,10 @@ func TestPostgresDiesWithItsParent(t *testing.T) {
 
 	// Whether the orphan is gone already or not, the next start has the folder to itself.
 	p := start(t, dir, 0)
-	if p.Addr() == addr {
-		t.Errorf("both servers on %s", addr)
+	if _, err := net.DialTimeout("tcp", addr, time.Second); err == nil && p.Addr() != addr {
+		t.Errorf("the orphan still listens on %s", addr)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	for {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			break
-		}
-		conn.Close()
-		select {
-		case <-ctx.Done():
-			t.Fatal("the orphan still listens")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-// TestPostgresStalePIDFile: after a crash of the machine the pid file may name a process of somebody else's.
-func TestPostgresStalePIDFile(t *testing.T) {
-	dir := t.TempDir()
-	p := start(t, dir, 0)
 	if err := p.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stranger := exec.Command("sleep", "60")
-	if err := stranger.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
-	pid := fmt.Sprintf("%d\n%s\n", stranger.Process.Pid, filepath.Join(dir, "data"))
-	if err := os.WriteFile(filepath.Join(dir, "data", "postmaster.pid"), []byte(pid), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	start(t, dir, 0)
-	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Errorf("the stranger was harmed: %v", err)
+		t.Error(err)
 	}
 }
