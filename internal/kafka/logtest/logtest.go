@@ -225,9 +225,10 @@ func onePiece(t *testing.T, f *fixture) {
 	c := f.open(t, nil)
 	p := f.topic(t, c, 1)[0]
 	var wg sync.WaitGroup
-	for w := range 8 {
+	var told [8][20]int64
+	for w := range told {
 		wg.Go(func() {
-			for i := range 20 {
+			for i := range told[w] {
 				var entries []im.Entry
 				for j := range 5 {
 					entries = append(entries, im.Entry{Value: fmt.Appendf(nil, "%d/%d/%d", w, i, j)})
@@ -240,7 +241,7 @@ func onePiece(t *testing.T, f *fixture) {
 				for j := range entries { // the caller may use its memory again
 					copy(entries[j].Value, "########")
 				}
-				_ = first
+				told[w][i] = first
 			}
 		})
 	}
@@ -249,11 +250,12 @@ func onePiece(t *testing.T, f *fixture) {
 	if len(out) != 8*20*5 {
 		t.Fatalf("%d entries, want %d", len(out), 8*20*5)
 	}
-	for i := 0; i < len(out); i += 5 {
-		head, _, _ := strings.Cut(string(out[i].Value), "/0")
-		for j := range 5 {
-			if !strings.HasSuffix(string(out[i+j].Value), "/"+strconv.Itoa(j)) || !strings.HasPrefix(string(out[i+j].Value), head[:1]) {
-				t.Fatalf("at %d stands %s, of an append that began with %s", i+j, out[i+j].Value, out[i].Value)
+	for w := range told {
+		for i, first := range told[w] {
+			for j := range int64(5) {
+				if want := fmt.Sprintf("%d/%d/%d", w, i, j); string(out[first+j].Value) != want {
+					t.Fatalf("at %d stands %s, want %s of the append that was told %d", first+j, out[first+j].Value, want, first)
+				}
 			}
 		}
 	}
@@ -370,6 +372,28 @@ func seekWhilePolling(t *testing.T, f *fixture) {
 	slices.Sort(took)
 	if median := took[len(took)/2]; median > 100*time.Millisecond {
 		t.Errorf("from seek to the poller: %v at the median", median)
+	}
+
+	// Two fetches of one partition are held now; what comes is returned once.
+	idle, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if batches, err := r.Poll(idle); len(batches) != 0 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("an idle poll: %d batches, %v", len(batches), err)
+	}
+	r.Seek(ps[0], 3)
+	idle, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if batches, err := r.Poll(idle); len(batches) != 0 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("an idle poll: %d batches, %v", len(batches), err)
+	}
+	must(c.Append(t.Context(), ps[0], text("3")))(t)
+	if got := poll(t, r, 1); len(got) != 1 {
+		t.Errorf("%d entries came, of one appended", len(got))
+	}
+	idle, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if batches, err := r.Poll(idle); len(batches) != 0 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("an entry came twice: %d batches, %v", len(batches), err)
 	}
 }
 
