@@ -102,7 +102,10 @@ func (c *Client) Ready(ctx context.Context) error {
 		c.mu.Lock()
 		cur, changed := c.cur, c.changed
 		c.mu.Unlock()
-		if cur != nil {
+		if c.ctx.Err() != nil {
+			return public(context.Cause(c.ctx))
+		}
+		if cur != nil && cur.cause() == nil {
 			return nil
 		}
 		select {

@@ -105,7 +105,7 @@ func TestCutBeforeAck(t *testing.T) {
 		if ack.Origin != "us" {
 			t.Errorf("acked by %s", ack.Origin)
 		}
-		if first, again := eu.submits[0].ClientId, us.submits[0].ClientId; first != again {
+		if first, again := eu.sent()[0].ClientId, us.sent()[0].ClientId; first != again {
 			t.Errorf("client_id %s, then %s", first, again)
 		}
 		eventually(t, 5*time.Second, "both records", func() bool { return r.Cursor(direct).String() == "eu=1,us=1" })
@@ -115,10 +115,10 @@ func TestCutBeforeAck(t *testing.T) {
 		if place := r.Messages(direct)[0].Place; place.Origin != "eu" {
 			t.Errorf("shows at %v, want the lower place", place)
 		}
-		if logins := []uint64{eu.hellos[0].Login, us.hellos[0].Login}; !slices.Equal(logins, []uint64{1, 2}) {
+		if logins := []uint64{eu.logins()[0].Login, us.logins()[0].Login}; !slices.Equal(logins, []uint64{1, 2}) {
 			t.Errorf("login numbers %v", logins)
 		}
-		if s, _ := w.store.Load(t.Context()); s.Login != 2 || string(s.Device) != eu.hellos[0].Device {
+		if s, _ := w.store.Load(t.Context()); s.Login != 2 || string(s.Device) != eu.logins()[0].Device {
 			t.Errorf("stored %+v", s)
 		}
 	})
@@ -183,7 +183,7 @@ func testOrder(t *testing.T, w *world, pipeline int) {
 		}
 	}
 	var got []string
-	for _, rec := range w.logs[direct]["eu"] {
+	for _, rec := range w.log(direct, "eu") {
 		got = append(got, rec.GetText().Text)
 	}
 	got = slices.Compact(got)
@@ -223,7 +223,9 @@ func TestStopCodes(t *testing.T) {
 		if _, err := r.Submit(t.Context(), direct, ""); im.CodeOf(err) != im.CodeBadText {
 			t.Errorf("err %v", err)
 		}
-		eu.onSubmit = func(int, *peer, *wire.SubmitRequest) error { return im.Errorf(im.CodeUnavailable, "for ever") }
+		eu.script(func() {
+			eu.onSubmit = func(int, *peer, *wire.SubmitRequest) error { return im.Errorf(im.CodeUnavailable, "for ever") }
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		if _, err := r.Submit(ctx, direct, "never"); !errors.Is(err, context.DeadlineExceeded) {
@@ -242,7 +244,7 @@ func TestGapFromOrigin(t *testing.T) {
 		defer r.end()
 		eventually(t, time.Second, "caught up", func() bool { return r.took(CaughtUp{}) == 1 })
 		w.holds("eu", direct, im.Cursor{"us": 1}) // the link to eu is cut
-		eu.onPull = func(bool) time.Duration { return 3 * time.Second }
+		eu.script(func() { eu.onPull = func(bool) time.Duration { return 3 * time.Second } })
 		w.say("us", direct, "bob", "2")
 		w.say("us", direct, "bob", "3")
 		eu.push(w.say("us", direct, "bob", "4"), "us") // the notifies of 2 and 3 are lost
@@ -259,11 +261,11 @@ func TestGapFromOrigin(t *testing.T) {
 		w.mu.Lock()
 		fromOrigin := w.pulls["us"]
 		w.mu.Unlock()
-		if fromOrigin != 1 || len(us.hellos) != 0 {
-			t.Errorf("%d pulls and %d logins in us, want a pull over HTTP", fromOrigin, len(us.hellos))
+		if fromOrigin != 1 || len(us.logins()) != 0 {
+			t.Errorf("%d pulls and %d logins in us, want a pull over HTTP", fromOrigin, len(us.logins()))
 		}
 		// The own region's late push is a duplicate.
-		eu.push(w.logs[direct]["us"][1], "eu")
+		eu.push(w.log(direct, "us")[1], "eu")
 		synctest.Wait()
 		if got := r.inserted(); len(got) != 4 {
 			t.Errorf("inserted %q", got)
@@ -309,18 +311,18 @@ func TestResume(t *testing.T) {
 		eu.drop()
 		eu.push(w.say("eu", direct, "bob", "2"), "eu") // while there is no socket
 		eventually(t, 5*time.Second, "two", func() bool { return len(r.inserted()) == 2 })
-		second := eu.hellos[1]
+		second := eu.logins()[1]
 		if second.Resume == nil || second.Resume.Push != 1 || second.Resume.Session != "e1-1" || second.Login != 2 {
 			t.Errorf("second hello %v", second)
 		}
-		if w.lists != 1 {
-			t.Errorf("%d lists: a resumed session misses nothing", w.lists)
+		if n := w.listed(); n != 1 {
+			t.Errorf("%d lists: a resumed session misses nothing", n)
 		}
 		// Duplicates of pushes are dropped by number, and acknowledged again.
 		eu.mu.Lock()
 		again := eu.backlog[1]
 		eu.mu.Unlock()
-		eu.conns[0].send(wire.FrameOf(again))
+		eu.peer().send(wire.FrameOf(again))
 		eu.push(w.say("eu", direct, "bob", "3"), "eu")
 		eventually(t, time.Second, "three", func() bool { return len(r.inserted()) == 3 })
 	})
@@ -388,9 +390,9 @@ func TestRace(t *testing.T) {
 	scenario(t, func(t *testing.T, w *world) {
 		a, b, c := w.gateway("a", "eu"), w.gateway("b", "eu"), w.gateway("c", "eu")
 		d := w.gateway("d", "us")
-		w.net.slow["a:80"] = -1
-		w.net.slow["b:80"] = 900 * time.Millisecond
-		w.net.slow["c:80"] = 10 * time.Millisecond
+		w.net.slowly("a:80", -1)
+		w.net.slowly("b:80", 900*time.Millisecond)
+		w.net.slowly("c:80", 10*time.Millisecond)
 		r := w.client(nil)
 		defer r.end()
 		took := eventually(t, 2*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
@@ -399,10 +401,10 @@ func TestRace(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if len(a.hellos)+len(b.hellos)+len(d.hellos) != 0 || len(c.hellos) != 1 {
-			t.Errorf("hellos: %d %d %d %d", len(a.hellos), len(b.hellos), len(c.hellos), len(d.hellos))
+		if len(a.logins())+len(b.logins())+len(d.logins()) != 0 || len(c.logins()) != 1 {
+			t.Errorf("hellos: %d %d %d %d", len(a.logins()), len(b.logins()), len(c.logins()), len(d.logins()))
 		}
-		if slices.Contains(w.net.dials, "d:80") {
+		if slices.Contains(w.net.dialled(), "d:80") {
 			t.Error("d was dialled though the race is three wide")
 		}
 	})
@@ -427,8 +429,8 @@ func TestIPConfs(t *testing.T) {
 		w.ipconf("slow")
 		w.ipconf("dead")
 		w.ipconf("good")
-		w.net.slow["slow:80"] = -1
-		w.net.listeners["dead:80"].Close()
+		w.net.slowly("slow:80", -1)
+		w.net.unlisten("dead:80")
 		eu := w.gateway("e1", "eu")
 		us := w.gateway("u1", "us")
 		r := w.client(nil)
@@ -437,9 +439,9 @@ func TestIPConfs(t *testing.T) {
 		if took > time.Second {
 			t.Errorf("took %v", took)
 		}
-		w.net.listeners["good:80"].Close()
+		w.net.unlisten("good:80")
 		eu.kill()
-		eventually(t, 10*time.Second, "connected by the old list", func() bool { return len(us.hellos) == 1 })
+		eventually(t, 10*time.Second, "connected by the old list", func() bool { return len(us.logins()) == 1 })
 	})
 }
 
@@ -450,9 +452,9 @@ func TestKicks(t *testing.T) {
 		defer r.end()
 		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
 		eu.close(im.CodeLoginTie)
-		eventually(t, 5*time.Second, "logged in again", func() bool { return len(eu.hellos) == 2 })
-		if eu.hellos[1].Login != 2 {
-			t.Errorf("login %d", eu.hellos[1].Login)
+		eventually(t, 5*time.Second, "logged in again", func() bool { return len(eu.logins()) == 2 })
+		if eu.logins()[1].Login != 2 {
+			t.Errorf("login %d", eu.logins()[1].Login)
 		}
 		eventually(t, time.Second, "connected", func() bool { return r.took(Connected{}) == 2 })
 		s, err := r.Post(t.Context(), "d:ann:carl", "x")
@@ -471,8 +473,8 @@ func TestKicks(t *testing.T) {
 		if err := r.Ready(t.Context()); im.CodeOf(err) != im.CodeReplaced {
 			t.Errorf("err %v", err)
 		}
-		if len(eu.hellos) != 2 {
-			t.Errorf("%d hellos: a replaced client must stay away", len(eu.hellos))
+		if len(eu.logins()) != 2 {
+			t.Errorf("%d hellos: a replaced client must stay away", len(eu.logins()))
 		}
 	})
 }
@@ -496,7 +498,7 @@ func TestTokenExpired(t *testing.T) {
 		})
 		defer r.end()
 		eventually(t, 5*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
-		eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeBadToken, "no") }
+		eu.script(func() { eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeBadToken, "no") } })
 		eu.drop()
 		<-r.done
 		if stopped, ok := r.last().(Stopped); !ok || im.CodeOf(stopped.Err) != im.CodeBadToken {
@@ -512,17 +514,17 @@ func TestGoaway(t *testing.T) {
 		r := w.client(nil)
 		defer r.end()
 		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
-		a.conns[0].send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000}))
+		a.peer().send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000}))
 		eventually(t, 9*time.Second, "moved", func() bool { return r.took(Connected{}) == 2 })
-		if len(b.hellos) != 1 {
-			t.Errorf("%d logins at b", len(b.hellos))
+		if len(b.logins()) != 1 {
+			t.Errorf("%d logins at b", len(b.logins()))
 		}
 		if r.took(Disconnected{}) != 0 {
 			t.Error("there was a moment without a socket")
 		}
 		submit(t, r, "on b")
-		if len(b.submits) != 1 {
-			t.Errorf("%d submits at b", len(b.submits))
+		if len(b.sent()) != 1 {
+			t.Errorf("%d submits at b", len(b.sent()))
 		}
 	})
 }
@@ -542,8 +544,8 @@ func TestDeadSocket(t *testing.T) {
 		a.mu.Lock()
 		a.dead = true
 		a.mu.Unlock()
-		w.net.slow["a:80"] = -1
-		eventually(t, 70*time.Second, "moved", func() bool { return len(b.hellos) == 1 })
+		w.net.slowly("a:80", -1)
+		eventually(t, 70*time.Second, "moved", func() bool { return len(b.logins()) == 1 })
 	})
 }
 
@@ -624,9 +626,7 @@ func TestCreateGroupThenMoved(t *testing.T) {
 	scenario(t, func(t *testing.T, w *world) {
 		eu, us := w.gateway("e1", "eu"), w.gateway("u1", "us")
 		eu.onAcked = func(int, *peer) error {
-			eu.mu.Lock()
-			eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeDraining, "go") }
-			eu.mu.Unlock()
+			eu.script(func() { eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeDraining, "go") } })
 			return errCut
 		}
 		us.onSubmit = func(_ int, _ *peer, r *wire.SubmitRequest) error {
@@ -644,8 +644,8 @@ func TestCreateGroupThenMoved(t *testing.T) {
 		if o, _, _ := g.Created(); o != "eu" {
 			t.Errorf("group %s", g)
 		}
-		if len(eu.submits) != 2 || eu.submits[0].ClientId != eu.submits[1].ClientId {
-			t.Errorf("submits at eu: %v", eu.submits)
+		if len(eu.sent()) != 2 || eu.sent()[0].ClientId != eu.sent()[1].ClientId {
+			t.Errorf("submits at eu: %v", eu.sent())
 		}
 	})
 }

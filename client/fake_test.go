@@ -56,6 +56,27 @@ func (n *network) listen(addr string) *pipes {
 	return p
 }
 
+func (n *network) unlisten(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if l := n.listeners[addr]; l != nil {
+		l.Close()
+		delete(n.listeners, addr)
+	}
+}
+
+func (n *network) slowly(addr string, d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow[addr] = d
+}
+
+func (n *network) dialled() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.dials)
+}
+
 func (n *network) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	p, slow := n.listeners[addr], n.slow[addr]
@@ -182,12 +203,46 @@ func (w *world) gateway(id string, r im.Region) *gateway {
 
 // kill stops a gateway's listener and sockets, for good.
 func (g *gateway) kill() {
-	g.w.net.mu.Lock()
-	l := g.w.net.listeners[g.id+":80"]
-	delete(g.w.net.listeners, g.id+":80")
-	g.w.net.mu.Unlock()
-	l.Close()
+	g.w.net.unlisten(g.id + ":80")
 	g.drop()
+}
+
+// script changes hooks.
+func (g *gateway) script(fn func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fn()
+}
+
+func (g *gateway) logins() []*wire.Hello {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.hellos)
+}
+
+func (g *gateway) sent() []*wire.SubmitRequest {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.submits)
+}
+
+// peer is the oldest socket.
+func (g *gateway) peer() *peer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.conns[0]
+}
+
+func (w *world) listed() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lists
+}
+
+func (w *world) log(c im.Conversation, o im.Origin) []*wire.Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.logs[c][o])
 }
 
 // drop cuts the gateway's sockets.
