@@ -261,6 +261,9 @@ func TestSecretsStaySecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	printed := out.String()
+	if n := strings.Count(printed, ` password: "***"`); n != 2 { // log.sasl and timelines: that of routes came from a file
+		t.Errorf("print shows %d masked passwords:\n%s", n, printed)
+	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x", "%q"} {
 		for _, v := range []any{c, *c, c.Log.SASL, c.Timelines, c.Log.SASL.Password, c.Timelines.URLs[0]} {
 			fmt.Fprintf(&out, verb+"\n", v)
