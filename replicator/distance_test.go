@@ -57,7 +57,7 @@ func TestDelayDoesNotLimitThroughput(t *testing.T) {
 	eu := m.nodes["eu"]
 	text := strings.Repeat("lorem ipsum ", 80)
 	records := 0
-	for i := range 20_000 { // 20 MB, two and a half windows
+	for i := range 12_000 { // 12 MB, one and a half windows
 		eu.log.must(eu.own()[i%4], message("eu", text))
 		records++
 	}

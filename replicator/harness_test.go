@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 
 	"github.com/antipode-im/antipode/im"
@@ -29,6 +30,7 @@ type mesh struct {
 	nodes   map[im.Region]*node
 	proxies map[[2]im.Region]*faultnet.Proxy // from the receiver to the sender
 	tune    func(*replicator.Config)
+	tracer  trace.Tracer
 }
 
 // node is one region: its log stays while its replicator comes and goes.
@@ -150,6 +152,7 @@ func (n *node) build() *replicator.Replicator {
 			return rpc.LinkTarget{Addr: n.m.proxy(n.region, peer).Addr(), TLS: n.identity.Client("replicator", peer)}, nil
 		}),
 	}
+	deps.Tracer = n.m.tracer
 	if os.Getenv("REPLICATOR_LOG") != "" {
 		deps.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("region", n.region)
 	}

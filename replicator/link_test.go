@@ -74,7 +74,7 @@ func TestChaos(t *testing.T) {
 	twinDone := make(chan struct{})
 	go func() { defer close(twinDone); twin.Run(ctx) }()
 
-	end := time.Now().Add(2500 * time.Millisecond)
+	end := time.Now().Add(2 * time.Second)
 	for n := 0; time.Now().Before(end); n++ {
 		for range rng.IntN(20) {
 			at := m.nodes[m.regions[rng.IntN(3)]]

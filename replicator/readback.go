@@ -293,6 +293,13 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 			to.name = n
 		}
 	}
+	if taken < 0 { // nothing is new to the view; the link is still to compare the record below
+		for i := range heads {
+			if heads[i].OriginOffset == to.follower.Next-1 && heads[i].Generation == to.follower.Generation && heads[i].Kind != im.KindHold {
+				taken = i
+			}
+		}
+	}
 	if taken >= 0 {
 		to.last = lastOf(&entries[taken], &heads[taken])
 	}
@@ -313,7 +320,6 @@ func begin(heads []wire.ShipHead, applied int64) im.Follower {
 		f.Generation = max(f.Generation, h.Generation)
 	}
 	lowest, top := int64(-1), int64(-1)
-	has := false // the record below applied is here
 	run := int64(-1)
 	generation := f.Generation
 	for _, h := range heads {
@@ -327,7 +333,6 @@ func begin(heads []wire.ShipHead, applied int64) im.Follower {
 		if lowest < 0 || h.OriginOffset < lowest {
 			lowest = h.OriginOffset
 		}
-		has = has || h.OriginOffset == applied-1
 		if h.OriginOffset > top+1 || top < 0 { // what came before repeats old records
 			run = h.OriginOffset
 		}
@@ -336,8 +341,6 @@ func begin(heads []wire.ShipHead, applied int64) im.Follower {
 	switch {
 	case lowest < 0: // nothing but markers and what they overruled
 		f.Next = applied
-	case applied > lowest && has:
-		f.Next = applied - 1
 	case applied > lowest:
 		f.Next = applied
 	default:

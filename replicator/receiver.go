@@ -106,8 +106,9 @@ type session struct {
 	fail   context.CancelCauseFunc
 
 	mu      sync.Mutex
-	taken   int // bytes received and not yet given back
-	credits int // bytes to give back
+	taken   int  // bytes received and not yet given back
+	credits int  // bytes to give back
+	answer  bool // a status came: the sender is to hear that somebody listens
 	seeks   map[*part]int64
 	order   []*part // of seeks
 	dirty   chan struct{}
@@ -280,6 +281,10 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		c.mu.Lock()
 		c.observe(k.Status.ClockMs, c.r.now(), c.clock.oneWay)
 		c.mu.Unlock()
+		s.mu.Lock()
+		s.answer = true
+		s.mu.Unlock()
+		wake(s.dirty)
 	default:
 		return im.Errorf(im.CodeBadRequest, "%s sent a second opened", c.peer.Region)
 	}
@@ -329,7 +334,8 @@ func (s *session) refuse(p *part, reason string) {
 	s.seek(p, wire.LinkPause)
 }
 
-// tell sends held offsets, credit and seeks as they come up, many in one message.
+// tell sends held offsets, credit and seeks as they come up, many in one message, and answers each status with what is
+// held even if that is nothing new, so that the sender knows a silent receiver from an idle one.
 func (s *session) tell(ctx context.Context) {
 	for {
 		s.c.mu.Lock()
@@ -375,8 +381,10 @@ func (s *session) news() []*wire.LinkRequest {
 		s.taken -= credits
 		s.credits = 0
 	}
+	answer := s.answer
+	s.answer = false
 	s.mu.Unlock()
-	if len(held) > 0 {
+	if len(held) > 0 || answer {
 		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: &wire.LinkHeld{Offsets: held}}})
 	}
 	return all

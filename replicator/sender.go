@@ -145,6 +145,10 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 func (l *sending) run(ctx context.Context, cancel context.CancelCauseFunc, received <-chan *wire.LinkRequest) error {
 	l.r.addSending(l, cancel)
 	defer l.r.dropSending(l)
+	dog := time.AfterFunc(l.r.cfg.LinkTimeout, func() {
+		cancel(im.Errorf(im.CodeUnavailable, "the receiver in %s is silent for %v", l.peer, l.r.cfg.LinkTimeout))
+	})
+	defer dog.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { cancel(l.pump(ctx)) })
@@ -152,6 +156,7 @@ func (l *sending) run(ctx context.Context, cancel context.CancelCauseFunc, recei
 	for {
 		select {
 		case m := <-received:
+			dog.Reset(l.r.cfg.LinkTimeout)
 			if err := l.handle(m); err != nil {
 				cancel(err)
 			}

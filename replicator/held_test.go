@@ -1,0 +1,116 @@
+package replicator_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// watchHeld collects what a replicator says that peers hold.
+type watchHeld struct {
+	mu    sync.Mutex
+	held  map[im.Partition]int64
+	peers int
+}
+
+func (w *watchHeld) follow(ctx context.Context, r *replicator.Replicator) {
+	r.Held(ctx, func(h im.Held) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.peers = h.Peers
+		for p, offset := range h.Offsets {
+			w.held[p] = offset
+		}
+		return nil
+	})
+}
+
+func (w *watchHeld) get(p im.Partition) (int64, int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.held[p], w.peers
+}
+
+// TestHeldIsWhatAPeerReadBack: an append's answer does not count, and one peer is enough (I1).
+func TestHeldIsWhatAPeerReadBack(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us", "ap").start()
+	eu, us, ap := m.nodes["eu"], m.nodes["us"], m.nodes["ap"]
+	m.caughtUp(t, 5*time.Second)
+	w := &watchHeld{held: map[im.Partition]int64{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.follow(ctx, eu.replicator()) }()
+	defer func() { cancel(); <-done }()
+	p := eu.own()[0]
+	eventually(t, 5*time.Second, "both hold record 0", func() bool {
+		held, peers := w.get(p)
+		return held == 1 && peers == 2
+	})
+	m.proxy("ap", "eu").Cut()
+	eu.log.must(p, message("eu", "one"))
+	eventually(t, 5*time.Second, "one peer is enough", func() bool { held, _ := w.get(p); return held == 2 })
+	eventually(t, 5*time.Second, "the other is known to be away", func() bool { _, peers := w.get(p); return peers == 1 })
+
+	us.log.setFault(func(im.Partition, []im.Entry) appendFault { return vanished }) // acknowledged, but nothing to read
+	eu.log.must(p, message("eu", "two"))
+	time.Sleep(50 * time.Millisecond)
+	if held, _ := w.get(p); held != 2 {
+		t.Fatalf("%d: an append's answer was taken for a record held", held)
+	}
+	us.log.setFault(nil)
+	eventually(t, 5*time.Second, "held once it can be read", func() bool { held, _ := w.get(p); return held == 3 })
+	us.kill(im.ErrKilled)
+	eventually(t, 5*time.Second, "nobody", func() bool { _, peers := w.get(p); return peers == 0 })
+	if held, _ := w.get(p); held != 3 {
+		t.Errorf("%d: what a peer holds it holds without a link", held)
+	}
+	m.proxy("ap", "eu").Heal()
+	us.start()
+	eventually(t, 5*time.Second, "both again", func() bool { _, peers := w.get(p); return peers == 2 })
+	_ = ap
+}
+
+// TestShipSpans: a sampled record has a span at each end, in its own trace; others have none.
+func TestShipSpans(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	tp := trace.NewTracerProvider(trace.WithSyncer(spans))
+	defer tp.Shutdown(context.Background())
+	m := newMesh(t, nil, "eu", "us")
+	m.tracer = tp.Tracer("test")
+	m.start().caughtUp(t, 5*time.Second)
+	eu := m.nodes["eu"]
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for i, flags := range []string{"00", "01", "00"} {
+		eu.log.must(eu.own()[0], wire.EncodeRecord(&im.Record{
+			ID: im.ID{Conversation: "d:ann:bob", Sender: "ann", ClientID: im.NewUUID(time.Now())}, Kind: im.KindMessage, Version: 1,
+			Place: im.Place{Stamp: 1, Origin: "eu"}, Trace: fmt.Sprintf("00-%s-b7ad6b716920333%d-%s", id, i, flags),
+		}))
+	}
+	m.caughtUp(t, 5*time.Second)
+	eventually(t, 5*time.Second, "two spans", func() bool { return len(spans.GetSpans()) >= 2 })
+	var regions []string
+	for _, s := range spans.GetSpans() {
+		if s.Name != "ship" || s.SpanContext.TraceID().String() != id || s.Parent.SpanID().String() != "b7ad6b7169203331" {
+			t.Errorf("span %s of trace %s under %s", s.Name, s.SpanContext.TraceID(), s.Parent.SpanID())
+		}
+		for _, a := range s.Attributes {
+			if a.Key == "antipode.region" {
+				regions = append(regions, a.Value.AsString())
+			}
+		}
+	}
+	slices.Sort(regions)
+	if !slices.Equal(regions, []string{"eu", "us"}) {
+		t.Errorf("spans in %v", regions)
+	}
+}
