@@ -88,7 +88,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"cmd/..."},
-		[]string{"im", "client/...", "internal/app/...", "internal/checker/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
+		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
 		"main is thin: it parses flags and calls app, which tests can call too",
 	},
 	{
