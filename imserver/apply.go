@@ -138,15 +138,16 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 	var pending []im.Batch
 	for {
 		// Gather: at least something; at most a batch; for as long as the last one is under way, and 2 ms.
-		rows, waited := 0, false
+		rows, waiting, waited := 0, false, false
 		moved := slices.ContainsFunc(a.tails, (*view.Tail).Moved) // left by the last reign
-		if moved {
-			full.Reset(a.s.cfg.BatchWait)
-		}
 		for rows < a.s.cfg.BatchRows {
 			pending = a.take(ctx, pending, &rows, &moved)
 			if rows >= a.s.cfg.BatchRows {
 				break
+			}
+			if moved && !waiting {
+				waiting = true
+				full.Reset(a.s.cfg.BatchWait)
 			}
 			var landed chan struct{}
 			if a.flight != nil {
@@ -165,11 +166,8 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 					a.pollFailed(ctx, p.err)
 				}
 				pending = append(pending, p.batches...)
-				if !moved && len(p.batches) > 0 {
-					full.Reset(a.s.cfg.BatchWait)
-				}
 			case <-full.C:
-				waited = moved
+				waited = waiting
 			case <-landed:
 				if err := a.land(hard); err != nil {
 					return err

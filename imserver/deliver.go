@@ -13,8 +13,9 @@ import (
 )
 
 // deliver adds the event of a record for those who may read it. The sender is among them: they have other devices. A
-// repeat is delivered like any record, because its seq counts; a client knows the id. What did not decode is not: nobody
-// could tell what it is, and the next pull covers it.
+// repeat is delivered like any record, because its seq counts; a client knows the id. Of a kind or version that this build
+// does not know, the head is, for the same reason. What did not decode is not: its bytes are anything, and the next pull
+// covers it.
 func (sh *shard) deliver(to []im.Delivery, r *view.Record, s *Server) []im.Delivery {
 	recipients := r.Conversation.Members()
 	if recipients == nil {
@@ -29,7 +30,7 @@ func (sh *shard) deliver(to []im.Delivery, r *view.Record, s *Server) []im.Deliv
 		}
 		recipients = g.Readers(r.Place)
 	}
-	if r.Opaque || len(recipients) == 0 {
+	if r.Opaque || r.Known() && !r.Shown || len(recipients) == 0 {
 		return to
 	}
 	return append(to, im.Delivery{

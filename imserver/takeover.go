@@ -64,11 +64,29 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 		a.owned[number] = sh
 		begun = append(begun, sh)
 	}
+	noted := make(map[im.Partition]bool, len(sent))
 	for _, p := range sent {
+		noted[p.Partition] = true
 		if sh := a.owned[p.Partition.Number]; slices.Contains(begun, sh) {
 			if err := a.resend(ctx, hard, sh, p); err != nil {
 				return err
 			}
+		}
+	}
+	// Where nothing was noted yet, deliveries begin here; noted before anything is applied, else a crash after the first
+	// commit would leave its records undelivered.
+	var begin []im.Position
+	for _, sh := range begun {
+		for _, t := range sh.tails {
+			if p := t.At().Position; !noted[p.Partition] {
+				begin = append(begin, p)
+			}
+		}
+	}
+	if len(begin) > 0 {
+		slices.SortFunc(begin, func(x, y im.Position) int { return x.Partition.Compare(y.Partition) })
+		if err := a.s.patiently(ctx, "note where deliveries begin", func() error { return a.s.deps.Store.SaveSent(ctx, begin) }); err != nil {
+			return err
 		}
 	}
 	a.publish()
@@ -92,16 +110,13 @@ func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position)
 	if err != nil {
 		return fmt.Errorf("imserver: %w", err)
 	}
-	for t.At().Next < end {
-		local := t.At().Local
-		if t.Gap() {
-			break // it was filled when it was applied; looking for where is not worth it
-		}
+	for local := sent.Local; t.At().Next < end; {
 		entries, err := a.s.deps.Log.Read(ctx, p, local, 1<<20)
 		if err != nil || len(entries) == 0 {
 			a.s.deps.Logger.Warn("what may not have been delivered cannot be read: clients will pull it", "partition", p, "error", err)
 			return ctx.Err()
 		}
+		local += int64(len(entries))
 		for i := range entries {
 			if t.At().Next == end {
 				break

@@ -204,6 +204,15 @@ func (g *Group) AddTitle(t Title) {
 	}
 }
 
+// Clone returns a group that shares nothing with g.
+func (g *Group) Clone() *Group {
+	c := &Group{events: make(map[im.UID][]Event, len(g.events)), titles: slices.Clone(g.titles)}
+	for uid, events := range g.events {
+		c.events[uid] = slices.Clone(events)
+	}
+	return c
+}
+
 // Known tells whether any record of the group was applied that made it or named a member.
 func (g *Group) Known() bool { return len(g.events) > 0 || len(g.titles) > 0 }
 

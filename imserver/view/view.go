@@ -78,6 +78,9 @@ func (v *View) Positions() []Position {
 // Last is the last seq of a stream.
 func (v *View) Last(k HeadKey) uint64 { return uint64(len(v.streams[k])) }
 
+// Record is the record with a seq of a stream, from 1 to Last.
+func (v *View) Record(k HeadKey, seq uint64) *Record { return &v.streams[k][seq-1] }
+
 // Group returns the changes of a group, nil if none was applied.
 func (v *View) Group(c im.Conversation) *Group { return v.groups[c] }
 

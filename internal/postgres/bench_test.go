@@ -1,0 +1,93 @@
+package postgres
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// Apply alone: entries of one origin's log, 300-byte texts in 10,000 direct conversations whose sizes follow Zipf's law
+// with exponent 1.1, are read, numbered and committed in batches, the next being made while one is under way. One
+// operation is one record.
+//
+//	go test -run '^$' -bench Apply -benchtime 200000x ./internal/postgres
+func BenchmarkApply(b *testing.B) {
+	server := startServer(b)
+	for _, rows := range []int{100, 500, 2000} {
+		b.Run(fmt.Sprintf("batch=%d", rows), func(b *testing.B) { benchmarkApply(b, openDatabase(b, server), rows) })
+	}
+}
+
+func benchmarkApply(b *testing.B, timelines *Timelines, rows int) {
+	const partitions, conversations = 4, 10_000
+	rng := rand.New(rand.NewPCG(1, 1))
+	zipf := rand.NewZipf(rng, 1.1, 1, conversations-1)
+	text := make([]byte, 300)
+	for i := range text {
+		text[i] = 'a' + byte(rng.IntN(26))
+	}
+	body, err := wire.Marshal(&wire.Text{Text: string(text)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var tails [partitions]*view.Tail
+	for n := range tails {
+		at := view.Position{Position: im.Position{Partition: im.Partition{Topic: "msg.eu.direct", Number: n}}}
+		if tails[n], err = view.NewTail(at, partitions); err != nil {
+			b.Fatal(err)
+		}
+	}
+	entries := make([]im.Entry, b.N)
+	var ends [partitions]int64
+	start := time.Now()
+	for i := range entries {
+		c := im.Direct(im.UID(fmt.Sprintf("user-%d", zipf.Uint64())), "somebody-else")
+		n := wire.Partition(string(c), partitions)
+		e := wire.EncodeRecord(&im.Record{
+			ID:   im.ID{Conversation: c, Sender: "somebody-else", ClientID: im.NewUUID(start.Add(time.Duration(i) * time.Millisecond))},
+			Kind: im.KindMessage, Version: 1, Body: body,
+			Place: im.Place{Stamp: im.StampAt(start) + im.Stamp(i), Origin: "eu"},
+		})
+		e.Partition, e.Offset = im.Partition{Topic: "msg.eu.direct", Number: n}, ends[n]
+		ends[n]++
+		entries[i] = e
+	}
+	heads := map[view.HeadKey]uint64{}
+	committed := make(chan error, 1)
+	committed <- nil
+	b.ResetTimer()
+	begun := time.Now()
+	for len(entries) > 0 {
+		batch := entries[:min(rows, len(entries))]
+		entries = entries[len(batch):]
+		for i := range batch {
+			if _, err := tails[batch[i].Partition.Number].Take(&batch[i]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		var parts []view.Part
+		for _, t := range tails {
+			if !t.Moved() {
+				continue
+			}
+			p := t.Cut()
+			for k, seq := range view.Number(p.Records, func(k view.HeadKey) uint64 { return heads[k] }) {
+				heads[k] = seq
+			}
+			parts = append(parts, p)
+		}
+		if err := <-committed; err != nil {
+			b.Fatal(err)
+		}
+		go func() { committed <- timelines.Apply(b.Context(), parts) }()
+	}
+	if err := <-committed; err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "records/s")
+}
