@@ -38,15 +38,18 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 	if took[0] < delay {
 		t.Errorf("a record took %v, less than the delay", took[0])
 	}
-	if took[10] > delay+30*time.Millisecond { // a round trip would be 80 ms
-		t.Errorf("the median is %v", took[10])
+	if took[5] > delay+30*time.Millisecond { // a round trip would be 80 ms; other tests may load the machine
+		t.Errorf("a quarter took more than %v", took[5])
 	}
-	off, ok := eu.replicator().ClockOffsets()["us"]
-	if !ok || off.Abs() > 30*time.Millisecond {
-		t.Errorf("us's clock seems %v ahead of eu's, measured without a delay", off)
+	for _, n := range []*node{eu, us} { // the same clock, across 40 ms and across nothing
+		for peer, off := range n.replicator().ClockOffsets() {
+			if off.Abs() > 20*time.Millisecond {
+				t.Errorf("%s's clock seems %v ahead of %s's", peer, off, n.region)
+			}
+		}
 	}
-	if off := us.replicator().ClockOffsets()["eu"]; off.Abs() > 60*time.Millisecond {
-		t.Errorf("eu's clock seems %v ahead of us's across 40 ms", off)
+	if len(eu.replicator().ClockOffsets()) != 1 {
+		t.Error("no clock was measured")
 	}
 }
 
@@ -62,10 +65,10 @@ func TestDelayDoesNotLimitThroughput(t *testing.T) {
 		records++
 	}
 	began := time.Now()
-	m.start().caughtUp(t, 15*time.Second)
+	m.start().caughtUp(t, 30*time.Second)
 	took := time.Since(began)
 	t.Logf("%d records over 100 ms one way in %v", records, took)
-	if took > 8*time.Second { // one batch a round trip would take 40 × 0.2 s for the bytes alone
+	if took > 20*time.Second { // one record, or 64 KiB, a round trip would take minutes
 		t.Errorf("took %v", took)
 	}
 }

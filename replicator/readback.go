@@ -297,6 +297,9 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 		for i := range heads {
 			if heads[i].OriginOffset == to.follower.Next-1 && heads[i].Generation == to.follower.Generation && heads[i].Kind != im.KindHold {
 				taken = i
+				if n, ok := nameOf(&entries[i], &heads[i]); ok {
+					to.name = n
+				}
 			}
 		}
 	}
@@ -310,26 +313,19 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	return to
 }
 
-// begin returns the follower as it stood before the heads, which are the end of a longer copy.
+// begin returns a follower for the heads, which are the end of a longer copy.
 func begin(heads []wire.ShipHead, applied int64) im.Follower {
-	var f im.Follower
-	for _, h := range heads { // a record without a marker in sight is of the generation that was current
-		if h.Kind == im.KindHold {
-			break
-		}
-		f.Generation = max(f.Generation, h.Generation)
-	}
-	lowest, top := int64(-1), int64(-1)
-	run := int64(-1)
-	generation := f.Generation
+	generation := uint32(0)
 	for _, h := range heads {
-		if h.Generation < generation {
-			continue
-		}
-		if h.Kind == im.KindHold {
-			generation = h.Generation
-			continue
-		}
+		generation = max(generation, h.Generation)
+	}
+	if generation > 0 {
+		// The origin was declared lost once. Which of the records before the last marker count, the marker before them
+		// tells, and it may be out of sight: so only what a view has applied is certain.
+		return im.Follower{Next: applied, Generation: generation}
+	}
+	lowest, top, run := int64(-1), int64(-1), int64(-1)
+	for _, h := range heads {
 		if lowest < 0 || h.OriginOffset < lowest {
 			lowest = h.OriginOffset
 		}
@@ -338,13 +334,8 @@ func begin(heads []wire.ShipHead, applied int64) im.Follower {
 		}
 		top = max(top, h.OriginOffset)
 	}
-	switch {
-	case lowest < 0: // nothing but markers and what they overruled
-		f.Next = applied
-	case applied > lowest:
-		f.Next = applied
-	default:
-		f.Next = run
+	if applied > lowest {
+		return im.Follower{Next: applied}
 	}
-	return f
+	return im.Follower{Next: run}
 }

@@ -26,29 +26,21 @@ type receiving struct {
 	appended atomic.Uint64
 	bytes    atomic.Uint64
 
-	mu      sync.Mutex          // taken before that of a part
-	moved   chan struct{}       // closed when the read-back made progress
-	moves   map[*part]placement // where the read-back is to go on
-	nudge   context.CancelFunc  // ends the poll of the read-back under way
-	open    bool
-	since   time.Time
-	err     string
-	opens   uint64
-	clock   clockReading
-	status0 statusReading
+	mu    sync.Mutex          // taken before that of a part
+	moved chan struct{}       // closed when the read-back made progress
+	moves map[*part]placement // where the read-back is to go on
+	nudge context.CancelFunc  // ends the poll of the read-back under way
+	open  bool
+	since time.Time
+	err   string
+	opens uint64
+	told  statusReading // the last one
 }
 
 // statusReading is the last status of the sender.
 type statusReading struct {
 	at    time.Time // own clock, when it came
 	clock time.Time // the sender's
-}
-
-// clockReading is an estimate of the peer's clock.
-type clockReading struct {
-	known  bool
-	offset time.Duration // peer's clock minus own
-	oneWay time.Duration // half the shortest round trip seen
 }
 
 func newReceiving(r *Replicator, peer Peer) *receiving {
@@ -106,9 +98,9 @@ type session struct {
 	fail   context.CancelCauseFunc
 
 	mu      sync.Mutex
-	taken   int  // bytes received and not yet given back
-	credits int  // bytes to give back
-	answer  bool // a status came: the sender is to hear that somebody listens
+	taken   int   // bytes received and not yet given back
+	credits int   // bytes to give back
+	status  int64 // clock of a status that is to be answered, so that the sender hears that somebody listens; 0: none
 	seeks   map[*part]int64
 	order   []*part // of seeks
 	dirty   chan struct{}
@@ -140,7 +132,6 @@ func (c *receiving) session(ctx context.Context) error {
 			p.stop()
 		}
 	}()
-	asked := c.r.now()
 	if err := stream.Send(c.openMessage()); err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
@@ -150,7 +141,7 @@ func (c *receiving) session(ctx context.Context) error {
 	}
 	dog.Reset(c.r.cfg.LinkTimeout)
 	s := &session{c: c, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1)}
-	good, err := c.opened(m, asked)
+	good, err := c.opened(m)
 	if err != nil {
 		return err
 	}
@@ -208,7 +199,7 @@ func (c *receiving) openMessage() *wire.LinkRequest {
 }
 
 // opened takes the sender's answer and returns the partitions that are shipped.
-func (c *receiving) opened(m *wire.LinkResponse, asked time.Time) ([]*part, error) {
+func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 	o := m.GetOpened()
 	if o == nil || len(o.Partitions) != len(c.parts) {
 		return nil, im.Errorf(im.CodeBadRequest, "%s did not answer open with opened", c.peer.Region)
@@ -237,7 +228,7 @@ func (c *receiving) opened(m *wire.LinkResponse, asked time.Time) ([]*part, erro
 	c.mu.Lock()
 	c.open, c.since, c.err = true, now, ""
 	c.opens++
-	c.observe(o.ClockMs, now, now.Sub(asked)/2)
+	c.told = statusReading{now, time.UnixMilli(o.ClockMs)}
 	c.mu.Unlock()
 	c.r.metrics.linkOpened(c.peer.Region)
 	c.r.log.Info("link opened", "direction", "in", "peer", string(c.peer.Region), "partitions", len(c.parts), "refused", len(c.parts)-len(good))
@@ -279,10 +270,10 @@ func (s *session) handle(m *wire.LinkResponse) error {
 			}
 		}
 		c.mu.Lock()
-		c.observe(k.Status.ClockMs, c.r.now(), c.clock.oneWay)
+		c.told = statusReading{c.r.now(), time.UnixMilli(k.Status.ClockMs)}
 		c.mu.Unlock()
 		s.mu.Lock()
-		s.answer = true
+		s.status = k.Status.ClockMs
 		s.mu.Unlock()
 		wake(s.dirty)
 	default:
@@ -381,11 +372,15 @@ func (s *session) news() []*wire.LinkRequest {
 		s.taken -= credits
 		s.credits = 0
 	}
-	answer := s.answer
-	s.answer = false
+	answer := s.status
+	s.status = 0
 	s.mu.Unlock()
-	if len(held) > 0 || answer {
-		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: &wire.LinkHeld{Offsets: held}}})
+	if len(held) > 0 || answer != 0 {
+		m := &wire.LinkHeld{Offsets: held, StatusMs: answer}
+		if answer != 0 {
+			m.ClockMs = s.c.r.now().UnixMilli()
+		}
+		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: m}})
 	}
 	return all
 }
@@ -420,32 +415,17 @@ func (c *receiving) deliver(ctx context.Context) {
 	}
 }
 
-// observe takes a reading of the peer's clock that left it oneWay ago. The caller holds mu.
-func (c *receiving) observe(ms int64, now time.Time, oneWay time.Duration) {
-	if c.clock.known {
-		oneWay = min(oneWay, c.clock.oneWay)
-	}
-	clock := time.UnixMilli(ms)
-	c.clock = clockReading{known: true, offset: clock.Add(oneWay).Sub(now), oneWay: oneWay}
-	c.status0 = statusReading{at: now, clock: clock}
-}
-
-func (c *receiving) clockOffset() (time.Duration, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.clock.offset, c.clock.known
-}
-
 // status is a snapshot of the link.
 func (c *receiving) status() LinkIn {
 	c.mu.Lock()
 	s := LinkIn{
 		Peer: c.peer.Region, Origin: c.peer.Origin, Open: c.open, Since: c.since, Error: c.err,
-		Reconnects: max(c.opens, 1) - 1, Clock: c.clock.offset,
-		Records: c.appended.Load(), Bytes: c.bytes.Load(),
+		Reconnects: max(c.opens, 1) - 1,
+		Records:    c.appended.Load(), Bytes: c.bytes.Load(),
 	}
-	last := c.status0
+	last := c.told
 	c.mu.Unlock()
+	s.Clock, _ = c.r.clocks.offset(c.peer.Region)
 	now := c.r.now()
 	mean := float64(s.Bytes) / float64(max(s.Records, 1))
 	lags := map[string]*Lag{}

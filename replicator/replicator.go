@@ -27,6 +27,7 @@ type Replicator struct {
 	codec   *codec
 	held    *held
 	ends    ends
+	clocks  clocks
 	ins     []*receiving             // one per peer
 	outs    map[im.Region]*outCounts // one per peer; the map does not change
 

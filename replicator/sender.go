@@ -181,6 +181,9 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 			}
 		}
 		l.r.held.report(l.peer, offsets)
+		if k.Held.StatusMs != 0 {
+			l.r.clocks.observe(l.peer, k.Held.ClockMs, time.UnixMilli(k.Held.StatusMs), l.r.now())
+		}
 	case *wire.LinkRequestCredit:
 		l.window.Lock()
 		l.window.free = min(l.window.free+int(min(k.Credit.Bytes, 1<<31)), l.window.size)

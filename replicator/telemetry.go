@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -209,16 +208,4 @@ func (r *Replicator) Status() Status {
 		s.Out = append(s.Out, out)
 	}
 	return s
-}
-
-// ClockOffsets tells how far the clocks of peers are ahead of the own, to half a round trip; peers whose link was never
-// open are missing.
-func (r *Replicator) ClockOffsets() map[im.Region]time.Duration {
-	all := map[im.Region]time.Duration{}
-	for _, in := range r.ins {
-		if d, ok := in.clockOffset(); ok {
-			all[in.peer.Region] = d
-		}
-	}
-	return all
 }

@@ -1724,10 +1724,13 @@ func (x *LinkPartition) GetGeneration() uint32 {
 	return 0
 }
 
-// LinkHeld says up to which origin offset (exclusive) the receiver read its copies back.
+// LinkHeld says up to which origin offset (exclusive) the receiver read its copies back. Each status is answered by one,
+// so that the sender knows an idle receiver from a silent one.
 type LinkHeld struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offsets       []*LinkOffset          `protobuf:"bytes,1,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	StatusMs      int64                  `protobuf:"varint,2,opt,name=status_ms,json=statusMs,proto3" json:"status_ms,omitempty"` // clock_ms of the status that this answers; 0 if none
+	ClockMs       int64                  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`    // the receiver's clock, when this answers a status
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1767,6 +1770,20 @@ func (x *LinkHeld) GetOffsets() []*LinkOffset {
 		return x.Offsets
 	}
 	return nil
+}
+
+func (x *LinkHeld) GetStatusMs() int64 {
+	if x != nil {
+		return x.StatusMs
+	}
+	return 0
+}
+
+func (x *LinkHeld) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
 }
 
 // LinkOffset is an origin offset in a partition of the open link.
@@ -1867,7 +1884,8 @@ func (x *LinkCredit) GetBytes() uint64 {
 	return 0
 }
 
-// LinkSeek asks again from an offset, after a gap.
+// LinkSeek asks again from an offset, after a gap, or with offset -1 to stop shipping the partition until the next seek:
+// the receiver cannot append to it at present, and the others are to have the window.
 type LinkSeek struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offset        *LinkOffset            `protobuf:"bytes,1,opt,name=offset,proto3" json:"offset,omitempty"`
@@ -2843,9 +2861,11 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bchecksum\x18\x05 \x01(\x06R\bchecksum\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x06 \x01(\rR\n" +
-	"generation\"=\n" +
+	"generation\"u\n" +
 	"\bLinkHeld\x121\n" +
-	"\aoffsets\x18\x01 \x03(\v2\x17.antipode.v1.LinkOffsetR\aoffsets\"B\n" +
+	"\aoffsets\x18\x01 \x03(\v2\x17.antipode.v1.LinkOffsetR\aoffsets\x12\x1b\n" +
+	"\tstatus_ms\x18\x02 \x01(\x03R\bstatusMs\x12\x19\n" +
+	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\"B\n" +
 	"\n" +
 	"LinkOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
