@@ -282,3 +282,8 @@ func sortState(s *console.State) {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
 	})
 }
+
+// Spans returns the spans of one trace, by its id in hex.
+func (d *Dev) Spans(ctx context.Context, trace string) ([]console.Span, error) {
+	return traces{d.spans}.Spans(ctx, trace)
+}
