@@ -51,6 +51,8 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
 /** For a call's reply. It exceeds the servers' deadline for global acks. */
 const CALL_MS = 20000;
 const PUSH_ACK_EVERY = 32;
+/** After these the same gateway is no place to come back to. */
+const LEAVE = new Set(['draining', 'gateway_fenced', 'overloaded', 'unready', 'too_many_requests', 'internal']);
 /** A connection that lasted so long was a good one: the next loss begins a new back-off. */
 const GOOD_MS = 10000;
 /** An own message whose record did not come back in this time after its ack is pulled. */
@@ -76,7 +78,9 @@ export class Client extends Emitter {
   #store;
   /** @type {import('./dial.js').Gateway[]} */
   #gateways = [];
-  /** the gateway just lost: tried last */
+  /** the gateway just lost: it still has the session */
+  #prefer = '';
+  /** the gateway that sent this client away, or did not say welcome: tried last */
   #avoid = '';
   #clockOffsetMs = 0;
   #origin = '';
@@ -224,8 +228,10 @@ export class Client extends Emitter {
     const slot = await takeSlot(this.uid, signal);
     this.#store = new Store(this.uid, slot, this.options.shelf ?? defaultShelf());
     for (const message of this.#store.unsent()) {
-      this.sync.conversation(message.conversation).timeline.addSending({ ...message, sender: this.uid });
+      const conversation = this.sync.conversation(message.conversation);
+      conversation.timeline.addSending({ ...message, sender: this.uid });
       this.outbox.add(message);
+      this.emit('changed', conversation);
     }
     void this.#fallback(signal);
     let refreshed = false;
@@ -240,7 +246,8 @@ export class Client extends Emitter {
         refreshed = false;
         error = await connection.closed;
         this.#connection = undefined;
-        this.#avoid = gateway.id;
+        if (LEAVE.has(error.code)) this.#avoid = gateway.id;
+        else this.#prefer = gateway.id;
       } catch (thrown) {
         signal.throwIfAborted();
         error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
@@ -274,8 +281,12 @@ export class Client extends Emitter {
     const [found, token] = await Promise.all([endpoints(ipconf, query, signal), this.#freshToken()]);
     this.#policy = this.outbox.policy = found.policy;
     this.#gateways = found.gateways;
-    const order = [...found.gateways.filter((g) => g.id !== this.#avoid), ...found.gateways.filter((g) => g.id === this.#avoid)];
+    /** @param {import('./dial.js').Gateway} g */
+    const rank = (g) => (g.id === this.#prefer ? 0 : g.id === this.#avoid ? 2 : 1);
+    const order = [...found.gateways].sort((a, b) => rank(a) - rank(b));
     const { socket, gateway } = await race(order, found.policy, signal);
+    this.#prefer = '';
+    this.#avoid = gateway.id; // until it says welcome
 
     const connection = new Connection(socket);
     const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
@@ -360,13 +371,13 @@ export class Client extends Emitter {
   /** Hearing nothing for a while, asks: a push may have been lost on the way to the gateway. @param {AbortSignal} signal */
   async #fallback(signal) {
     try {
-      for (;;) {
-        const every = this.#policy.fallbackPull;
-        await pause(every * (0.8 + 0.4 * Math.random()), signal);
-        if (this.#connection && performance.now() - this.#heardAt >= every * 0.7) {
-          this.#heardAt = performance.now();
-          await this.sync.refresh().catch(() => {});
-        }
+      for (let part = 0.8 + 0.4 * Math.random(); ; ) {
+        const every = this.#policy.fallbackPull; // a new list may bring a new policy
+        await pause(Math.min(1000, every / 4), signal);
+        if (!this.#connection || performance.now() - this.#heardAt < every * part) continue;
+        this.#heardAt = performance.now();
+        part = 0.8 + 0.4 * Math.random();
+        void this.sync.refresh().catch(() => {});
       }
     } catch {
       // stopped

@@ -52,6 +52,8 @@ export class Conversation {
   #title = '';
   /** @type {import('./place.js').Place | undefined} */
   #titlePlace;
+  /** @type {import('./place.js').Place | undefined} of the last change to the own membership */
+  #memberPlace;
   #listedUnread;
 
   get isGroup() {
@@ -135,13 +137,17 @@ export class Conversation {
    */
   add(record) {
     if (!this.timeline.add(record)) return false;
+    const place = { stamp: BigInt(record.stamp ?? 0), origin: record.origin ?? '', seq: BigInt(record.seq ?? 0) };
     const title = record.settings?.title || record.create?.title;
-    if (title) {
-      const place = { stamp: BigInt(record.stamp ?? 0), origin: record.origin ?? '', seq: BigInt(record.seq ?? 0) };
-      if (!this.#titlePlace || comparePlaces(this.#titlePlace, place) < 0) {
-        this.#titlePlace = place;
-        this.#title = title;
-      }
+    if (title && (!this.#titlePlace || comparePlaces(this.#titlePlace, place) < 0)) {
+      this.#titlePlace = place;
+      this.#title = title;
+    }
+    const joins = record.member?.add?.includes(this.uid) ?? false;
+    const leaves = record.member?.remove?.includes(this.uid) ?? false;
+    if ((joins || leaves) && (!this.#memberPlace || comparePlaces(this.#memberPlace, place) < 0)) {
+      this.#memberPlace = place;
+      this.member = joins;
     }
     if (record.create || record.member) this.membersKnown = false; // ask again: the order of changes is the server's business
     return true;

@@ -28,27 +28,55 @@ export function defaultShelf() {
   }
 }
 
+/** How long a reloaded page waits for the device number that it had before: its predecessor gives it back any moment. */
+const OWN_SLOT_MS = 2000;
+const SLOTS = 64;
+
 /**
  * Takes the lowest device number of this user that no other open tab has, for as long as the page lives: two tabs of one
- * user are two devices, and neither throws the other out.
+ * user are two devices, and neither throws the other out. A tab that is reloaded stays the device that it was.
  * @param {string} uid @param {AbortSignal} signal  gives the number back
  * @returns {Promise<number>}
  */
 export async function takeSlot(uid, signal) {
   if (!navigator.locks) return 0;
-  for (let slot = 0; slot < 64; slot++) {
-    const taken = await new Promise((resolve) => {
-      navigator.locks
-        .request(`antipode/${uid}/${slot}`, { ifAvailable: true }, (lock) => {
-          resolve(lock !== null);
-          if (!lock) return undefined;
-          return new Promise((free) => signal.addEventListener('abort', () => free(undefined), { once: true }));
-        })
-        .catch(() => resolve(false));
-    });
-    if (taken) return slot;
+  const key = `antipode/${uid}/slot`;
+  /** @type {string | null} */
+  let had = null;
+  try {
+    had = sessionStorage.getItem(key);
+  } catch {
+    // no storage: a new number
   }
-  return 64;
+  if (had !== null && (await lock(`antipode/${uid}/${had}`, signal, OWN_SLOT_MS))) return Number(had);
+  for (let slot = 0; slot < SLOTS; slot++) {
+    if (!(await lock(`antipode/${uid}/${slot}`, signal, 0))) continue;
+    try {
+      sessionStorage.setItem(key, String(slot));
+    } catch {
+      // as above
+    }
+    return slot;
+  }
+  return SLOTS;
+}
+
+/**
+ * Holds a lock until the signal aborts. False: it was not to be had in time.
+ * @param {string} name @param {AbortSignal} signal @param {number} waitMs
+ * @returns {Promise<boolean>}
+ */
+function lock(name, signal, waitMs) {
+  return new Promise((resolve) => {
+    const options = waitMs > 0 ? { signal: AbortSignal.timeout(waitMs) } : { ifAvailable: true };
+    navigator.locks
+      .request(name, options, (held) => {
+        resolve(held !== null);
+        if (!held) return undefined;
+        return new Promise((free) => signal.addEventListener('abort', () => free(undefined), { once: true }));
+      })
+      .catch(() => resolve(false));
+  });
 }
 
 export class Store {

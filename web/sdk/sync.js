@@ -31,6 +31,8 @@ export class Sync {
   /** @type {Map<string, Conversation>} */
   conversations = new Map();
   #listCursor = '';
+  /** the whole list was had once */
+  #listed = false;
   /** @type {Promise<void> | undefined} */
   #refreshing;
   #again = false;
@@ -58,6 +60,7 @@ export class Sync {
     let conversation = this.conversations.get(id);
     if (!conversation) {
       conversation = new Conversation(id, this.deps.uid);
+      conversation.timeline.settled = this.#listed; // not in the list: it has no past
       this.conversations.set(id, conversation);
     }
     return conversation;
@@ -78,21 +81,31 @@ export class Sync {
         for (let more = true; more; ) {
           const answer = await this.deps.call('list', '', { cursor: this.#listCursor, limit: PAGE });
           for (const row of answer.rows ?? []) {
+            const fresh = !this.conversations.has(row.conversation);
             const conversation = this.conversation(row.conversation);
             conversation.takeRow(row);
+            if (fresh) conversation.timeline.settled = false; // its past comes now
             this.deps.changed(conversation);
-            if (coversAll(conversation.timeline.cursor, conversation.head)) conversation.timeline.settled = true;
-            else void this.pull(row.conversation).catch(() => {}); // the next refresh finds it still missing
+            if (!this.#settle(conversation)) void this.pull(row.conversation).catch(() => {}); // the next refresh finds it still missing
           }
           // The cursor moves only with its page taken, so a lost answer is asked for again.
           this.#listCursor = answer.cursor ?? this.#listCursor;
           more = answer.more ?? false;
         }
+        this.#listed = true;
+        for (const conversation of this.conversations.values()) this.#settle(conversation);
       } while (this.#again);
     })().finally(() => {
       this.#refreshing = undefined;
     });
     return this.#refreshing;
+  }
+
+  /** Everything listed is here: what comes before it from now on is late. @param {Conversation} conversation */
+  #settle({ timeline, head }) {
+    if (!coversAll(timeline.cursor, head)) return false;
+    if (timeline.gaps().length === 0) timeline.settled = true;
+    return true;
   }
 
   /** A new connection without resume: heads that were listed but not pulled are asked for again. */
@@ -140,8 +153,7 @@ export class Sync {
       const fresh = !this.conversations.has(event.record.conversation);
       const conversation = this.conversation(event.record.conversation);
       if (!conversation.add(event.record)) return; // a notify and the apply brought it both: the second is dropped
-      // Started empty and told of the first record: nothing of the past is on display that this could be late to.
-      if (fresh && conversation.timeline.gaps().length === 0) conversation.timeline.settled = true;
+      if (fresh && conversation.timeline.gaps().length > 0) conversation.timeline.settled = false; // it has a past after all
       this.deps.changed(conversation);
       if (event.record.sender !== this.deps.uid) this.#mark(conversation);
       if (conversation.timeline.gaps().length > 0) void this.#fill(conversation);
@@ -243,6 +255,7 @@ export class Sync {
           ended.abort();
         }
       }
+      this.#settle(conversation);
       this.#mark(conversation);
     } catch {
       // Stopped, or out of attempts: the fallback pull asks again.

@@ -131,6 +131,10 @@ func (w *World) submit(r *region, uid im.UID, m *wire.SubmitRequest, trace strin
 
 // accept appends to the region's log and applies there. The caller holds World.mu.
 func (w *World) accept(r *region, uid im.UID, m *wire.SubmitRequest, kind im.Kind, trace string, began time.Time) (*entry, int, error) {
+	if w.refuse > 0 {
+		w.refuse--
+		return nil, 0, im.Errorf(im.CodeBadText, "refused, as ordered")
+	}
 	if kind == im.KindCreate {
 		if o, _, _ := im.Conversation(m.Conversation).Created(); o != im.Origin(r.name) {
 			return nil, 0, im.Errorf(im.CodeWrongRegion, "create it in %s", o)

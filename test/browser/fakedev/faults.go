@@ -63,6 +63,20 @@ func (w *World) Goaway(r im.Region, uid im.UID, within time.Duration) {
 	})
 }
 
+// Refuse makes the next n submits of clients fail for good.
+func (w *World) Refuse(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refuse = n
+}
+
+// Resumes counts the sessions that were taken up again after they lost their socket.
+func (w *World) Resumes() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.resumes
+}
+
 // Sessions counts a user's sessions in a region.
 func (w *World) Sessions(r im.Region, uid im.UID) (n int) {
 	w.mu.Lock()

@@ -208,6 +208,7 @@ func (g *gateway) hello(c *socket) (*session, error) {
 	if q := hello.Resume; q != nil {
 		if old := g.sessions[q.Session]; old != nil && old.secret == q.Secret && time.Since(old.gone) < resumeWindow {
 			s, resumed = old, true
+			w.resumes++
 			for len(s.unacked) > 0 && s.unacked[0].Number <= q.Push {
 				s.unacked = s.unacked[1:]
 			}

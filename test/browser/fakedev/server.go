@@ -78,7 +78,7 @@ func (w *World) ipconf(own *region) http.Handler {
 		answer := wire.Endpoints{
 			Policy: wire.Policy{
 				ConnectTimeoutMs: 2000, RaceWidth: 3, RaceStaggerMs: 100, BackoffBaseMs: 100, BackoffCapMs: 1000, BackoffJitter: 0.5,
-				FallbackPullMs: 5000, MarkIntervalMs: 200, PushAckMs: 50, HeartbeatMinMs: 500,
+				FallbackPullMs: 3000, MarkIntervalMs: 200, PushAckMs: 50, HeartbeatMinMs: 500,
 			}.Within(),
 			Region: own.name, TTLMs: 5000,
 		}

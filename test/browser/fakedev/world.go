@@ -29,6 +29,8 @@ type World struct {
 	regions map[im.Region]*region
 	links   []*link
 	traces  []*trace // oldest first, bounded
+	refuse  int      // submits to refuse
+	resumes int      // sessions taken up again
 	ctx     context.Context
 	done    sync.WaitGroup
 }

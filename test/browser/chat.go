@@ -1,0 +1,96 @@
+package browser
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// Chat is the chat page of one user.
+type Chat struct {
+	*Page
+	UID string
+}
+
+// OpenChat opens the chat page of a user in a region, in a conversation with somebody if to is set, and waits until it is
+// connected there.
+func (b *Browser) OpenChat(t testing.TB, base, uid, region, to string) *Chat {
+	t.Helper()
+	query := url.Values{"as": {uid}, "region": {region}}
+	if to != "" {
+		query.Set("to", to)
+	}
+	c := &Chat{b.Open(t, base+"/?"+query.Encode()), uid}
+	c.Online(region)
+	return c
+}
+
+// Online waits until the page is connected in a region.
+func (c *Chat) Online(region string) {
+	c.t.Helper()
+	c.Until("it is connected in "+region, fmt.Sprintf(
+		`document.getElementById("status").dataset.phase === "online" && document.querySelector("#status .region").textContent === %q`, region))
+}
+
+// Gateway is the gateway that serves the page, as it says.
+func (c *Chat) Gateway() string {
+	c.t.Helper()
+	return Eval[string](c.Page, `document.querySelector("#status .words").textContent.match(/Connected to (\S+)/)?.[1] ?? ""`)
+}
+
+// Send writes a message and presses Enter.
+func (c *Chat) Send(text string) {
+	c.t.Helper()
+	c.Type("#text", text+"\r")
+}
+
+// Texts are the texts of the messages on display, in order.
+func (c *Chat) Texts() []string {
+	c.t.Helper()
+	return Eval[[]string](c.Page, `[...document.querySelectorAll("#messages .text")].map((e) => e.textContent)`)
+}
+
+// Shows waits until the messages on display are exactly these.
+func (c *Chat) Shows(texts ...string) {
+	c.t.Helper()
+	c.Until(fmt.Sprintf("it shows %q", texts), fmt.Sprintf(
+		`[...document.querySelectorAll("#messages .text")].map((e) => e.textContent).join("\n") === %q`, strings.Join(texts, "\n")))
+}
+
+// message is a script for the element of a message, by its text.
+func message(text string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll("#messages .message")].find((e) => e.querySelector(".text").textContent === %q)`, text)
+}
+
+// Tick waits until an own message has a tick: sending, accepted, delivered, read or failed.
+func (c *Chat) Tick(text, tick string) {
+	c.t.Helper()
+	c.Until(fmt.Sprintf("%q is %s", text, tick), fmt.Sprintf(`%s.querySelector(".tick").dataset.tick === %q`, message(text), tick))
+}
+
+// Origin waits until a message names the region that accepted it.
+func (c *Chat) Origin(text, region string) {
+	c.t.Helper()
+	c.Until(fmt.Sprintf("%q comes from %s", text, region), fmt.Sprintf(`%s.querySelector(".region").textContent === %q`, message(text), region))
+}
+
+// Unread waits until the list shows a number of unread messages for a conversation by its title; 0 is none.
+func (c *Chat) Unread(title string, count int) {
+	c.t.Helper()
+	row := fmt.Sprintf(`[...document.querySelectorAll("#list button")].find((e) => e.querySelector(".name").textContent === %q)`, title)
+	want := row + `.querySelector(".unread") === null`
+	if count > 0 {
+		want = fmt.Sprintf(`parseInt(%s.querySelector(".unread").textContent) === %d`, row, count)
+	}
+	c.Until(fmt.Sprintf("%s has %d unread", title, count), want)
+}
+
+// Open opens a conversation of the list by its title.
+func (c *Chat) Open(title string) {
+	c.t.Helper()
+	row := fmt.Sprintf(`[...document.querySelectorAll("#list button")].find((e) => e.querySelector(".name").textContent === %q)`, title)
+	c.Until(title+" is listed", row)
+	Eval[any](c.Page, row+".click()")
+	c.Until(title+" is open", fmt.Sprintf(`document.getElementById("title").textContent === %q`, title))
+}
