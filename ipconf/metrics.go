@@ -10,6 +10,9 @@ import (
 	"github.com/antipode-im/antipode/im"
 )
 
+// ofRegion labels what a metric is about. The label "region" says which region's ipconf tells: every metric has it.
+const ofRegion = "of_region"
+
 type metrics struct {
 	meter    metric.Meter
 	answers  metric.Int64Counter
@@ -36,15 +39,21 @@ func newMetrics(m metric.Meter) (metrics, error) {
 }
 
 func (m *metrics) answered(ctx context.Context, first im.Region) {
-	m.answers.Add(ctx, 1, metric.WithAttributes(attribute.String("region", string(first))))
+	m.answers.Add(ctx, 1, metric.WithAttributes(attribute.String(ofRegion, string(first))))
 }
 
 func (m *metrics) heldBack(r im.Region) {
-	m.held.Add(context.Background(), 1, metric.WithAttributes(attribute.String("region", string(r))))
+	m.held.Add(context.Background(), 1, metric.WithAttributes(attribute.String(ofRegion, string(r))))
 }
 
-// observe registers the gauges until stop.
+// observe registers the gauges until stop. Counters begin at 0, or their first step would be no increase to Prometheus.
 func (m *metrics) observe(s *IPConf) (stop func(), err error) {
+	m.answers.Add(context.Background(), 0, metric.WithAttributes(attribute.String(ofRegion, "none")))
+	for _, name := range s.cfg.Regions {
+		of := metric.WithAttributes(attribute.String(ofRegion, string(name)))
+		m.answers.Add(context.Background(), 0, of)
+		m.held.Add(context.Background(), 0, of)
+	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		now := time.Now()
 		type key struct {
@@ -55,7 +64,7 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 		for _, name := range s.cfg.Regions {
 			counts[key{name, "usable"}] = 0
 			if age, _, known := s.fleet.age(name, now); known {
-				o.ObserveFloat64(m.age, age.Seconds(), metric.WithAttributes(attribute.String("region", string(name))))
+				o.ObserveFloat64(m.age, age.Seconds(), metric.WithAttributes(attribute.String(ofRegion, string(name))))
 			}
 		}
 		gateways, _ := s.fleet.candidates(now)
@@ -71,7 +80,7 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 		}
 		for k, n := range counts {
 			o.ObserveInt64(m.gateways, n, metric.WithAttributes(
-				attribute.String("region", string(k.region)), attribute.String("state", k.state)))
+				attribute.String(ofRegion, string(k.region)), attribute.String("state", k.state)))
 		}
 		return nil
 	}, m.gateways, m.age)

@@ -36,6 +36,8 @@ type instruments struct {
 	gateways    metric.Int64ObservableGauge
 	behind      metric.Int64ObservableGauge
 	watermark   metric.Float64ObservableGauge
+	partitions  metric.Int64ObservableGauge
+	owned       metric.Int64ObservableGauge
 
 	mu  sync.Mutex
 	lag map[im.Partition]int64 // records still to come when the partition was last read
@@ -71,9 +73,11 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 	counter(&i.skipped, "records_skipped", "{record}", "Records of route logs that were not the next one, by origin.")
 	counter(&i.jumps, "jumps", "{jump}", "Times that an origin's routes were dropped to jump over a lost part of its log.")
 	counter(&i.storeErrors, "store_errors", "{error}", "Times that writing Redis stopped and began anew.")
-	gauge(&i.live, "routes", "{route}", "Routes held in memory, by region.")
+	gauge(&i.live, "routes", "{route}", "Routes held in memory, by their region.")
 	gauge(&i.gateways, "gateways", "{gateway}", "Gateways attached.")
 	gauge(&i.behind, "lag", "{record}", "Records of route logs not yet read, by origin.")
+	gauge(&i.partitions, "partitions", "{partition}", "Partition numbers that there are.")
+	gauge(&i.owned, "partitions_owned", "{partition}", "Partition numbers that this router owns.")
 	var err error
 	i.watermark, err = m.Float64ObservableGauge("antipode_router_silence", metric.WithUnit("s"),
 		metric.WithDescription("Time since the last record heard of an origin, of its quietest partition."))
@@ -81,12 +85,33 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 	return i, errors.Join(errs...)
 }
 
-// observe registers what is read off the router when somebody asks.
+// observe registers what is read off the router when somebody asks. Counters begin at 0, or their first step would be no
+// increase to Prometheus.
 func (i *instruments) observe(r *Router) (unobserve func(), err error) {
+	for _, c := range []metric.Int64Counter{i.pushes, i.downs, i.storeErrors} {
+		c.Add(context.Background(), 0)
+	}
+	i.claims.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", "ok")))
+	i.lost("unattached", 0)
+	i.lost("refused", 0)
+	for _, code := range []im.Code{im.CodeReplaced, im.CodeLoginTie} {
+		i.kicks.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", string(code))))
+	}
+	for _, o := range r.table.Origins() {
+		i.skipped.Add(context.Background(), 0, origin(o))
+		i.jumps.Add(context.Background(), 0, origin(o))
+		if o.Region() != r.cfg.Region {
+			i.notify(o.Region(), 0)
+			i.notifyDropped(o.Region(), 0)
+			i.notified(o.Region(), 0)
+		}
+	}
 	reg, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for region, n := range r.table.Count() {
-			o.ObserveInt64(i.live, int64(n), metric.WithAttributes(attribute.String("region", string(region))))
+			o.ObserveInt64(i.live, int64(n), metric.WithAttributes(attribute.String("of_region", string(region)))) // "region" is the router's own
 		}
+		o.ObserveInt64(i.partitions, int64(r.cfg.Partitions))
+		o.ObserveInt64(i.owned, int64(len(*r.owned.Load())))
 		r.hub.mu.Lock()
 		attached := len(r.hub.attached)
 		r.hub.mu.Unlock()
@@ -105,7 +130,7 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 			}
 		}
 		return nil
-	}, i.live, i.gateways, i.behind, i.watermark)
+	}, i.live, i.gateways, i.behind, i.watermark, i.partitions, i.owned)
 	if err != nil {
 		return nil, err
 	}
