@@ -56,7 +56,32 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 	x.callTime, err = m.Float64Histogram("antipode_gateway_call_duration", metric.WithUnit("s"),
 		metric.WithDescription("From a call's start to its backend's answer."),
 		metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10))
-	return x, errors.Join(append(errs, err)...)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	x.begin()
+	return x, nil
+}
+
+// begin shows everything as 0: a counter that appears with its first step has not increased, to Prometheus.
+func (x *metrics) begin() {
+	ctx := context.Background()
+	for _, c := range []metric.Int64Counter{x.pushes, x.received, x.sent, x.fences} {
+		c.Add(ctx, 0)
+	}
+	x.conns(0)
+	x.sessions(0)
+	for _, reason := range []string{"behind", "calls", "handshake", "queue", "rate", "replies", "slow"} {
+		x.sheds.Add(ctx, 0, label("reason", reason))
+	}
+	for _, how := range []string{"resumed", "refused"} {
+		x.resumes.Add(ctx, 0, label("outcome", how))
+	}
+	for _, c := range im.Codes() {
+		if c.Spec().Close != 0 {
+			x.closes.Add(ctx, 0, label("code", string(c)))
+		}
+	}
 }
 
 func label(key, value string) metric.AddOption {
