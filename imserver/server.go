@@ -223,6 +223,7 @@ type Server struct {
 	marks  *marks
 	names  map[im.Partition]im.LogName // of the own log; not written after start
 	ready  atomic.Bool                 // calls are answered
+	gained chan struct{}               // partitions were taken over
 
 	clockMu sync.Mutex
 	clock   im.Clock
@@ -237,7 +238,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, deps: deps, marks: newMarks(), names: map[im.Partition]im.LogName{}}
+	s := &Server{cfg: cfg, deps: deps, marks: newMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
 	if s.meter, err = newMeter(deps.Meter); err != nil {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}
@@ -258,10 +259,15 @@ func (s *Server) Run(ctx context.Context) error {
 		s.deps.Logger.Error("refusing to start", "error", err)
 		return err
 	}
+	unobserve, err := s.meter.observe(s)
+	if err != nil {
+		return fmt.Errorf("imserver: %w", err)
+	}
+	defer unobserve()
 	hard, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	stop := context.AfterFunc(ctx, func() {
-		if errors.Is(context.Cause(ctx), im.ErrKilled) {
+		if killed(ctx) {
 			end()
 		}
 	})
@@ -278,3 +284,6 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Wait()
 	return nil
 }
+
+// killed tells whether ctx ended like a crash.
+func killed(ctx context.Context) bool { return errors.Is(context.Cause(ctx), im.ErrKilled) }

@@ -27,6 +27,9 @@ type meter struct {
 	deliveries metric.Int64Counter
 	pushes     metric.Int64Counter
 	lost       metric.Int64Counter
+	silence    metric.Float64ObservableGauge
+	partitions metric.Int64ObservableGauge
+	owned      metric.Int64ObservableGauge
 }
 
 func newMeter(m metric.Meter) (*meter, error) {
@@ -59,7 +62,63 @@ func newMeter(m metric.Meter) (*meter, error) {
 	t.halted, err = m.Int64UpDownCounter("antipode_imserver_halted_partitions", metric.WithUnit("{partition}"),
 		metric.WithDescription("Partitions that are not applied until somebody acts, by origin."))
 	errs = append(errs, err)
-	return t, errors.Join(errs...)
+	t.silence, err = m.Float64ObservableGauge("antipode_imserver_silence", metric.WithUnit("s"),
+		metric.WithDescription("Time since an origin's clock at its last heartbeat applied, in the quietest partition owned, by origin."))
+	errs = append(errs, err)
+	t.partitions, err = m.Int64ObservableGauge("antipode_imserver_partitions", metric.WithUnit("{partition}"), metric.WithDescription("Partition numbers that there are."))
+	errs = append(errs, err)
+	t.owned, err = m.Int64ObservableGauge("antipode_imserver_partitions_owned", metric.WithUnit("{partition}"), metric.WithDescription("Partition numbers that this imserver applies."))
+	return t, errors.Join(append(errs, err)...)
+}
+
+// observe registers what is read off the server when somebody asks, until stop. Counters begin at 0, or their first step
+// would be no increase to Prometheus.
+func (m *meter) observe(s *Server) (stop func(), err error) {
+	ctx := context.Background()
+	for _, c := range []metric.Int64Counter{m.fenced, m.deliveries, m.pushes, m.lost} {
+		c.Add(ctx, 0)
+	}
+	for _, o := range s.cfg.Origins {
+		origin := metric.WithAttributes(attribute.String("origin", string(o)))
+		m.applied.Add(ctx, 0, origin)
+		m.gaps.Add(ctx, 0, origin)
+		m.halted.Add(ctx, 0, origin)
+	}
+	reg, err := s.deps.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(m.partitions, int64(s.cfg.Partitions))
+		o.ObserveInt64(m.owned, int64(len(s.shards.numbers())))
+		now := s.deps.Now()
+		for _, origin := range s.cfg.Origins {
+			if heard := s.heard(origin); heard > 0 {
+				o.ObserveFloat64(m.silence, max(now.Sub(heard.Time()).Seconds(), 0), metric.WithAttributes(attribute.String("origin", string(origin))))
+			}
+		}
+		return nil
+	}, m.silence, m.partitions, m.owned)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = reg.Unregister() }, nil // it fails only for a registration of another provider
+}
+
+// heard is an origin's clock at its last heartbeat applied, the lowest of the partitions owned; 0 if one heard nothing.
+func (s *Server) heard(o im.Origin) im.Stamp {
+	var low im.Stamp
+	first := true
+	for _, n := range s.shards.numbers() {
+		sh := s.shards.get(n)
+		if sh == nil { // given up meanwhile
+			continue
+		}
+		sh.mu.Lock()
+		for _, topic := range s.topics(o) {
+			if w := sh.watermarks[topic]; first || w < low {
+				low, first = w, false
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return low
 }
 
 func (m *meter) called(ctx context.Context, method string, err error) {
