@@ -85,7 +85,7 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 		r.outs[p.Region] = &outCounts{since: deps.Now()}
 		r.ins = append(r.ins, newReceiving(r, p))
 	}
-	if r.metrics, err = newMetrics(deps.Meter, r.Status); err != nil {
+	if r.metrics, err = newMetrics(deps.Meter, cfg.Peers, r.Status); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -23,7 +23,7 @@ type metrics struct {
 	registration            metric.Registration
 }
 
-func newMetrics(m metric.Meter, status func() Status) (*metrics, error) {
+func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, error) {
 	if m == nil {
 		m = noop.NewMeterProvider().Meter("replicator")
 	}
@@ -85,7 +85,21 @@ func newMetrics(m metric.Meter, status func() Status) (*metrics, error) {
 	if err != nil {
 		return nil, fmt.Errorf("replicator: metrics: %w", err)
 	}
+	for _, p := range peers {
+		s.begin(p.Region)
+	}
 	return s, nil
+}
+
+// begin shows a peer's counters as 0: one that appears with its first step has not increased, to Prometheus.
+func (m *metrics) begin(peer im.Region) {
+	for _, c := range []metric.Int64Counter{m.skipped, m.gaps, m.failures, m.opens, m.seek} {
+		add(c, 0, peer, "")
+	}
+	for _, c := range []metric.Int64Counter{m.records, m.bytes, m.dropped} {
+		add(c, 0, peer, "in")
+		add(c, 0, peer, "out")
+	}
 }
 
 func oneIf(b bool) float64 {
