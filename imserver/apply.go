@@ -102,7 +102,7 @@ func (a *applier) reign(ctx, hard context.Context) error {
 	if landed := a.land(hard); err == nil || landed != nil {
 		err = landed
 	}
-	if hard.Err() == nil {
+	if !killed(ctx) {
 		a.saveSent(hard)
 	}
 	return err

@@ -126,7 +126,7 @@ func (s *Server) mark(ctx context.Context, c im.Call) (im.CallResult, error) {
 	return answer(wire.Marshal(&wire.MarkResponse{Delivered: delivered.String(), Read: read.String()}))
 }
 
-// keepMarks writes what is due until ctx ends, and then, unless hard ended too, everything that is held.
+// keepMarks writes what is due until ctx ends, and then, unless it was killed, everything that is held.
 func (s *Server) keepMarks(ctx, hard context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -143,7 +143,7 @@ func (s *Server) keepMarks(ctx, hard context.Context) {
 		case <-timer.C:
 		}
 	}
-	if hard.Err() == nil {
+	if !killed(ctx) {
 		ready, _ := s.marks.take(s.deps.Now(), s.cfg.MarkInterval, true)
 		s.writeMarks(hard, ready)
 	}

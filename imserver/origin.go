@@ -93,17 +93,19 @@ func (s *Server) nameOf(ctx context.Context, p im.Partition, b im.Bounds) (im.Lo
 	return im.LogName{}, nil
 }
 
-// heartbeat tells every region, in every owned partition of the own logs, how far this region's clock is.
+// heartbeat tells every region, in every owned partition of the own logs, how far this region's clock is: when partitions
+// are gained, and then at each interval.
 func (s *Server) heartbeat(ctx context.Context) {
 	ticker := time.NewTicker(s.cfg.Heartbeat)
 	defer ticker.Stop()
 	for {
-		s.beat(ctx)
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.gained:
 		case <-ticker.C:
 		}
+		s.beat(ctx)
 	}
 }
 

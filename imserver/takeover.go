@@ -90,6 +90,10 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 		}
 	}
 	a.publish()
+	select {
+	case a.s.gained <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

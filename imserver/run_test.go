@@ -1,0 +1,184 @@
+package imserver
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func minimal(log *fakeLog, store *fakeStore, owns Ownership) (Config, Deps) {
+	return Config{Region: "eu", Origins: []im.Origin{"eu"}, Partitions: 1},
+		Deps{Log: log, NewReader: log.newReader, Store: store, Deliver: &fakeRouter{}, Held: &fakeHolder{}, Ownership: owns}
+}
+
+// A region whose own log is not the one that its timelines came from must not accept: seqs would be given twice.
+func TestRefusesToStart(t *testing.T) {
+	p := im.Partition{Topic: "msg.eu.direct"}
+	position := func(next int64, id im.UUID) []view.Part {
+		return []view.Part{{Partition: p, To: view.Position{Position: im.Position{Partition: p, Next: next, Local: next}, Log: id}}}
+	}
+	for _, test := range []struct {
+		name  string
+		parts []view.Part
+		log   func(*fakeLog)
+		want  string
+	}{
+		{"shorter", position(5, logID("eu")), func(l *fakeLog) { l.create("eu", 1) }, "truncated or made anew"},
+		{"another name", position(1, im.UUID{1}), func(l *fakeLog) { l.create("eu", 1) }, "the log was made anew"},
+		{"another origin", nil, func(l *fakeLog) {
+			l.create("eu", 1)
+			l.entries[p] = nil
+			l.put(p, wire.EncodeLogName(im.KindLog, im.LogName{Origin: "us", ID: logID("us")}, 0))
+		}, `the log of origin "us"`},
+		{"empty", nil, func(*fakeLog) {}, "record 0 must name the log"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			log, store := newFakeLog(), newFakeStore(1)
+			test.log(log)
+			if err := store.view.Apply(test.parts); err != nil {
+				t.Fatal(err)
+			}
+			s, err := New(minimal(log, store, newFakeOwnership(0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want a refusal that says %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestNewRefusesImpossibleConfigurations(t *testing.T) {
+	_, deps := minimal(newFakeLog(), newFakeStore(1), newFakeOwnership())
+	for name, cfg := range map[string]Config{
+		"no region":           {},
+		"another's origin":    {Region: "eu", Origin: "us", Origins: []im.Origin{"us"}},
+		"own origin missing":  {Region: "eu", Origins: []im.Origin{"us"}},
+		"a malformed origin":  {Region: "eu", Origins: []im.Origin{"eu", "EU"}},
+		"too many partitions": {Region: "eu", Origins: []im.Origin{"eu"}, Partitions: 1 << 20},
+	} {
+		if _, err := New(cfg, deps); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := New(Config{Region: "eu", Origins: []im.Origin{"eu"}}, Deps{}); err == nil {
+		t.Error("no dependencies: accepted")
+	}
+}
+
+// When told to end, what is being committed is finished and held cursors are written; when killed, nothing is.
+func TestEnds(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			log, store := newFakeLog(), newFakeStore(1)
+			log.create("eu", 1)
+			s, err := New(minimal(log, store, newFakeOwnership(0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancelCause(t.Context())
+			ended := make(chan error)
+			go func() { ended <- s.Run(ctx) }()
+			time.Sleep(time.Second)
+			store.step = func(ctx context.Context, what string) error {
+				if what == "before apply" {
+					select {
+					case <-ctx.Done():
+						return ctx.Err()
+					case <-time.After(time.Second):
+					}
+				}
+				return nil
+			}
+			p := im.Partition{Topic: "msg.eu.direct"}
+			log.put(p, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1}))
+			s.marks.add(markKey{"d:ann:bob", "ann"}, nil, im.Cursor{"eu": 1})
+			time.Sleep(100 * time.Millisecond)
+			s.marks.add(markKey{"d:ann:bob", "ann"}, nil, im.Cursor{"eu": 2})
+			begun := time.Now()
+			if killed {
+				end(im.ErrKilled)
+			} else {
+				end(nil)
+			}
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begun); killed != (took == 0) {
+				t.Errorf("killed=%v: it took %v to end", killed, took)
+			}
+			cursors := 0
+			for _, e := range log.entries[im.Partition{Topic: "read.eu"}] {
+				if wire.DecodeHead(&e).Kind == im.KindCursors {
+					cursors++
+				}
+			}
+			if applied := store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "eu"}) == 1; applied == killed {
+				t.Errorf("killed=%v: applied=%v", killed, applied)
+			}
+			if want := map[bool]int{true: 1, false: 2}[killed]; cursors != want {
+				t.Errorf("killed=%v: %d cursors records, want %d", killed, cursors, want)
+			}
+			if _, err := s.Call(context.Background(), im.Call{Method: "list", UID: "ann"}); im.CodeOf(err) != im.CodeUnready {
+				t.Errorf("after its end it answers %v", err)
+			}
+		})
+	}
+}
+
+// Retention that passed what was not applied, and a log under another name, stop their partition and no other.
+func TestHalts(t *testing.T) {
+	direct, group := im.Partition{Topic: "msg.us.direct"}, im.Partition{Topic: "msg.us.group"}
+	for name, breakIt := range map[string]func(*fakeLog){
+		"retention": func(l *fakeLog) { l.starts[direct] = 3 },
+		"another name": func(l *fakeLog) {
+			l.put(direct, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "us", ID: im.UUID{9}}, 0))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newFakeLog(), newFakeStore(1)
+				log.create("eu", 1)
+				log.create("us", 1)
+				breakIt(log)
+				message := wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1})
+				for range 4 {
+					log.put(direct, message)
+				}
+				inGroup := wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: scriptGroup, Sender: "ann"}, Kind: im.KindMessage, Version: 1})
+				log.put(group, inGroup)
+				cfg, deps := minimal(log, store, newFakeOwnership(0))
+				cfg.Origins = []im.Origin{"eu", "us"}
+				s, err := New(cfg, deps)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, end := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- s.Run(ctx) }()
+				time.Sleep(time.Minute)
+				end()
+				if err := <-ended; err != nil {
+					t.Fatal(err)
+				}
+				if n := store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "us"}); n != 0 {
+					t.Errorf("%d records were applied past what is missing", n)
+				}
+				if n := store.view.Last(view.HeadKey{Conversation: scriptGroup, Origin: "us"}); n != 1 {
+					t.Errorf("the other partition stands still")
+				}
+			})
+		})
+	}
+}
