@@ -24,7 +24,7 @@ const (
 // session is a login that survives sockets. Only the reader of its one live conn changes pushed.
 type session struct {
 	id, secret string
-	gateway    string
+	gateway    string // wire.Endpoint.Key
 	window     time.Duration
 	lost       time.Time // when its socket went
 	pushed     uint64    // the highest push number received without a gap

@@ -35,7 +35,7 @@ func (c *Client) connectLoop() {
 			case time.Since(k.since) >= steady:
 				failures = 0
 			case failures > 0 && actionOf(err) == im.ActionBackOff:
-				c.endpoints.failed(k.endpoint.ID) // once may be the network; twice, try another
+				c.endpoints.failed(k.endpoint.Key()) // once may be the network; twice, try another
 			}
 		} else {
 			force = true
@@ -85,7 +85,7 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 	c.mu.Unlock()
 	if resume != nil {
 		// Only the gateway that holds the session can take it up.
-		if i := slices.IndexFunc(list, func(e wire.Endpoint) bool { return e.ID == resume.gateway }); i > 0 && !c.endpoints.avoided(resume.gateway) {
+		if i := slices.IndexFunc(list, func(e wire.Endpoint) bool { return e.Key() == resume.gateway }); i > 0 && !c.endpoints.avoided(resume.gateway) {
 			e := list[i]
 			list = slices.Insert(slices.Delete(slices.Clone(list), i, i+1), 0, e)
 		}
@@ -100,10 +100,10 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 		if c.ctx.Err() != nil {
 			return nil, context.Cause(c.ctx)
 		}
-		c.refused(endpoint.ID, err)
+		c.refused(endpoint.Key(), err)
 		return nil, err
 	}
-	c.endpoints.used(endpoint.ID)
+	c.endpoints.used(endpoint.Key())
 	old := c.install(k)
 	if old != nil {
 		c.wg.Go(func() { c.retire(old) })
@@ -189,7 +189,7 @@ func (c *Client) hello(ws *websocket.Conn, e wire.Endpoint, p wire.Policy, resum
 	hello := &wire.Hello{
 		Token: token, Device: string(state.Device), Platform: string(c.cfg.Platform), Login: state.Login, Agent: c.cfg.Agent,
 	}
-	if resume != nil && resume.gateway == e.ID {
+	if resume != nil && resume.gateway == e.Key() {
 		c.mu.Lock()
 		hello.Resume = &wire.Resume{Session: resume.id, Secret: resume.secret, Push: resume.pushed}
 		c.mu.Unlock()
@@ -229,7 +229,7 @@ func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.T
 	s := resume
 	if !w.Resumed || s == nil {
 		w.Resumed = false
-		s = &session{id: w.Session, secret: w.ResumeSecret, gateway: k.endpoint.ID}
+		s = &session{id: w.Session, secret: w.ResumeSecret, gateway: k.endpoint.Key()}
 	} else {
 		s.secret = w.ResumeSecret
 	}
@@ -316,7 +316,7 @@ func (c *Client) serve(k *conn) error {
 		return c.lost(k)
 	case g := <-k.goaway:
 		within := ms(int64(g.WithinMs))
-		c.endpoints.avoid(k.endpoint.ID, within+time.Minute)
+		c.endpoints.avoid(k.endpoint.Key(), within+time.Minute)
 		c.endpoints.expire()
 		t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
 		defer t.Stop()
@@ -334,7 +334,7 @@ func (c *Client) lost(k *conn) error {
 	switch e, _ := asError(err); {
 	case errors.Is(err, ErrClosed) || e == nil:
 	case e.Code == im.CodeDraining:
-		c.endpoints.avoid(k.endpoint.ID, time.Minute)
+		c.endpoints.avoid(k.endpoint.Key(), time.Minute)
 	case e.Code == im.CodeSessionExpired, e.Code == im.CodeGatewayFenced:
 		c.mu.Lock()
 		c.session = nil

@@ -32,7 +32,7 @@ type endpoints struct {
 	ttl     time.Duration
 	first   int // index of the ipconf that answered last
 	last    string
-	tried   map[string]*trial // by gateway id
+	tried   map[string]*trial // by wire.Endpoint.Key
 	rtt     map[im.Region]time.Duration
 	offset  time.Duration // server clock minus own, by an ipconf's answer
 }
@@ -110,7 +110,7 @@ func (e *endpoints) ordered() []wire.Endpoint {
 	now := time.Now()
 	list := slices.Clone(e.list)
 	until := func(g wire.Endpoint) int64 {
-		if t := e.tried[g.ID]; t != nil && t.until.After(now) {
+		if t := e.tried[g.Key()]; t != nil && t.until.After(now) {
 			return t.until.UnixNano()
 		}
 		return 0
@@ -120,38 +120,38 @@ func (e *endpoints) ordered() []wire.Endpoint {
 }
 
 // avoid leaves a gateway for last for a while.
-func (e *endpoints) avoid(id string, d time.Duration) {
+func (e *endpoints) avoid(key string, d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.trialOf(id).until = time.Now().Add(d)
+	e.trialOf(key).until = time.Now().Add(d)
 }
 
-func (e *endpoints) trialOf(id string) *trial {
-	t := e.tried[id]
+func (e *endpoints) trialOf(key string) *trial {
+	t := e.tried[key]
 	if t == nil {
 		if len(e.tried) > 256 { // gateways come and go; what was learned of them is a hint
 			clear(e.tried)
 		}
 		t = new(trial)
-		e.tried[id] = t
+		e.tried[key] = t
 	}
 	return t
 }
 
 // failed notes that a gateway could not be used.
-func (e *endpoints) failed(id string) {
+func (e *endpoints) failed(key string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t := e.trialOf(id)
+	t := e.trialOf(key)
 	t.failures++
 	t.until = time.Now().Add(backoff(e.policy, t.failures, 0))
 }
 
 // avoided tells whether a gateway is to be left for last now.
-func (e *endpoints) avoided(id string) bool {
+func (e *endpoints) avoided(key string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t := e.tried[id]
+	t := e.tried[key]
 	return t != nil && time.Now().Before(t.until)
 }
 
@@ -163,11 +163,11 @@ func (e *endpoints) expire() {
 }
 
 // used notes that one was, and that it is the one to come back to.
-func (e *endpoints) used(id string) {
+func (e *endpoints) used(key string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.tried, id)
-	e.last = id
+	delete(e.tried, key)
+	e.last = key
 }
 
 // measured notes how long a TCP connection to a region took: about one round trip.

@@ -181,8 +181,10 @@ func (w *world) ipconf(name string) {
 	w.serve(addr, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		e := wire.Endpoints{Policy: w.policy, TTLMs: 60_000, ServerTimeMs: time.Now().UnixMilli()}
 		w.mu.Lock()
+		number := map[im.Region]int{}
 		for _, g := range w.gateways {
-			e.Gateways = append(e.Gateways, wire.Endpoint{ID: g.id, Region: g.region, URL: "ws://" + g.id + ":80/v1/ws", PullURL: "http://" + g.id + ":80"})
+			number[g.region]++ // ids are unique within a region only
+			e.Gateways = append(e.Gateways, wire.Endpoint{ID: fmt.Sprint("gateway-", number[g.region]), Region: g.region, URL: "ws://" + g.id + ":80/v1/ws", PullURL: "http://" + g.id + ":80"})
 		}
 		w.mu.Unlock()
 		json.NewEncoder(rw).Encode(e)

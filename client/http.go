@@ -75,7 +75,7 @@ func (f *fallback) call(ctx context.Context, method, key string, body []byte) ([
 		case ok && actionOf(err) == im.ActionStop:
 			return nil, err
 		case !ok:
-			f.client.endpoints.failed(e.ID)
+			f.client.endpoints.failed(e.Key())
 		}
 		if !refresh && tries+1 >= len(f.list) {
 			break

@@ -58,7 +58,7 @@ func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) 
 				return r.ws, r.endpoint, nil
 			}
 			if ctx.Err() == nil {
-				c.endpoints.failed(r.endpoint.ID)
+				c.endpoints.failed(r.endpoint.Key())
 			}
 			errs = append(errs, r.err)
 			stagger.Reset(0)

@@ -19,7 +19,7 @@ import (
 const maxRTTs = 64
 
 // Handler serves GET /v1/endpoints. Parameters, all optional: uid, device, platform, network (not used yet), region (a
-// wanted one), last (id of the gateway used last), rtt (milliseconds per region, as in eu:23,us:110). Malformed hints are
+// wanted one), last (the gateway used last, as region/id or id), rtt (milliseconds per region, as in eu:23,us:110). Malformed hints are
 // passed over: a list is worth more than an error.
 func (s *IPConf) Handler() http.Handler {
 	mux := http.NewServeMux()

@@ -21,12 +21,15 @@ type Endpoints struct {
 
 // Endpoint is one gateway.
 type Endpoint struct {
-	ID      string    `json:"id"`
+	ID      string    `json:"id"` // unique within its region
 	Region  im.Region `json:"region"`
 	URL     string    `json:"url"`      // of its WebSocket: ws(s)://host:port/v1/ws
 	PullURL string    `json:"pull_url"` // base of its HTTP fallback: append /v1/pull, /v1/submit, /v1/call/{service}/{method}
 	Score   float64   `json:"score"`    // 0 to 1
 }
+
+// Key names the gateway among those of all regions: region/id. Ids are unique within a region only.
+func (e Endpoint) Key() string { return string(e.Region) + "/" + e.ID }
 
 // Policy is what ipconf asks of every client, so that a region can slow its clients down without a release of theirs.
 // All times are milliseconds. A zero or absent field leaves the client's default (DefaultPolicy).

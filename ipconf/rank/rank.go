@@ -29,7 +29,7 @@ type Client struct {
 	Region im.Region                   // it wants this region; empty: the best
 	Near   im.Region                   // the region of the ipconf that it asked
 	RTT    map[im.Region]time.Duration // as it measured
-	Last   string                      // id of the gateway it used last
+	Last   string                      // the gateway it used last: region/id, or an id alone (then of the best region that has it)
 }
 
 // Closed says why a region takes no newcomers; regions that are not in it take some.
@@ -269,10 +269,11 @@ func preferLast(ranked []Ranked, gateways []Gateway, regions []*region, c Client
 			continue
 		}
 		for _, m := range r.members {
-			if gateways[m.index].ID != c.Last {
+			g := gateways[m.index]
+			if c.Last != g.ID && c.Last != string(g.Region)+"/"+g.ID {
 				continue
 			}
-			if measure(m.index, gateways[m.index]).fill >= 1 {
+			if measure(m.index, g).fill >= 1 {
 				return ranked
 			}
 			last := r.ranked(m)
