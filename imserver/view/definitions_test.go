@@ -70,7 +70,7 @@ func checkDefinitions(logs *viewtest.Logs, v *View) string {
 			for _, r := range records {
 				before := member
 				if r.shown && c.Members() == nil && !seen[r.ID] {
-					if add, named := names(r.Record, uid); named {
+					if add, ok := named(r.Record, uid); ok {
 						seen[r.ID] = true
 						member = add
 						ever = ever || add
@@ -123,8 +123,8 @@ func noneAfter[R any](records []R, p, end im.Place, place func(R) im.Place) bool
 	return true
 }
 
-// names tells what a record says of a user's membership.
-func names(r im.Record, uid im.UID) (add, named bool) {
+// named tells what a record says of a user's membership.
+func named(r im.Record, uid im.UID) (add, named bool) {
 	switch r.Kind {
 	case im.KindCreate:
 		var b wire.Create
