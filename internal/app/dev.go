@@ -42,17 +42,18 @@ type DevConfig struct {
 
 // Dev is antipode dev: regions in one process, over embedded parts, linked through faultnet.
 type Dev struct {
-	cfg     DevConfig
-	ports   ports
-	regions []*devRegion
-	links   map[linkName]*devLink
-	issuer  *issue.Issuer
-	spans   *telemetry.SpanStore
-	log     *slog.Logger
-	watcher *watcher
-	closers []func()
-	pages   *http.Server
-	served  chan error
+	cfg      DevConfig
+	ports    ports
+	listener net.Listener // of the pages; it also keeps the ports
+	regions  []*devRegion
+	links    map[linkName]*devLink
+	issuer   *issue.Issuer
+	spans    *telemetry.SpanStore
+	log      *slog.Logger
+	watcher  *watcher
+	closers  []func()
+	pages    *http.Server
+	served   chan error
 }
 
 type linkName struct{ from, to im.Region }
@@ -84,7 +85,12 @@ func NewDev(cfg DevConfig) (_ *Dev, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
 	}
-	d := &Dev{cfg: cfg, ports: ports, links: map[linkName]*devLink{}, spans: telemetry.NewSpanStore(0, 0)}
+	ports, pages, err := ports.claim()
+	if err != nil {
+		return nil, err
+	}
+	d := &Dev{cfg: cfg, ports: ports, listener: pages, links: map[linkName]*devLink{}, spans: telemetry.NewSpanStore(0, 0)}
+	d.onClose(func() { pages.Close() })
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -395,13 +401,9 @@ func (d *Dev) servePages() error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", d.ports.at(0))
-	if err != nil {
-		return fmt.Errorf("pages: %w (stop what uses the port, or choose another with --listen)", err)
-	}
 	d.pages = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	d.served = make(chan error, 1)
-	go func() { d.served <- d.pages.Serve(l) }()
+	go func() { d.served <- d.pages.Serve(d.listener) }()
 	d.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 
@@ -41,7 +42,13 @@ type ports struct {
 	base int
 }
 
-// parseListen reads host:port. Port 0 looks for a free range.
+// The range that port 0 looks in: below what systems hand out to outgoing connections.
+const (
+	searchFrom = 21_000
+	searchTo   = 32_000
+)
+
+// parseListen reads host:port.
 func parseListen(listen string) (ports, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -54,32 +61,47 @@ func parseListen(listen string) (ports, error) {
 	if err != nil || base < 0 || base+portsInAll > 65535 {
 		return ports{}, fmt.Errorf("--listen %q: want a port of at most %d, as dev uses the %d ports from it on", listen, 65535-portsInAll, portsInAll)
 	}
-	p := ports{host, base}
-	if base == 0 {
-		return p.findFree()
-	}
-	return p, nil
+	return ports{host, base}, nil
 }
 
-// findFree looks for a range of which every port is free now.
-func (p ports) findFree() (ports, error) {
-	for p.base = 21_000; p.base+portsInAll < 32_000; p.base += portsInAll {
-		if p.free() {
-			return p, nil
+// claim binds the first port, which keeps the whole range for its holder: whoever wants the same range wants the same
+// first port. A port of the range that is taken is an error that names it. Port 0 finds a range.
+func (p ports) claim() (ports, net.Listener, error) {
+	if p.base != 0 {
+		l, err := p.claimRange()
+		return p, l, err
+	}
+	// Ranges are tried from a random one on, so that several who look at once seldom meet.
+	ranges := (searchTo - searchFrom) / portsInAll
+	first := rand.IntN(ranges)
+	for n := range ranges {
+		p.base = searchFrom + (first+n)%ranges*portsInAll
+		if l, err := p.claimRange(); err == nil {
+			return p, l, nil
 		}
 	}
-	return p, fmt.Errorf("no %d free ports in a row were found on %s between 21000 and 32000: name one with --listen", portsInAll, p.host)
+	return p, nil, fmt.Errorf("no %d free ports in a row were found on %s between %d and %d: name one with --listen",
+		portsInAll, p.host, searchFrom, searchTo)
 }
 
-func (p ports) free() bool {
-	for n := range portsInAll {
+func (p ports) claimRange() (net.Listener, error) {
+	taken := func(n int, err error) error {
+		return fmt.Errorf("port %d on %s cannot be used (dev needs %d to %d): %w: stop what uses it, or choose others with --listen",
+			p.base+n, p.host, p.base, p.base+portsInAll-1, err)
+	}
+	first, err := net.Listen("tcp", p.at(0))
+	if err != nil {
+		return nil, taken(0, err)
+	}
+	for n := 1; n < portsInAll; n++ {
 		l, err := net.Listen("tcp", p.at(n))
 		if err != nil {
-			return false
+			first.Close()
+			return nil, taken(n, err)
 		}
 		l.Close()
 	}
-	return true
+	return first, nil
 }
 
 func (p ports) at(n int) string { return net.JoinHostPort(p.host, strconv.Itoa(p.base+n)) }

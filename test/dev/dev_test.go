@@ -4,7 +4,6 @@ package dev
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -331,30 +330,23 @@ func TestOneTraceAcrossRegions(t *testing.T) {
 	t.Log(seen)
 }
 
-// TestTakenPortIsNamed occupies one port of the range.
+// TestTakenPortIsNamed starts a second one beside the first.
 func TestTakenPortIsNamed(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	cfg := app.DevConfig{Regions: []string{"eu"}, Listen: "127.0.0.1:0", Data: t.TempDir()}
+	d, err := app.NewDev(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	port := l.Addr().(*net.TCPAddr).Port
-	if port+400 > 65535 {
-		port -= 1000
-		other, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer other.Close()
-	}
-	d, err := app.NewDev(app.DevConfig{
-		Regions: []string{"eu"}, Listen: fmt.Sprintf("127.0.0.1:%d", port), Data: t.TempDir(), Pages: true,
-	})
+	defer d.Close()
+	address := strings.TrimPrefix(d.URL(), "http://")
+	_, port, _ := net.SplitHostPort(address)
+	cfg.Listen, cfg.Data = address, t.TempDir()
+	second, err := app.NewDev(cfg)
 	if err == nil {
-		defer d.Close()
-		err = d.Start(t.Context())
+		second.Close()
+		t.Fatal("a second one took the same ports")
 	}
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(port)) {
-		t.Errorf("want an error that names port %d, got %v", port, err)
+	if !strings.Contains(err.Error(), "port "+port) || !strings.Contains(err.Error(), "--listen") {
+		t.Errorf("want an error that names port %s and what to do, got: %v", port, err)
 	}
 }
