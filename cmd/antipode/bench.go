@@ -2,12 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +12,6 @@ import (
 
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/loadgen"
 )
 
@@ -40,27 +35,20 @@ func newBenchSendCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			api := devAPI{strings.TrimRight(dev, "/")}
-			endpoints, err := api.endpoints(cmd.Context())
-			if err != nil {
-				return err
-			}
-			for _, r := range regions {
-				if !slices.ContainsFunc(endpoints, func(e console.Endpoint) bool { return string(e.Region) == r }) {
-					return fmt.Errorf("--regions: %s is no region of %s", r, dev)
+			ipconfs := map[im.Region][]string{}
+			for _, name := range regions {
+				r := im.Region(name)
+				s.Regions = append(s.Regions, r)
+				var err error
+				if ipconfs[r], err = api.ipconfs(cmd.Context(), r); err != nil {
+					return err
 				}
-				s.Regions = append(s.Regions, im.Region(r))
 			}
 			s.Prefix = fmt.Sprintf("bench-%d", time.Now().Unix())
 			s.Connect = func(ctx context.Context, uid im.UID, region im.Region) (*client.Client, error) {
-				cfg := client.Config{UID: uid, Region: region, Agent: "antipode-bench", Token: api.tokens(uid)}
-				for _, e := range endpoints {
-					if e.Region == region {
-						cfg.IPConf = append([]string{e.IPConf}, cfg.IPConf...)
-					} else {
-						cfg.IPConf = append(cfg.IPConf, e.IPConf)
-					}
-				}
-				return client.Dial(ctx, cfg)
+				return client.Dial(ctx, client.Config{
+					UID: uid, Region: region, IPConf: ipconfs[region], Agent: "antipode-bench", Token: api.tokens(uid),
+				})
 			}
 			result, err := s.Run(cmd.Context())
 			if err != nil {
@@ -104,45 +92,4 @@ func printSend(w io.Writer, s *loadgen.Send, r *loadgen.Result) error {
 		return fmt.Errorf("%d acked messages were not received and %d failed", r.Acked-r.Received, r.Failed)
 	}
 	return nil
-}
-
-// devAPI asks antipode dev what only dev tells.
-type devAPI struct{ url string }
-
-func (d devAPI) get(ctx context.Context, path string, v any) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("no antipode dev answers at %s (start it with: antipode dev): %w", d.url, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s%s answers %s", d.url, path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(v)
-}
-
-// endpoints lists the ipconfs.
-func (d devAPI) endpoints(ctx context.Context) ([]console.Endpoint, error) {
-	var answer struct {
-		Regions []console.Endpoint `json:"regions"`
-	}
-	err := d.get(ctx, "/dev/endpoints.json", &answer)
-	return answer.Regions, err
-}
-
-// tokens issues a user's tokens.
-func (d devAPI) tokens(uid im.UID) client.TokenSource {
-	return func(ctx context.Context, _ bool) (string, error) {
-		var answer struct {
-			Token string `json:"token"`
-		}
-		err := d.get(ctx, "/dev/token?uid="+url.QueryEscape(string(uid)), &answer)
-		return answer.Token, err
-	}
 }

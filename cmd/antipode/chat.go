@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -121,21 +120,9 @@ func (f chatFlags) config(ctx context.Context) (client.Config, error) {
 	}
 	dev := devAPI{strings.TrimSuffix(f.dev, "/")}
 	if len(cfg.IPConf) == 0 {
-		endpoints, err := dev.endpoints(ctx)
-		if err != nil {
+		var err error
+		if cfg.IPConf, err = dev.ipconfs(ctx, cfg.Region); err != nil {
 			return cfg, fmt.Errorf("%w; or name an ipconf with --ipconf", err)
-		}
-		known := f.region == ""
-		for _, e := range endpoints { // the wanted region's own ipconf knows it best
-			if string(e.Region) == f.region {
-				known = true
-				cfg.IPConf = slices.Insert(cfg.IPConf, 0, e.IPConf)
-			} else {
-				cfg.IPConf = append(cfg.IPConf, e.IPConf)
-			}
-		}
-		if !known {
-			return cfg, fmt.Errorf("--region %q: not a region of %s", f.region, f.dev)
 		}
 	}
 	switch {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/antipode-im/antipode/gateway"
@@ -305,7 +304,7 @@ func (p *process) alternatives() []string {
 	var urls []string
 	for _, g := range gateways {
 		if g.ID != p.binding.ID && !g.Draining {
-			urls = append(urls, "ws"+strings.TrimPrefix(g.URL, "http")+"/v1/ws")
+			urls = append(urls, wire.WebSocketURL(g.URL))
 		}
 	}
 	return urls

@@ -251,9 +251,6 @@ func checkBackends(c *Config, bad report) {
 }
 
 func checkAuth(a *Auth, bad report) {
-	if a.Audience == "" {
-		bad("auth.audience", "must be set: a token made for something else would be good here")
-	}
 	if a.Leeway < 0 || a.Leeway > 5*time.Minute {
 		bad("auth.leeway", "%v is not between 0s and 5m", a.Leeway)
 	}

@@ -120,10 +120,9 @@ type TLS struct {
 
 // Auth says which tokens of clients are good.
 type Auth struct {
-	Audience string        `yaml:"audience"`
-	Issuer   string        `yaml:"issuer,omitempty"` // empty: any
-	Leeway   time.Duration `yaml:"leeway"`           // for clocks that differ
-	Keys     []AuthKey     `yaml:"keys"`             // several at once allow rotation
+	Issuer string        `yaml:"issuer,omitempty"` // empty: any
+	Leeway time.Duration `yaml:"leeway"`           // for clocks that differ
+	Keys   []AuthKey     `yaml:"keys"`             // several at once allow rotation
 }
 
 // AuthKey verifies tokens that name its id.
@@ -222,7 +221,7 @@ func Defaults() *Config {
 		Log:         Log{Replication: 3, MinInSync: 2},
 		Timelines:   Timelines{MaxConns: 8},
 		Discovery:   Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 10 * time.Second},
-		Auth:        Auth{Audience: "antipode", Leeway: 10 * time.Second},
+		Auth:        Auth{Leeway: 10 * time.Second},
 		Gateway: Gateway{
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,

@@ -155,7 +155,6 @@ func TestErrors(t *testing.T) {
 		{name: "bad consul", yaml: "region: eu\ndiscovery: {address: ''}\n", want: []string{"FILE:2: discovery.address: "}},
 		{name: "half a certificate", yaml: "region: eu\ntls: {ca: /dev/null}\n", want: []string{"FILE:2: tls: ca, cert and key go together"}},
 		{name: "a file that is not there", yaml: "region: eu\ntls:\n  ca: /nowhere\n  cert: /dev/null\n  key: /dev/null\n", want: []string{"FILE:3: tls.ca: open /nowhere"}},
-		{name: "no audience", yaml: "region: eu\nauth: {audience: ''}\n", want: []string{"FILE:2: auth.audience: must be set"}},
 		{name: "too much leeway", yaml: "region: eu\nauth: {leeway: 1h}\n", want: []string{"FILE:2: auth.leeway: 1h0m0s is not between"}},
 		{name: "a key without id", yaml: "region: eu\nauth:\n  keys:\n    - {alg: EdDSA, key: x}\n", want: []string{"FILE:4: auth.keys[0].id: must be set"}},
 		{name: "one id twice", yaml: "region: eu\nauth:\n  keys:\n    - {id: a, alg: EdDSA, key: x}\n    - {id: a, alg: EdDSA, key: y}\n", want: []string{`FILE:5: auth.keys[1].id: "a" is the id of two keys`}},

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/antipode-im/antipode/client"
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/console"
+)
+
+// devAPI asks antipode dev what only dev tells.
+type devAPI struct{ url string }
+
+func (d devAPI) get(ctx context.Context, path string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("no antipode dev answers at %s (start it with: antipode dev): %w", d.url, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s%s answers %s", d.url, path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// endpoints lists the ipconfs.
+func (d devAPI) endpoints(ctx context.Context) ([]console.Endpoint, error) {
+	var answer struct {
+		Regions []console.Endpoint `json:"regions"`
+	}
+	err := d.get(ctx, "/dev/endpoints.json", &answer)
+	return answer.Regions, err
+}
+
+// ipconfs lists the URLs of all ipconfs, those of a region first: they know it best. No region in particular: "".
+func (d devAPI) ipconfs(ctx context.Context, region im.Region) ([]string, error) {
+	endpoints, err := d.endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var first, others []string
+	for _, e := range endpoints {
+		if e.Region == region {
+			first = append(first, e.IPConf)
+		} else {
+			others = append(others, e.IPConf)
+		}
+	}
+	if region != "" && first == nil {
+		return nil, fmt.Errorf("%q is no region of %s", region, d.url)
+	}
+	return append(first, others...), nil
+}
+
+// tokens issues a user's tokens.
+func (d devAPI) tokens(uid im.UID) client.TokenSource {
+	return func(ctx context.Context, _ bool) (string, error) {
+		var answer struct {
+			Token string `json:"token"`
+		}
+		err := d.get(ctx, "/dev/token?uid="+url.QueryEscape(string(uid)), &answer)
+		return answer.Token, err
+	}
+}
