@@ -158,10 +158,18 @@ func TestClientDuties(t *testing.T) {
 		world, base := fake(t)
 		bob := b.OpenChat(t, base, "bob", There, "ann")
 		gateway := bob.Gateway()
+		Eval[any](bob.Page, `(() => {
+			window.phases = [];
+			new MutationObserver(() => phases.push(document.getElementById("status").dataset.phase)).observe(document.getElementById("status"), { attributes: true });
+		})()`)
 		world.Goaway(There, "bob", 200*time.Millisecond)
 		bob.Until("another gateway serves", `document.getElementById("status").dataset.phase === "online" && !document.querySelector("#status .words").textContent.includes("`+gateway+` ")`)
 		say(t, world, There, "ann", "still here")
 		bob.Shows("still here")
+		bob.Until("it was online all the time", `phases.every((phase) => phase === "online")`)
+		if n := world.Sessions(There, "bob"); n != 1 {
+			t.Errorf("bob has %d sessions after moving", n)
+		}
 	})
 
 	t.Run("two tabs of one user are two devices", func(t *testing.T) {
@@ -201,6 +209,25 @@ func TestClientDuties(t *testing.T) {
 		ann.Shows("one", "two")
 		bob.Shows("one", "two")
 		ann.Tick("two", "read")
+	})
+
+	t.Run("where no WebSocket lasts it goes over HTTP", func(t *testing.T) {
+		world, base := fake(t)
+		bob := b.OpenChat(t, base, "bob", There, "ann")
+		ann := b.OpenChat(t, base, "ann", Here, "bob")
+		ann.Send("one")
+		bob.Shows("one")
+		world.Block(true)
+		bob.Until("it says so", `document.querySelector("#status .words").textContent.includes("No live connection")`)
+		bob.Send("two")
+		bob.Send("three")
+		bob.Tick("three", "accepted")
+		ann.Shows("one", "two", "three")
+		bob.Tick("three", "read")
+		world.Block(false)
+		bob.Online(There)
+		ann.Send("four")
+		bob.Shows("one", "two", "three", "four")
 	})
 
 	t.Run("a refusal is shown and can be tried again", func(t *testing.T) {

@@ -45,12 +45,29 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {string} region
  * @property {number} rttMs              0: not measured yet
  * @property {number} retryAtMs          of waiting: when the next try begins (Date.now clock)
+ * @property {boolean} polling           of connecting and waiting: no socket lasts, so calls go over HTTP
  * @property {AntipodeError | undefined} error  why it is not online
  */
+
+/**
+ * A connection that said welcome.
+ * @typedef {object} Link
+ * @property {Connection} connection
+ * @property {import('./dial.js').Gateway} gateway
+ * @property {Promise<Link | undefined> | undefined} moving  after a goaway: to where it moved, if it did
+ */
+
+/** @typedef {{id: string, secret: string, push: bigint}} Session */
 
 /** For a call's reply. It exceeds the servers' deadline for global acks. */
 const CALL_MS = 20000;
 const PUSH_ACK_EVERY = 32;
+/** Submits of one conversation under way at once on a socket. Over HTTP there is no order but one at a time. */
+const WINDOW = 16;
+/** Between two looks while calls go over HTTP. */
+const POLL_MS = 4000;
+/** Gateways that one call tries over HTTP. */
+const HTTP_TRIES = 3;
 /** After these the same gateway is no place to come back to. */
 const LEAVE = new Set(['draining', 'gateway_fenced', 'overloaded', 'unready', 'too_many_requests', 'internal']);
 /** A connection that lasted so long was a good one: the next loss begins a new back-off. */
@@ -61,7 +78,7 @@ const ECHO_MS = 2000;
 /** @extends {Emitter<{state: State, changed: Conversation}>} */
 export class Client extends Emitter {
   /** @type {State} */
-  state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, error: undefined };
+  state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, polling: false, error: undefined };
   /** bytes; from welcome */
   maxText = 4096;
   #policy = DEFAULT_POLICY;
@@ -70,7 +87,7 @@ export class Client extends Emitter {
   #hurry = new AbortController();
   /** @type {Connection | undefined} the one that said welcome */
   #connection;
-  /** @type {{id: string, secret: string, push: bigint} | undefined} */
+  /** @type {Session | undefined} to be resumed */
   #session;
   /** @type {{token: string, expiresMs: number} | undefined} */
   #token;
@@ -85,6 +102,8 @@ export class Client extends Emitter {
   #clockOffsetMs = 0;
   #origin = '';
   #heardAt = 0;
+  /** since when there is no socket */
+  #lostAt = performance.now();
   /** @type {string} the conversation on display */
   #open = '';
 
@@ -98,7 +117,7 @@ export class Client extends Emitter {
         uid: options.uid,
         policy: () => this.#policy,
         region: () => this.state.region,
-        online: () => this.#connection !== undefined,
+        online: () => this.#connection !== undefined || this.state.polling,
         call: (method, key, body) => this.#call(method, key, body),
         pullFrom: (region, body, signal) => this.#pullFrom(region, body, signal),
         changed: (conversation) => this.emit('changed', conversation),
@@ -107,7 +126,7 @@ export class Client extends Emitter {
     );
     this.outbox = new Outbox({
       submit: (item) => this.#submit(item),
-      online: () => this.#connection !== undefined,
+      window: () => (this.#connection ? WINDOW : this.state.polling ? 1 : 0),
       now: () => this.now(),
       keep: (list) => this.#store?.keepUnsent(list),
       accepted: (item, response) => this.#accepted(item, response),
@@ -233,7 +252,7 @@ export class Client extends Emitter {
       this.outbox.add(message);
       this.emit('changed', conversation);
     }
-    void this.#fallback(signal);
+    void this.#fallback(signal).catch(() => {}); // it ends with the client
     let refreshed = false;
     for (let attempt = 0; ; ) {
       /** @type {AntipodeError} */
@@ -241,13 +260,19 @@ export class Client extends Emitter {
       let began = 0;
       try {
         this.#set({ phase: 'connecting' });
-        const { connection, gateway } = await this.#connect(this.#store);
+        let link = await this.#connect(this.#store);
         began = performance.now();
         refreshed = false;
-        error = await connection.closed;
+        for (;;) {
+          error = await link.connection.closed;
+          const next = await link.moving;
+          if (!next) break;
+          link = next;
+        }
         this.#connection = undefined;
-        if (LEAVE.has(error.code)) this.#avoid = gateway.id;
-        else this.#prefer = gateway.id;
+        this.#lostAt = performance.now();
+        if (LEAVE.has(error.code)) this.#avoid = link.gateway.id;
+        else this.#prefer = link.gateway.id;
       } catch (thrown) {
         signal.throwIfAborted();
         error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
@@ -270,21 +295,17 @@ export class Client extends Emitter {
     }
   }
 
-  /** @param {Store} store */
-  async #connect(store) {
+  /**
+   * Finds a gateway, says hello, and returns when welcome is there.
+   * @param {Store} store
+   * @param {{alternatives: string[]}} [move]  of a client that leaves its gateway: where it may go; nothing is resumed
+   * @returns {Promise<Link>}
+   */
+  async #connect(store, move) {
     const { signal } = this.#stopping;
-    const { uid, ipconf, region = '', agent = 'antipode-web/1' } = this.options;
-    const rtt = Object.entries(store.rtts())
-      .map(([name, ms]) => `${name}:${ms}`)
-      .join(',');
-    const query = { uid, device: store.device, platform: 'web', region, last: store.last, rtt };
-    const [found, token] = await Promise.all([endpoints(ipconf, query, signal), this.#freshToken()]);
-    this.#policy = this.outbox.policy = found.policy;
-    this.#gateways = found.gateways;
-    /** @param {import('./dial.js').Gateway} g */
-    const rank = (g) => (g.id === this.#prefer ? 0 : g.id === this.#avoid ? 2 : 1);
-    const order = [...found.gateways].sort((a, b) => rank(a) - rank(b));
-    const { socket, gateway } = await race(order, found.policy, signal);
+    const token = await this.#freshToken();
+    const order = await this.#order(store, move?.alternatives ?? []);
+    const { socket, gateway } = await race(order, this.#policy, signal);
     this.#prefer = '';
     this.#avoid = gateway.id; // until it says welcome
 
@@ -292,8 +313,7 @@ export class Client extends Emitter {
     const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
     signal.addEventListener('abort', stop, { once: true });
     connection.on('closed', () => signal.removeEventListener('abort', stop));
-    this.#listen(connection);
-    const session = this.#session;
+    const session = move ? undefined : this.#session;
     const asked = Date.now();
     const welcome = await connection.hello(
       {
@@ -301,33 +321,58 @@ export class Client extends Emitter {
         device: store.device,
         platform: 'web',
         login: store.nextLogin().toString(),
-        agent,
+        agent: this.options.agent ?? 'antipode-web/1',
         ...(session && { resume: { session: session.id, secret: session.secret, push: session.push.toString() } }),
       },
-      found.policy,
+      this.#policy,
     );
-    const answered = Date.now();
-    if (welcome.serverTimeMs) this.#clockOffsetMs = Number(welcome.serverTimeMs) - (asked + answered) / 2;
-    const push = welcome.resumed && session ? session.push : 0n;
-    this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push };
+    /** @type {Link} */
+    const link = { connection, gateway, moving: undefined };
+    this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
+    this.#listen(link, this.#session, store);
+    if (welcome.serverTimeMs) this.#clockOffsetMs = Number(welcome.serverTimeMs) - (asked + Date.now()) / 2;
     this.#origin = welcome.origin || welcome.region || '';
     this.maxText = welcome.maxTextBytes || this.maxText;
     store.last = gateway.id;
     this.#avoid = '';
     this.#heardAt = performance.now();
     this.#connection = connection;
-    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, error: undefined });
+    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, polling: false, error: undefined });
     this.outbox.resend();
     if (!welcome.resumed) {
       void this.sync.restart().catch(() => {}); // the connection's end is told by closed; otherwise the fallback asks again
       if (this.#open) void this.#inspect(this.#open);
     }
     this.sync.remark();
-    return { connection, gateway };
+    return link;
   }
 
-  /** @param {Connection} connection */
-  #listen(connection) {
+  /**
+   * The gateways to try, best first: where the session is or where a goaway leads, then as ipconf ranks them.
+   * @param {Store} store @param {string[]} alternatives
+   */
+  async #order(store, alternatives) {
+    const { uid, ipconf, region = '' } = this.options;
+    const rtt = Object.entries(store.rtts())
+      .map(([name, ms]) => `${name}:${ms}`)
+      .join(',');
+    const query = { uid, device: store.device, platform: 'web', region, last: store.last, rtt };
+    try {
+      const found = await endpoints(ipconf, query, this.#stopping.signal);
+      this.#policy = this.outbox.policy = found.policy;
+      this.#gateways = found.gateways;
+    } catch (error) {
+      if (this.#gateways.length === 0) throw error; // the old list stays usable
+    }
+    /** @param {import('./dial.js').Gateway} g */
+    const rank = (g) => (alternatives.includes(g.url) || g.id === this.#prefer ? 0 : g.id === this.#avoid ? 2 : 1);
+    const unlisted = alternatives.filter((url) => !this.#gateways.some((g) => g.url === url)).map((url) => ({ id: url, region: '', url, pullUrl: '' }));
+    return [...unlisted, ...this.#gateways].sort((a, b) => rank(a) - rank(b));
+  }
+
+  /** @param {Link} link @param {Session} session @param {Store} store */
+  #listen(link, session, store) {
+    const { connection } = link;
     let unacked = 0;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
@@ -335,12 +380,10 @@ export class Client extends Emitter {
       clearTimeout(timer);
       timer = undefined;
       unacked = 0;
-      if (this.#session) connection.pushAck(this.#session.push);
+      connection.pushAck(session.push);
     };
     connection.on('push', (push) => {
       this.#heardAt = performance.now();
-      const session = this.#session;
-      if (!session) return;
       if (push.number > session.push + 1n) void this.sync.refresh().catch(() => {}); // some were lost: the list knows what
       if (push.number > session.push) session.push = push.number;
       if (push.service === 'im' && push.method === 'event') {
@@ -352,35 +395,61 @@ export class Client extends Emitter {
       else timer ??= setTimeout(ack, this.#policy.pushAck);
     });
     connection.on('behind', (number) => {
-      if (this.#session && number > this.#session.push) this.#session.push = number;
+      if (number > session.push) session.push = number;
       ack();
       void this.sync.refresh().catch(() => {});
     });
-    connection.on('goaway', ({ withinMs }) => {
-      const leave = setTimeout(() => connection.leave(new AntipodeError('draining', 'this gateway is going away')), withinMs * Math.random());
-      connection.on('closed', () => clearTimeout(leave));
+    connection.on('goaway', ({ withinMs, alternatives }) => {
+      link.moving ??= this.#move(link, store, withinMs, alternatives);
     });
     connection.on('rtt', (ms) => {
-      if (this.state.phase !== 'online') return;
-      this.#store?.keepRTT(this.state.region, ms);
+      if (this.#connection !== connection) return;
+      store.keepRTT(this.state.region, ms);
       this.#set({ rttMs: ms });
     });
     connection.on('closed', () => clearTimeout(timer));
   }
 
-  /** Hearing nothing for a while, asks: a push may have been lost on the way to the gateway. @param {AbortSignal} signal */
-  async #fallback(signal) {
+  /**
+   * Leaves a gateway that is draining: the old connection serves until the new one has said welcome.
+   * @param {Link} link @param {Store} store @param {number} withinMs @param {string[]} alternatives
+   * @returns {Promise<Link | undefined>}
+   */
+  async #move(link, store, withinMs, alternatives) {
     try {
-      for (let part = 0.8 + 0.4 * Math.random(); ; ) {
-        const every = this.#policy.fallbackPull; // a new list may bring a new policy
-        await pause(Math.min(1000, every / 4), signal);
-        if (!this.#connection || performance.now() - this.#heardAt < every * part) continue;
-        this.#heardAt = performance.now();
-        part = 0.8 + 0.4 * Math.random();
-        void this.sync.refresh().catch(() => {});
-      }
+      let closed = false;
+      void link.connection.closed.then(() => (closed = true));
+      await Promise.race([pause(withinMs * Math.random(), this.#stopping.signal), link.connection.closed]);
+      if (closed) return undefined;
+      this.#avoid = link.gateway.id;
+      const next = await this.#connect(store, { alternatives });
+      link.connection.bye();
+      return next;
     } catch {
-      // stopped
+      return undefined; // the old one closes in time, and the loop goes on from there
+    }
+  }
+
+  /**
+   * Hearing nothing for a while, asks: a push may have been lost on the way to the gateway. Without a socket for too long,
+   * asks over HTTP.
+   * @param {AbortSignal} signal
+   */
+  async #fallback(signal) {
+    let part = 0.8 + 0.4 * Math.random();
+    for (;;) {
+      const { fallbackPull, pollFallback } = this.#policy; // a new list may bring a new policy
+      await pause(Math.min(1000, fallbackPull / 4), signal);
+      const polling = !this.#connection && this.#gateways.length > 0 && performance.now() - this.#lostAt > pollFallback;
+      if (polling !== this.state.polling) this.#set({ polling });
+      if (!polling && !this.#connection) continue;
+      if (performance.now() - this.#heardAt < (polling ? Math.min(POLL_MS, fallbackPull) : fallbackPull) * part) continue;
+      this.#heardAt = performance.now();
+      part = 0.8 + 0.4 * Math.random();
+      void this.sync.refresh().catch(() => {});
+      if (!polling) continue;
+      this.outbox.resend();
+      if (this.#open) void this.#inspect(this.#open); // receipts come by push only
     }
   }
 
@@ -389,10 +458,39 @@ export class Client extends Emitter {
     return this.#token.token;
   }
 
-  /** @param {string} method @param {string} key @param {object} body @param {string} [trace] */
+  /** @param {string} method @param {string} key @param {object} body @param {string} [trace] @returns {Promise<any>} */
   #call(method, key, body, trace = '') {
-    if (!this.#connection) return Promise.reject(new AntipodeError('unavailable', 'not connected'));
-    return this.#connection.call(method, key, body, { trace, timeoutMs: CALL_MS });
+    if (this.#connection) return this.#connection.call(method, key, body, { trace, timeoutMs: CALL_MS });
+    if (this.state.polling) return this.#callOverHTTP(method, key, body, trace);
+    return Promise.reject(new AntipodeError('unavailable', 'not connected'));
+  }
+
+  /** @param {string} method @param {string} key @param {object} body @param {string} trace @returns {Promise<any>} */
+  async #callOverHTTP(method, key, body, trace) {
+    /** @type {unknown} */
+    let lastError = new AntipodeError('unavailable', 'no gateway is known');
+    for (const gateway of this.#gateways.filter((g) => g.pullUrl).slice(0, HTTP_TRIES)) {
+      try {
+        return await this.#post(gateway, `/v1/call/im/${method}?key=${encodeURIComponent(key)}`, body, this.#stopping.signal, trace);
+      } catch (error) {
+        if (error instanceof AntipodeError) throw error; // it answered
+        lastError = error;
+      }
+    }
+    throw lastError instanceof AntipodeError ? lastError : new AntipodeError('unavailable', 'no gateway answers');
+  }
+
+  /** @param {import('./dial.js').Gateway} gateway @param {string} path @param {object} body @param {AbortSignal} signal @param {string} [trace] */
+  async #post(gateway, path, body, signal, trace = '') {
+    const response = await fetch(gateway.pullUrl.replace(/\/$/, '') + path, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${await this.#freshToken()}`, ...(trace && { Traceparent: trace }) },
+      body: JSON.stringify(body),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MS)]),
+    });
+    const answer = await response.json();
+    if (!response.ok) throw AntipodeError.of(answer);
+    return answer;
   }
 
   /** @param {import('./outbox.js').Item} item */
@@ -436,15 +534,7 @@ export class Client extends Emitter {
   async #pullFrom(region, body, signal) {
     const gateway = this.#gateways.find((g) => g.region === regionOf(region) && g.pullUrl);
     if (!gateway) throw new AntipodeError('unavailable', `no gateway of ${region} is known`);
-    const response = await fetch(`${gateway.pullUrl.replace(/\/$/, '')}/v1/pull`, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${await this.#freshToken()}` },
-      body: JSON.stringify(body),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MS)]),
-    });
-    const answer = await response.json();
-    if (!response.ok) throw AntipodeError.of(answer.error ?? answer);
-    return answer;
+    return this.#post(gateway, '/v1/pull', body, signal);
   }
 
   /** @param {string} id */

@@ -1,7 +1,7 @@
 // @ts-check
 // One socket: frames out, frames in. It knows nothing of messages.
 
-import { AntipodeError } from './codes.js';
+import { AntipodeError, CODES } from './codes.js';
 import { Emitter } from './emitter.js';
 
 /**
@@ -22,9 +22,15 @@ import { Emitter } from './emitter.js';
 /** @typedef {{number: bigint, service: string, method: string, body: any, trace: string}} Push */
 /** @typedef {{resolve: (body: any) => void, reject: (error: AntipodeError) => void, timer: ReturnType<typeof setTimeout>}} Waiting */
 
+/** How long a pong may take when nothing else is heard either. */
+const PONG_MS = 5000;
+
+/** @param {string} text  its length in UTF-8 */
+const bytes = (text) => (text.length * 3 < 1024 ? text.length * 3 : new TextEncoder().encode(text).length);
+
 /**
  * Events: push; behind (pushes up to this number will not come); goaway; rtt (ms); closed, once and last.
- * @extends {Emitter<{push: Push, behind: bigint, goaway: {withinMs: number}, rtt: number, closed: AntipodeError}>}
+ * @extends {Emitter<{push: Push, behind: bigint, goaway: {withinMs: number, alternatives: string[]}, rtt: number, closed: AntipodeError}>}
  */
 export class Connection extends Emitter {
   /** @type {Map<number, Waiting>} */
@@ -50,7 +56,7 @@ export class Connection extends Emitter {
     /** @type {Promise<AntipodeError>} resolves with the reason when the connection is over */
     this.closed = new Promise((resolve) => this.on('closed', resolve));
     socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = (event) => this.#end(this.#lastError ?? AntipodeError.ofClose(event.code, event.reason));
+    socket.onclose = ({ code, reason }) => this.#end(this.#why(code) ?? AntipodeError.ofClose(code, reason));
   }
 
   /**
@@ -86,7 +92,7 @@ export class Connection extends Emitter {
       if (this.#over) return reject(new AntipodeError('unavailable', 'not connected'));
       const id = this.#nextCall++;
       const frame = JSON.stringify({ call: { id, service, method, key, body, ...(trace && { trace }) } });
-      if (frame.length > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
+      if (bytes(frame) > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
       const timer = setTimeout(() => {
         this.#calls.delete(id);
         reject(new AntipodeError('unavailable', `${method} got no answer in time`));
@@ -157,35 +163,50 @@ export class Connection extends Emitter {
     } else if (frame.pong) {
       if (this.#pingAt) this.emit('rtt', performance.now() - this.#pingAt);
       this.#pingAt = 0;
-    } else if (frame.ping) {
-      this.#send({ pong: {} });
     } else if (frame.welcome) {
       this.#welcomed?.(frame.welcome);
     } else if (frame.behind) {
       this.emit('behind', BigInt(frame.behind.number ?? 0));
     } else if (frame.goaway) {
-      this.emit('goaway', { withinMs: frame.goaway.withinMs ?? 0 });
+      this.emit('goaway', { withinMs: frame.goaway.withinMs ?? 0, alternatives: frame.goaway.alternatives ?? [] });
     } else if (frame.error) {
-      this.#lastError = AntipodeError.of(frame.error); // a close follows if the code has one
+      this.#lastError = AntipodeError.of(frame.error); // a close follows if the code has one; if not, the connection goes on
     }
     // Frames of a kind that this version does not know are skipped: a newer gateway may send them.
   }
 
-  /** @param {number} everyMs */
+  /**
+   * Pings when nothing else was sent or nothing was heard for so long, and gives the socket up when no pong comes.
+   * @param {number} everyMs
+   */
   #beat(everyMs) {
     this.#heartbeatMs = everyMs;
     this.#heardAt = performance.now();
     this.#ping(); // measures the round trip early
     this.#ticker = setInterval(() => {
       const now = performance.now();
-      if (now - this.#heardAt > everyMs * 2.5) return this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
-      if (now - this.#sentAt >= everyMs * 0.9) this.#ping();
-    }, Math.max(200, everyMs / 5));
+      const quiet = Math.min(now - this.#pingAt, now - this.#heardAt);
+      if (this.#pingAt && quiet > PONG_MS) this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
+      else if (now - this.#sentAt >= everyMs * 0.9 || now - this.#heardAt >= everyMs) this.#ping();
+    }, Math.max(50, Math.min(1000, everyMs / 5)));
   }
 
   #ping() {
-    this.#pingAt ||= performance.now();
+    if (this.#pingAt) return; // one is under way
+    this.#pingAt = performance.now();
     this.#send({ ping: {} });
+  }
+
+  /**
+   * The error frame before a close says more than the close, if it was about it.
+   * @param {number} close
+   */
+  #why(close) {
+    const error = this.#lastError;
+    if (!error) return undefined;
+    const spec = CODES[error.code];
+    const lost = close === 1005 || close === 1006;
+    return !spec || spec.close === close || (lost && spec.close !== 0) ? error : undefined;
   }
 
   /** @param {AntipodeError} why */

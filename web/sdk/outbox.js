@@ -2,7 +2,7 @@
 // Messages on their way out. Each keeps its client_id until it is accepted or refused for good, across retries, sockets,
 // gateways, regions and page loads, so a resend never shows twice.
 //
-// Per conversation the messages go out in order, without waiting for each other's answers. When one fails and may be
+// Per conversation the messages go out in order, some of them without waiting for the answers of those before. When one fails and may be
 // retried, those behind it on the conn fail too (queue_failed): the queue waits until none is under way, backs off, and
 // sends what is left in order again.
 
@@ -19,7 +19,7 @@ const MAX_AGE_MS = 23 * 3600 * 1000;
 /**
  * @typedef {object} OutboxDeps
  * @property {(item: Item) => Promise<any>} submit      resolves with the SubmitResponse
- * @property {() => boolean} online
+ * @property {() => number} window                       how many of a conversation may be under way; 0: not connected
  * @property {() => number} now                          server's clock, Unix ms
  * @property {(item: Item, response: any) => void} accepted
  * @property {(item: Item, error: AntipodeError) => void} refused
@@ -77,13 +77,16 @@ export class Outbox {
   /** @param {string} conversation */
   #pump(conversation) {
     const queue = this.#queue(conversation);
-    if (queue.timer !== undefined || queue.failed || !this.deps.online()) return;
+    if (queue.timer !== undefined || queue.failed) return;
+    let room = this.deps.window() - queue.items.filter((item) => item.flying).length;
     for (const item of queue.items.filter((i) => !i.flying)) {
+      if (room <= 0) return;
       if (this.deps.now() - uuidMillis(item.clientId) > MAX_AGE_MS) {
         this.#settle(queue, item);
         this.deps.refused(item, new AntipodeError('bad_client_id', 'it waited for too long'));
         continue;
       }
+      room--;
       item.flying = true;
       this.deps.submit(item).then(
         (response) => {
@@ -113,7 +116,8 @@ export class Outbox {
    * @param {string} conversation @param {Queue} queue
    */
   #after(conversation, queue) {
-    if (!queue.failed || queue.items.some((item) => item.flying)) return;
+    if (!queue.failed) return this.#pump(conversation);
+    if (queue.items.some((item) => item.flying)) return;
     queue.failed = false;
     const wait = backOffMs(this.policy, queue.attempt++, queue.retryAfterMs);
     queue.retryAfterMs = 0;

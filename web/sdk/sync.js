@@ -20,7 +20,7 @@ import { backOffMs } from './policy.js';
  */
 
 const PAGE = 200;
-/** Pulls under way at once, of all conversations. */
+/** Pulls and marks under way at once, of all conversations: a gateway bounds the calls of a conn. */
 const PARALLEL = 4;
 /** A push that is ahead of its neighbour by less is no reason to pull. */
 const GAP_GRACE_MS = 120;
@@ -281,11 +281,9 @@ export class Sync {
       state.at = performance.now();
       try {
         if (this.deps.online() && conversation.member) {
-          const answer = await this.deps.call('mark', id, {
-            conversation: id,
-            delivered: formatCursor(conversation.timeline.cursor),
-            read: formatCursor(conversation.read),
-          });
+          const answer = await this.#slot(() =>
+            this.deps.call('mark', id, { conversation: id, delivered: formatCursor(conversation.timeline.cursor), read: formatCursor(conversation.read) }),
+          );
           conversation.takeOwn(answer.delivered, answer.read);
         }
         state.attempt = this.#marked(conversation) ? 0 : state.attempt + 1;

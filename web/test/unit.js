@@ -306,7 +306,7 @@ export const tests = {
         log.push(item.text);
         open.set(item.text, { resolve, reject });
       }),
-      online: () => true,
+      window: () => 16,
       now: () => 1000,
       accepted: (item) => log.push(`${item.text} ok`),
       refused: (item, error) => log.push(`${item.text} ${error.code}`),

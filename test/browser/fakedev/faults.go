@@ -77,6 +77,22 @@ func (w *World) Resumes() int {
 	return w.resumes
 }
 
+// Block closes every socket and lets no WebSocket through any more, or lets them through again: a bad proxy.
+func (w *World) Block(blocked bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blocked = blocked
+	for _, name := range w.names {
+		for _, g := range w.regions[name].gateways {
+			for _, s := range g.sessions {
+				if blocked && s.conn != nil {
+					_ = s.conn.ws.Close()
+				}
+			}
+		}
+	}
+}
+
 // Sessions counts a user's sessions in a region.
 func (w *World) Sessions(r im.Region, uid im.UID) (n int) {
 	w.mu.Lock()

@@ -1,6 +1,8 @@
 package fakedev
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -8,7 +10,6 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/antipode-im/antipode/im"
@@ -77,7 +78,8 @@ func newGateway(w *World, r *region, id string) *gateway {
 	g := &gateway{world: w, region: r, id: id, epoch: 1, sessions: map[string]*session{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.serve)
-	mux.HandleFunc("/v1/pull", cors(g.pull))
+	mux.HandleFunc("/v1/pull", cors(g.fallback))
+	mux.HandleFunc("/v1/call/im/{method}", cors(g.fallback))
 	g.server = &server{handler: mux}
 	return g
 }
@@ -125,6 +127,13 @@ func uidOf(token string) (im.UID, error) {
 }
 
 func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
+	g.world.mu.Lock()
+	blocked := g.world.blocked
+	g.world.mu.Unlock()
+	if blocked {
+		http.Error(w, "no WebSocket gets through here", http.StatusBadGateway)
+		return
+	}
 	up := websocket.Upgrader{Subprotocols: []string{wire.SubprotocolJSON}, CheckOrigin: func(*http.Request) bool { return true }}
 	ws, err := up.Upgrade(w, r, nil)
 	if err != nil {
@@ -257,36 +266,51 @@ func (g *gateway) call(c *socket, s *session, q *wire.Call) {
 	}
 }
 
-// pull is the HTTP fallback.
-func (g *gateway) pull(w http.ResponseWriter, r *http.Request) {
+// fallback is a call over HTTP.
+func (g *gateway) fallback(w http.ResponseWriter, r *http.Request) {
 	uid, err := uidOf(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 	if err != nil {
 		writeError(w, err)
 		return
 	}
-	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
-	q := &wire.PullRequest{}
-	if err != nil || protojson.Unmarshal(b, q) != nil {
-		writeError(w, im.Errorf(im.CodeBadRequest, "not a pull"))
+	text, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	if err != nil {
 		return
 	}
-	g.world.mu.Lock()
-	defer g.world.mu.Unlock()
-	g.frames.hit(time.Now())
-	c := g.region.convs[q.Conversation]
-	if c == nil || !c.members[uid] {
-		writeError(w, im.Errorf(im.CodeNotMember, "not a member"))
-		return
+	method := r.PathValue("method")
+	if method == "" {
+		method = wire.MethodPull
 	}
-	out, err := c.pull(q)
+	// The frame codec knows the methods' types: the call goes through it as if it had come in a frame.
+	codec, err := wire.NewCodec(wire.SubprotocolJSON)
 	if err != nil {
 		writeError(w, err)
 		return
 	}
-	if b, err = protojson.Marshal(out); err != nil {
+	f, err := codec.Decode(fmt.Appendf(nil, `{"call":{"id":1,"method":%q,"body":%s}}`, method, text))
+	if err != nil {
 		writeError(w, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(b)
+	call := f.GetCall()
+	call.Trace = r.Header.Get("Traceparent")
+	body, err := g.world.serve(g.region, uid, call)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	b, err := codec.EncodeReply(wire.ServiceIM, method, &wire.Reply{Id: 1, Body: body})
+	var reply struct {
+		Reply struct {
+			Body json.RawMessage `json:"body"`
+		} `json:"reply"`
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &reply)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, reply.Reply.Body)
 }

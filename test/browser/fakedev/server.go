@@ -65,7 +65,7 @@ func (s *server) url() string {
 func cors(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
-		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+		w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Traceparent")
 		if r.Method != http.MethodOptions {
 			next(w, r)
 		}
@@ -78,7 +78,7 @@ func (w *World) ipconf(own *region) http.Handler {
 		answer := wire.Endpoints{
 			Policy: wire.Policy{
 				ConnectTimeoutMs: 2000, RaceWidth: 3, RaceStaggerMs: 100, BackoffBaseMs: 100, BackoffCapMs: 1000, BackoffJitter: 0.5,
-				FallbackPullMs: 3000, MarkIntervalMs: 200, PushAckMs: 50, HeartbeatMinMs: 500,
+				FallbackPullMs: 3000, PollFallbackMs: 700, MarkIntervalMs: 200, PushAckMs: 50, HeartbeatMinMs: 500,
 			}.Within(),
 			Region: own.name, TTLMs: 5000,
 		}

@@ -30,6 +30,7 @@ type World struct {
 	links   []*link
 	traces  []*trace // oldest first, bounded
 	refuse  int      // submits to refuse
+	blocked bool     // no WebSocket gets through
 	resumes int      // sessions taken up again
 	ctx     context.Context
 	done    sync.WaitGroup
