@@ -55,6 +55,13 @@ func (l *fakeLog) put(p im.Partition, entries ...im.Entry) int64 {
 	return first
 }
 
+// all is a copy of a partition.
+func (l *fakeLog) all(p im.Partition) []im.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.entries[p])
+}
+
 func (l *fakeLog) Append(ctx context.Context, p im.Partition, entries []im.Entry) (int64, error) {
 	l.mu.Lock()
 	fail := l.fail

@@ -3,6 +3,7 @@ package imserver
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,16 +84,9 @@ func TestEnds(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			log, store := newFakeLog(), newFakeStore(1)
 			log.create("eu", 1)
-			s, err := New(minimal(log, store, newFakeOwnership(0)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, end := context.WithCancelCause(t.Context())
-			ended := make(chan error)
-			go func() { ended <- s.Run(ctx) }()
-			time.Sleep(time.Second)
+			var slow atomic.Bool
 			store.step = func(ctx context.Context, what string) error {
-				if what == "before apply" {
+				if slow.Load() && what == "before apply" {
 					select {
 					case <-ctx.Done():
 						return ctx.Err()
@@ -101,6 +95,15 @@ func TestEnds(t *testing.T) {
 				}
 				return nil
 			}
+			s, err := New(minimal(log, store, newFakeOwnership(0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancelCause(t.Context())
+			ended := make(chan error)
+			go func() { ended <- s.Run(ctx) }()
+			time.Sleep(time.Second)
+			slow.Store(true)
 			p := im.Partition{Topic: "msg.eu.direct"}
 			log.put(p, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1}))
 			s.marks.add(markKey{"d:ann:bob", "ann"}, nil, im.Cursor{"eu": 1})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,7 +56,28 @@ type scripted struct {
 	server *Server
 	ids    int
 	stop   func()
-	broken map[string]bool
+	broken faults
+}
+
+// faults are what is down.
+type faults struct {
+	mu   sync.Mutex
+	down map[string]bool
+}
+
+func (f *faults) set(what string, down bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down[what] = down
+}
+
+func (f *faults) of(what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down[what] {
+		return errDown
+	}
+	return nil
 }
 
 const scriptGroup = "g:eu:00dc6acf-ac00-7000-8000-000000000001" // made at 2000-01-01
@@ -64,12 +86,12 @@ func newRegion(t *testing.T) *scripted {
 	t.Helper()
 	r := &scripted{
 		t: t, log: newFakeLog(), store: newFakeStore(1), router: &fakeRouter{}, held: &fakeHolder{held: true},
-		owns: newFakeOwnership(0), broken: map[string]bool{},
+		owns: newFakeOwnership(0), broken: faults{down: map[string]bool{}},
 	}
 	r.log.create("eu", 1)
 	r.log.create("us", 1)
-	r.store.step = func(context.Context, string) error { return r.fault("store") }
-	r.router.step = func(context.Context) error { return r.fault("router") }
+	r.store.step = func(context.Context, string) error { return r.broken.of("store") }
+	r.router.step = func(context.Context) error { return r.broken.of("router") }
 	s, err := New(Config{
 		Region: "eu", Origins: []im.Origin{"eu", "us"}, Partitions: 1, MaxText: 20, MaxTitle: 10, MaxMembers: 4, Rate: 1, Burst: 30,
 	}, Deps{Log: r.log, NewReader: r.log.newReader, Store: r.store, Deliver: r.router, Held: r.held, Ownership: r.owns})
@@ -81,7 +103,8 @@ func newRegion(t *testing.T) *scripted {
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx) }()
 	r.stop = func() {
-		r.broken = map[string]bool{}
+		r.broken.set("store", false)
+		r.broken.set("router", false)
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -89,13 +112,6 @@ func newRegion(t *testing.T) *scripted {
 	}
 	synctest.Wait()
 	return r
-}
-
-func (r *scripted) fault(what string) error {
-	if r.broken[what] {
-		return errDown
-	}
-	return nil
 }
 
 func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
@@ -160,7 +176,7 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 		return b.String()
 	case "log":
 		var b strings.Builder
-		for _, e := range r.log.entries[im.Partition{Topic: arg("topic")}] {
+		for _, e := range r.log.all(im.Partition{Topic: arg("topic")}) {
 			if h := wire.DecodeHead(&e); h.Kind != im.KindLog {
 				fmt.Fprintf(&b, "%d %s %s %s\n", e.Offset, h.Kind, h.Conversation, h.Stamp)
 			}
@@ -168,10 +184,10 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 		return b.String()
 	case "down", "up":
 		what := arg("what")
-		r.broken[what] = d.Cmd == "down"
+		r.broken.set(what, d.Cmd == "down")
 		if what == "log" {
 			r.log.mu.Lock()
-			r.log.fail = r.fault(what)
+			r.log.fail = r.broken.of(what)
 			r.log.mu.Unlock()
 		}
 	case "peers":
@@ -301,7 +317,7 @@ func event(t *testing.T, body []byte) string {
 // next is the origin offset that a copy needs next.
 func (r *scripted) next(p im.Partition) int64 {
 	highest := int64(-1)
-	for _, e := range r.log.entries[p] {
+	for _, e := range r.log.all(p) {
 		highest = max(highest, wire.DecodeHead(&e).OriginOffset)
 	}
 	return highest + 1

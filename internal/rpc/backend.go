@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -56,8 +57,11 @@ func (b *Backend) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
 		Uid: string(c.UID), Device: string(c.Device), Platform: string(c.Platform),
 		Seen: uint64(c.Seen), MaxTextBytes: uint32(c.MaxText),
 	})
+	known, coded := errors.AsType[*im.Error](err)
 	switch {
-	case status.Code(err) == codes.DeadlineExceeded:
+	case coded:
+		return im.CallResult{}, known
+	case status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded):
 		return im.CallResult{}, im.Errorf(im.CodeUnavailable, "the service %q did not answer in time; sending again is safe", c.Service)
 	case err != nil:
 		return im.CallResult{}, im.Errorf(im.CodeUnavailable, "the service %q does not answer; sending again is safe", c.Service)
