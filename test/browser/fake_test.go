@@ -225,7 +225,8 @@ func TestClientDuties(t *testing.T) {
 		ann.Shows("one", "two", "three")
 		bob.Tick("three", "read")
 		world.Block(false)
-		bob.Online(There)
+		// In whichever region the race was at that moment.
+		bob.Until("it is online", `document.getElementById("status").dataset.phase === "online"`)
 		ann.Send("four")
 		bob.Shows("one", "two", "three", "four")
 	})
