@@ -38,11 +38,6 @@ func delay(p wire.Policy, n int, err error) time.Duration {
 	return d
 }
 
-// jittered spreads a regular interval over ±20 %.
-func jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
-}
-
 // sleep waits; it returns ctx's cause if that ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

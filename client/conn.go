@@ -172,7 +172,7 @@ func (c *conn) write() {
 			return
 		}
 		if _, bye := f.Kind.(*wire.FrameBye); bye {
-			c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(writeTimeout))
+			_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(writeTimeout)) // bye was sent; this is courtesy
 			c.fail(ErrClosed)
 			return
 		}

@@ -57,13 +57,6 @@ func (e *endpoints) currentPolicy() wire.Policy {
 	return e.policy
 }
 
-// known is the list as it is, without asking.
-func (e *endpoints) known() []wire.Endpoint {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.list
-}
-
 // clock is the server's clock minus the own one, as far as an ipconf told.
 func (e *endpoints) clock() time.Duration {
 	e.mu.Lock()

@@ -263,7 +263,7 @@ func (c *Client) send(q *queue, way caller) (progress bool, failed error) {
 				if socket {
 					k.release()
 				}
-				c.settle(q, outcome{s, nil, err})
+				_ = c.settle(q, outcome{s, nil, err}) // it returns the error that it was given
 				continue
 			}
 			sent = append(sent, time.Now())

@@ -67,7 +67,7 @@ func (c *Client) pull(conversation im.Conversation, why cause) (done <-chan stru
 
 func (c *Client) fill(conversation im.Conversation, why cause, p *pulling) {
 	if why.gap {
-		sleep(c.ctx, gapPatience)
+		_ = sleep(c.ctx, gapPatience) // the loop looks at the context itself
 	}
 	failures := 0
 	for {
@@ -224,7 +224,7 @@ func (c *Client) syncLoop() {
 			due = echo
 		}
 		t := time.NewTimer(time.Until(due))
-		why := ""
+		var why string
 		select {
 		case why = <-c.sync:
 		case <-t.C:

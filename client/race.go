@@ -86,7 +86,7 @@ func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*web
 		HandshakeTimeout: ms(p.ConnectTimeoutMs),
 		Subprotocols:     []string{c.cfg.Subprotocol},
 	}
-	ws, resp, err := d.DialContext(ctx, e.URL, nil)
+	ws, resp, err := d.DialContext(ctx, e.URL, nil) //nolint:bodyclose // the library says that it need not be closed
 	if err != nil {
 		if resp != nil {
 			return nil, fmt.Errorf("gateway %s answered %s: %w", e.ID, resp.Status, err)

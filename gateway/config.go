@@ -109,9 +109,15 @@ func (c Config) Check() error {
 		name string
 		v    time.Duration
 	}{
-		{"hello_timeout", c.HelloTimeout}, {"call_timeout", c.CallTimeout}, {"claim_timeout", c.ClaimTimeout},
-		{"write_timeout", c.WriteTimeout}, {"heartbeat", c.Heartbeat}, {"idle_timeout", c.IdleTimeout},
-		{"resume_window", c.ResumeWindow}, {"slow_timeout", c.SlowTimeout}, {"drain_timeout", c.DrainTimeout},
+		{"hello_timeout", c.HelloTimeout},
+		{"call_timeout", c.CallTimeout},
+		{"claim_timeout", c.ClaimTimeout},
+		{"write_timeout", c.WriteTimeout},
+		{"heartbeat", c.Heartbeat},
+		{"idle_timeout", c.IdleTimeout},
+		{"resume_window", c.ResumeWindow},
+		{"slow_timeout", c.SlowTimeout},
+		{"drain_timeout", c.DrainTimeout},
 	} {
 		if d.v <= 0 {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %v", d.name, d.v)
@@ -121,10 +127,17 @@ func (c Config) Check() error {
 		name string
 		v    int
 	}{
-		{"max_conns", c.MaxConns}, {"max_conns_per_ip", c.MaxConnsPerIP}, {"max_frame", c.MaxFrame},
-		{"max_text", c.MaxText}, {"max_calls", c.MaxCalls}, {"max_queue", c.MaxQueue},
-		{"max_http_calls", c.MaxHTTPCalls}, {"burst", c.Burst}, {"max_unacked", c.MaxUnacked},
-		{"max_unacked_bytes", c.MaxUnackedBytes}, {"max_send_bytes", c.MaxSendBytes},
+		{"max_conns", c.MaxConns},
+		{"max_conns_per_ip", c.MaxConnsPerIP},
+		{"max_frame", c.MaxFrame},
+		{"max_text", c.MaxText},
+		{"max_calls", c.MaxCalls},
+		{"max_queue", c.MaxQueue},
+		{"max_http_calls", c.MaxHTTPCalls},
+		{"burst", c.Burst},
+		{"max_unacked", c.MaxUnacked},
+		{"max_unacked_bytes", c.MaxUnackedBytes},
+		{"max_send_bytes", c.MaxSendBytes},
 	} {
 		if n.v <= 0 {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %d", n.name, n.v)

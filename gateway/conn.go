@@ -214,7 +214,7 @@ func (c *conn) writePushes() (sent int, ok bool) {
 
 // put writes one message. False: the socket is done for.
 func (c *conn) put(b []byte) bool {
-	c.ws.SetWriteDeadline(time.Now().Add(c.g.cfg.WriteTimeout)) //nolint:errcheck // the write below fails then
+	c.ws.SetWriteDeadline(time.Now().Add(c.g.cfg.WriteTimeout))
 	if err := c.ws.WriteMessage(c.codec.MessageType(), b); err != nil {
 		if isTimeout(err) {
 			c.g.metrics.closed(im.CodeSlowConsumer)
@@ -240,7 +240,7 @@ func (c *conn) farewell(e *im.Error) {
 	if c.ws.WriteControl(websocket.CloseMessage, message, until) != nil {
 		return
 	}
-	c.ws.SetReadDeadline(until) //nolint:errcheck // the socket is dropped in any case
+	c.ws.SetReadDeadline(until)
 }
 
 // alive moves the read deadline: the client was heard. A token that expires first ends the wait.
@@ -248,7 +248,7 @@ func (c *conn) alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing == nil { // farewell has set a nearer one
-		c.ws.SetReadDeadline(c.deadline(time.Now())) //nolint:errcheck // the next read fails then
+		c.ws.SetReadDeadline(c.deadline(time.Now()))
 	}
 }
 

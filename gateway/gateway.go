@@ -209,7 +209,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
 		g.drain(server)
 	}
-	server.Close()               //nolint:errcheck // it is over in any case
+	server.Close()
 	for _, c := range g.stop() { // before calls are cut short: a crash answers nothing
 		c.drop()
 	}
@@ -224,7 +224,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 // drain moves clients to other gateways: half of the time is theirs to go, then they are closed.
 func (g *Gateway) drain(server *http.Server) {
 	began := time.Now()
-	part := func(tenths time.Duration) time.Time { return began.Add(g.cfg.DrainTimeout / 10 * tenths) }
+	part := func(tenths int) time.Time { return began.Add(g.cfg.DrainTimeout * time.Duration(tenths) / 10) }
 	g.Drain()
 	g.await(part(5), func() bool { return len(g.openConns()) == 0 })
 	for _, s := range g.hub.all() {
@@ -233,7 +233,7 @@ func (g *Gateway) drain(server *http.Server) {
 	for _, c := range g.openConns() {
 		c.close(errDraining)
 		if !c.greeted.Load() { // its reader waits for hello, and is the one to say goodbye
-			c.ws.SetReadDeadline(time.Now()) //nolint:errcheck // it is dropped in any case
+			c.ws.SetReadDeadline(time.Now())
 		}
 	}
 	g.await(part(8), func() bool { return len(g.openConns()) == 0 })

@@ -39,7 +39,7 @@ func (g *Gateway) serve(c *conn) {
 
 // handshake reads hello and answers it with welcome. The error is *im.Error if the client is to be told.
 func (g *Gateway) handshake(c *conn) error {
-	c.ws.SetReadDeadline(time.Now().Add(g.cfg.HelloTimeout)) //nolint:errcheck // the read fails then
+	c.ws.SetReadDeadline(time.Now().Add(g.cfg.HelloTimeout))
 	f, err := c.decode()
 	c.greeted.Store(true)
 	switch {

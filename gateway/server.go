@@ -82,7 +82,7 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	codec, err := wire.NewCodec(ws.Subprotocol())
 	if err != nil {
 		g.unreserveIP(ip)
-		ws.Close() //nolint:errcheck // it is over
+		ws.Close()
 		return
 	}
 	c := g.newConn(ws, codec, ip)
@@ -96,7 +96,7 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return nil
 	})
 	if !g.addConn(c) {
-		ws.Close() //nolint:errcheck // it is over
+		ws.Close()
 	}
 }
 

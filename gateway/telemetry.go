@@ -101,10 +101,13 @@ func (x *metrics) sessions(n int64) { x.liveSessions.Add(context.Background(), n
 func (x *metrics) loggedIn(c im.Code) {
 	x.logins.Add(context.Background(), 1, label("code", outcome(c)))
 }
+
 func (x *metrics) resumed(how string) { x.resumes.Add(context.Background(), 1, label("outcome", how)) }
+
 func (x *metrics) shed(reason string) { x.sheds.Add(context.Background(), 1, label("reason", reason)) }
-func (x *metrics) closed(c im.Code)   { x.closes.Add(context.Background(), 1, label("code", string(c))) }
-func (x *metrics) fenced()            { x.fences.Add(context.Background(), 1) }
+
+func (x *metrics) closed(c im.Code) { x.closes.Add(context.Background(), 1, label("code", string(c))) }
+func (x *metrics) fenced()          { x.fences.Add(context.Background(), 1) }
 
 func (x *metrics) pushed(n int) {
 	if n > 0 {

@@ -30,7 +30,7 @@ func newFakeLog() *fakeLog {
 	return &fakeLog{entries: map[im.Partition][]im.Entry{}, starts: map[im.Partition]int64{}, grown: make(chan struct{})}
 }
 
-func logID(o im.Origin) im.UUID { return im.UUID{byte(o[0]), 6: 0x70, 8: 0x80} }
+func logID(o im.Origin) im.UUID { return im.UUID{o[0], 6: 0x70, 8: 0x80} }
 
 // create makes the topics of an origin, as a migration would.
 func (l *fakeLog) create(o im.Origin, partitions int) {

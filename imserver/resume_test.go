@@ -115,10 +115,6 @@ func (w *world) verdict() string {
 			for seq := uint64(1); seq <= w.model.Last(view.HeadKey{Conversation: c, Origin: o}); seq++ {
 				r := w.model.Record(view.HeadKey{Conversation: c, Origin: o}, seq)
 				k := fmt.Sprintf("%s %v %s", c, r.Place, r.ClientID)
-				readers := c.Members()
-				if g := w.model.Group(c); readers == nil && g != nil {
-					readers = g.Readers(r.Place)
-				}
 				if !r.Opaque && (r.Shown || !r.Known()) && !delivered[k] && c.Members() != nil {
 					return fmt.Sprintf("%s was never delivered", k)
 				}

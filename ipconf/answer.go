@@ -88,7 +88,7 @@ func answer(w http.ResponseWriter, status int, b []byte) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(b)
+	_, _ = w.Write(b) // the client is gone
 }
 
 func (s *IPConf) settings() rank.Settings { return rank.Settings{Limit: s.cfg.MaxAnswer} }

@@ -54,11 +54,6 @@ func (s *site) add(r im.Region, id string, l im.Load) {
 	s.loads[id] = l
 }
 
-func (s *site) remove(r im.Region, id string) {
-	key := "gateway/" + string(r)
-	s.of[key] = slices.DeleteFunc(slices.Clone(s.of[key]), func(i im.Instance) bool { return i.ID == id })
-}
-
 var errSilent = errors.New("no answer")
 
 func (s *site) Instances(_ context.Context, service string, r im.Region) ([]im.Instance, error) {

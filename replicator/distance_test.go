@@ -55,12 +55,12 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 
 // TestDelayDoesNotLimitThroughput: a backlog crosses a long way many batches at a time.
 func TestDelayDoesNotLimitThroughput(t *testing.T) {
-	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout = 5 * time.Second }, "eu", "us")
+	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout, c.WindowBytes = 5*time.Second, 1<<20 }, "eu", "us")
 	m.proxy("us", "eu").Delay(100 * time.Millisecond)
 	eu := m.nodes["eu"]
 	text := strings.Repeat("lorem ipsum ", 80)
 	records := 0
-	for i := range 12_000 { // 12 MB, one and a half windows
+	for i := range 4_000 { // 4 MB, four windows
 		eu.log.must(eu.own()[i%4], message("eu", text))
 		records++
 	}

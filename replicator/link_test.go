@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -161,7 +162,7 @@ func TestOwnKafkaAway(t *testing.T) {
 
 // TestHalfTheCopiesFail: a partition whose appends fail does not take the window from the others.
 func TestHalfTheCopiesFail(t *testing.T) {
-	m := newMesh(t, nil, "eu", "us").start()
+	m := newMesh(t, func(c *replicator.Config) { c.WindowBytes = 1 << 20 }, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	m.caughtUp(t, 5*time.Second)
 	bad, good := eu.own()[0], eu.own()[1]
@@ -172,7 +173,7 @@ func TestHalfTheCopiesFail(t *testing.T) {
 		return fine
 	})
 	big := strings.Repeat("x", 50_000)
-	for range 300 { // 15 MB, the window is 8 MiB
+	for range 60 { // 3 MB, the window is 1 MiB
 		eu.log.must(bad, message("eu", big))
 	}
 	for i := range 100 {

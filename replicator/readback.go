@@ -69,6 +69,9 @@ func (c *receiving) readBack(ctx context.Context) {
 		}
 		if err != nil && !nudged {
 			c.r.log.Warn("copies cannot be read", "peer", string(c.peer.Region), "error", err.Error())
+			for _, p := range c.parts { // a partition that the reader gave up begins again
+				reader.Seek(p.p, p.local)
+			}
 			c.relocate(ctx)
 			if !pause(ctx, wait.NextBackOff()) {
 				return

@@ -249,6 +249,11 @@ func (l *sending) pump(ctx context.Context) error {
 				return err
 			}
 			l.r.log.Warn("the own log cannot be read", "peer", string(l.peer), "error", err.Error())
+			for p, i := range l.index { // a partition that the reader gave up begins again
+				if next := l.parts[i].next; next >= 0 {
+					reader.Seek(p, next)
+				}
+			}
 			if !pause(ctx, wait.NextBackOff()) {
 				return context.Cause(ctx)
 			}

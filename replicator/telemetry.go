@@ -109,7 +109,7 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-func (m *metrics) close() { m.registration.Unregister() }
+func (m *metrics) close() { _ = m.registration.Unregister() } // fails only if it was never registered
 
 func add(c metric.Int64Counter, n int, peer im.Region, direction string) {
 	set := []attribute.KeyValue{attribute.String("peer", string(peer))}

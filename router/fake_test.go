@@ -67,15 +67,6 @@ func (k *kafka) Bounds(_ context.Context, all []im.Partition) (map[im.Partition]
 	return bounds, nil
 }
 
-// cut forgets what is below an offset, as retention does.
-func (k *kafka) cut(p im.Partition, start int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.parts[p] = append([]im.Entry(nil), k.parts[p][start-k.start[p]:]...)
-	k.start[p] = start
-	k.signal()
-}
-
 func (k *kafka) entries(p im.Partition) []im.Entry {
 	k.mu.Lock()
 	defer k.mu.Unlock()

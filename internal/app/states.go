@@ -21,7 +21,7 @@ func newRegionStates() *regionStates {
 func (s *regionStates) set(states []im.RegionState) {
 	m := make(map[im.Region]ipconf.State, len(states))
 	for _, r := range states {
-		m[r.Region] = ipconf.State(r.State)
+		m[r.Region] = r.State
 	}
 	s.latest.Store(&m)
 }

@@ -35,7 +35,7 @@ func (c *conn) close(reset bool) {
 				continue
 			}
 			if t, ok := s.(*net.TCPConn); ok && reset {
-				t.SetLinger(0)
+				_ = t.SetLinger(0) // fails only if it is closed already
 			}
 			s.Close()
 		}

@@ -189,6 +189,10 @@ func TestOneWayStall(t *testing.T) {
 		}
 	})
 	c := dial(t, p)
+	if _, err := trip(c, 5*time.Second); err != nil { // a connection is not made across a stall
+		t.Fatal(err)
+	}
+	<-received
 	p.Stall(Down)
 	if _, err := trip(c, 50*time.Millisecond); !silent(err) {
 		t.Fatalf("the way back is stalled: %v", err)
@@ -220,6 +224,9 @@ func TestOneWayStall(t *testing.T) {
 func TestOneWayCut(t *testing.T) {
 	p := echo(t)
 	c := dial(t, p)
+	if _, err := trip(c, 5*time.Second); err != nil { // a connection is not made across a cut
+		t.Fatal(err)
+	}
 	p.Cut(Down)
 	if _, err := trip(c, 50*time.Millisecond); !silent(err) {
 		t.Fatal(err)

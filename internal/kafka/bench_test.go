@@ -36,8 +36,12 @@ func record300() []im.Entry {
 	return []im.Entry{{
 		Key: []byte("d:ann:bob"), Value: bytes.Repeat([]byte("v"), 200),
 		Headers: []im.Header{
-			{Key: "c", Value: []byte("d:ann:bob")}, {Key: "k", Value: []byte("message")}, {Key: "v", Value: []byte("1")},
-			{Key: "o", Value: []byte("eu")}, {Key: "s", Value: make([]byte, 8)}, {Key: "t", Value: bytes.Repeat([]byte("t"), 55)},
+			{Key: "c", Value: []byte("d:ann:bob")},
+			{Key: "k", Value: []byte("message")},
+			{Key: "v", Value: []byte("1")},
+			{Key: "o", Value: []byte("eu")},
+			{Key: "s", Value: make([]byte, 8)},
+			{Key: "t", Value: bytes.Repeat([]byte("t"), 55)},
 		},
 	}}
 }

@@ -117,8 +117,10 @@ func (c *Cluster) VerifyTopics(ctx context.Context, specs []TopicSpec) error {
 		for id := range lay.brokers {
 			name := strconv.Itoa(int(id))
 			if v := found[brokerResource+name]["auto.create.topics.enable"]; v != "false" {
-				problems = append(problems, &SettingError{"(all)", "auto.create.topics.enable of " + lay.broker(id), show(v), "false",
-					"set it in the broker's configuration: a mistyped name would otherwise become a topic"})
+				problems = append(problems, &SettingError{
+					"(all)", "auto.create.topics.enable of " + lay.broker(id), show(v), "false",
+					"set it in the broker's configuration: a mistyped name would otherwise become a topic",
+				})
 			}
 		}
 	}

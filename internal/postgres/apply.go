@@ -172,13 +172,15 @@ func (w *writes) positionRows() []statement {
 		next[i], local[i], generations[i], watermarks[i] = p.To.Next, p.To.Local, int64(p.To.Generation), int64(p.To.Watermark)
 		ids[i] = uuid(p.To.Log)
 	}
-	update := statement{table: "positions", fence: true, sql: `
+	update := statement{
+		table: "positions", fence: true, sql: `
 		UPDATE positions p
 		SET next = u.next, local = u.local, generation = u.generation, watermark = u.watermark, log_id = u.log_id
 		FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[])
 			AS u(topic, part, expected, next, local, generation, watermark, log_id)
 		WHERE p.topic = u.topic AND p.part = u.part AND p.next = u.expected`,
-		args: []any{topics, parts, from, next, local, generations, watermarks, ids}}
+		args: []any{topics, parts, from, next, local, generations, watermarks, ids},
+	}
 	if !w.fresh {
 		return []statement{update}
 	}
@@ -202,12 +204,14 @@ func (w *writes) headRows() statement {
 		conversations[i], origins[i], topics[i] = string(k.Conversation), string(k.Origin), row.partition.Topic
 		seqs[i], offsets[i], parts[i] = int64(row.seq), row.offset, int32(row.partition.Number)
 	}
-	return statement{table: "heads", sql: `
+	return statement{
+		table: "heads", sql: `
 		INSERT INTO heads (conversation, origin, seq, log_offset, topic, part)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::int[])
 		ON CONFLICT (conversation, origin) DO UPDATE SET seq = excluded.seq, log_offset = excluded.log_offset
 		WHERE excluded.seq > heads.seq`,
-		args: []any{conversations, origins, seqs, offsets, topics, parts}}
+		args: []any{conversations, origins, seqs, offsets, topics, parts},
+	}
 }
 
 func (w *writes) idRows() statement {
@@ -226,7 +230,8 @@ func (w *writes) idRows() statement {
 		conversations[i], senders[i], clients[i], origins[i] = string(k.Conversation), string(k.Sender), uuid(k.ClientID), string(k.origin)
 		stamps[i], seqs[i], firsts[i] = int64(row.place.Stamp), int64(row.place.Seq), int64(row.first)
 	}
-	return statement{table: "ids", sql: `
+	return statement{
+		table: "ids", sql: `
 		INSERT INTO ids AS i (conversation, sender, client_id, origin, stamp, seq, first_seq)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[])
 		ON CONFLICT (conversation, client_id, sender, origin) DO UPDATE SET
@@ -234,7 +239,8 @@ func (w *writes) idRows() statement {
 			seq = CASE WHEN (excluded.stamp, excluded.seq) < (i.stamp, i.seq) THEN excluded.seq ELSE i.seq END,
 			first_seq = LEAST(excluded.first_seq, i.first_seq)
 		WHERE (excluded.stamp, excluded.seq) < (i.stamp, i.seq) OR excluded.first_seq < i.first_seq`,
-		args: []any{conversations, senders, clients, origins, stamps, seqs, firsts}}
+		args: []any{conversations, senders, clients, origins, stamps, seqs, firsts},
+	}
 }
 
 func (w *writes) recordRows() statement {
@@ -258,11 +264,13 @@ func (w *writes) recordRows() statement {
 		}
 	}
 	// No ON CONFLICT: the fence makes sure that every record comes once, so a conflict here is a bug and must be heard.
-	return statement{table: "messages", sql: `
+	return statement{
+		table: "messages", sql: `
 		INSERT INTO messages (conversation, origin, seq, stamp, log_offset, kind, version, sender, client_id, trace, opaque, shown, body)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
 			$9::uuid[], $10::text[], $11::bool[], $12::bool[], $13::bytea[])`,
-		args: []any{conversations, origins, seqs, stamps, offsets, kinds, versions, senders, clients, traces, opaque, shown, bodies}}
+		args: []any{conversations, origins, seqs, stamps, offsets, kinds, versions, senders, clients, traces, opaque, shown, bodies},
+	}
 }
 
 func (w *writes) inboxRows() statement {
@@ -280,12 +288,14 @@ func (w *writes) inboxRows() statement {
 		uids[i], conversations[i], origins[i], topics[i] = string(k.uid), string(k.Conversation), string(k.Origin), row.partition.Topic
 		offsets[i], parts[i] = row.offset, int32(row.partition.Number)
 	}
-	return statement{table: "inbox", sql: `
+	return statement{
+		table: "inbox", sql: `
 		INSERT INTO inbox (uid, conversation, origin, log_offset, topic, part)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::int[])
 		ON CONFLICT (uid, conversation, origin) DO UPDATE SET log_offset = excluded.log_offset
 		WHERE excluded.log_offset > inbox.log_offset`,
-		args: []any{uids, conversations, origins, offsets, topics, parts}}
+		args: []any{uids, conversations, origins, offsets, topics, parts},
+	}
 }
 
 func (w *writes) memberRows() statement {
@@ -303,10 +313,12 @@ func (w *writes) memberRows() statement {
 	if len(uids) == 0 {
 		return statement{}
 	}
-	return statement{table: "members", sql: `
+	return statement{
+		table: "members", sql: `
 		INSERT INTO members (conversation, uid, origin, seq, stamp, log_offset, sender, client_id, added)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::uuid[], $9::bool[])`,
-		args: []any{conversations, uids, origins, seqs, stamps, offsets, senders, clients, added}}
+		args: []any{conversations, uids, origins, seqs, stamps, offsets, senders, clients, added},
+	}
 }
 
 func (w *writes) titleRows() statement {
@@ -326,10 +338,12 @@ func (w *writes) titleRows() statement {
 	if len(titles) == 0 {
 		return statement{}
 	}
-	return statement{table: "titles", sql: `
+	return statement{
+		table: "titles", sql: `
 		INSERT INTO titles (conversation, origin, seq, stamp, sender, client_id, created, title)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::uuid[], $7::bool[], $8::bytea[])`,
-		args: []any{conversations, origins, seqs, stamps, senders, clients, created, titles}}
+		args: []any{conversations, origins, seqs, stamps, senders, clients, created, titles},
+	}
 }
 
 func (w *writes) cursorRows() statement {
@@ -346,13 +360,15 @@ func (w *writes) cursorRows() statement {
 		conversations[i], uids[i], origins[i] = string(k.conversation), string(k.uid), string(k.origin)
 		delivered[i], read[i] = int64(w.cursors[k].delivered), int64(w.cursors[k].read)
 	}
-	return statement{table: "cursors", sql: `
+	return statement{
+		table: "cursors", sql: `
 		INSERT INTO cursors AS c (conversation, uid, origin, delivered, read)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
 		ON CONFLICT (conversation, uid, origin) DO UPDATE SET
 			delivered = GREATEST(c.delivered, excluded.delivered), read = GREATEST(c.read, excluded.read)
 		WHERE excluded.delivered > c.delivered OR excluded.read > c.read`,
-		args: []any{conversations, uids, origins, delivered, read}}
+		args: []any{conversations, uids, origins, delivered, read},
+	}
 }
 
 func sorted[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {

@@ -33,10 +33,19 @@ func (c *Chat) Online(region string) {
 		`document.getElementById("status").dataset.phase === "online" && document.querySelector("#status .region").textContent === %q`, region))
 }
 
-// Gateway is the gateway that serves the page, as it says.
+// gatewayScript is the gateway that serves the page, region/id, or "" while none does.
+const gatewayScript = `(document.getElementById("status").dataset.phase === "online" ? document.querySelector("#status .region").textContent + "/" + document.querySelector("#status .words").textContent.match(/Connected to (\S+)/)[1] : "")`
+
+// Gateway is the gateway that serves the page, region/id, as it says.
 func (c *Chat) Gateway() string {
 	c.t.Helper()
-	return Eval[string](c.Page, `document.querySelector("#status .words").textContent.match(/Connected to (\S+)/)?.[1] ?? ""`)
+	return Eval[string](c.Page, gatewayScript)
+}
+
+// Moves waits until a gateway other than this one serves the page.
+func (c *Chat) Moves(from string) {
+	c.t.Helper()
+	c.Until("a gateway other than "+from+" serves", fmt.Sprintf("%[1]s && %[1]s !== %[2]q", gatewayScript, from))
 }
 
 // Send writes a message and presses Enter.

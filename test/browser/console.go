@@ -16,7 +16,7 @@ func (b *Browser) OpenConsole(t testing.TB, base string) *Console {
 	return c
 }
 
-// Gateway presses a gateway's button: kill or restart.
+// Gateway presses the button of a gateway, region/id: kill or restart.
 func (c *Console) Gateway(id, order string) {
 	c.t.Helper()
 	c.Click(fmt.Sprintf(`[data-gateway="%s"] button[data-order="%s"]`, id, order))

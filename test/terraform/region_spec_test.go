@@ -4,6 +4,7 @@ package terraform
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +32,8 @@ func TestRegionSpecIsAccepted(t *testing.T) {
 		cmd.Env = append(os.Environ(), "TF_CLI_CONFIG_FILE="+filepath.Join(dir, "none.tfrc"), "CHECKPOINT_DISABLE=1")
 		out, err := cmd.Output()
 		if err != nil {
-			if exit, ok := err.(*exec.ExitError); ok {
+			exit := &exec.ExitError{}
+			if errors.As(err, &exit) {
 				t.Fatalf("terraform %v: %v\n%s%s", args, err, out, exit.Stderr)
 			}
 			t.Fatal(err)

@@ -271,8 +271,8 @@ export class Client extends Emitter {
         }
         this.#connection = undefined;
         this.#lostAt = performance.now();
-        if (LEAVE.has(error.code)) this.#avoid = link.gateway.id;
-        else this.#prefer = link.gateway.id;
+        if (LEAVE.has(error.code)) this.#avoid = link.gateway.key;
+        else this.#prefer = link.gateway.key;
       } catch (thrown) {
         signal.throwIfAborted();
         error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
@@ -307,7 +307,7 @@ export class Client extends Emitter {
     const order = await this.#order(store, move?.alternatives ?? []);
     const { socket, gateway } = await race(order, this.#policy, signal);
     this.#prefer = '';
-    this.#avoid = gateway.id; // until it says welcome
+    this.#avoid = gateway.key; // until it says welcome
 
     const connection = new Connection(socket);
     const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
@@ -333,7 +333,7 @@ export class Client extends Emitter {
     if (welcome.serverTimeMs) this.#clockOffsetMs = Number(welcome.serverTimeMs) - (asked + Date.now()) / 2;
     this.#origin = welcome.origin || welcome.region || '';
     this.maxText = welcome.maxTextBytes || this.maxText;
-    store.last = gateway.id;
+    store.last = gateway.key;
     this.#avoid = '';
     this.#heardAt = performance.now();
     this.#connection = connection;
@@ -365,8 +365,8 @@ export class Client extends Emitter {
       if (this.#gateways.length === 0) throw error; // the old list stays usable
     }
     /** @param {import('./dial.js').Gateway} g */
-    const rank = (g) => (alternatives.includes(g.url) || g.id === this.#prefer ? 0 : g.id === this.#avoid ? 2 : 1);
-    const unlisted = alternatives.filter((url) => !this.#gateways.some((g) => g.url === url)).map((url) => ({ id: url, region: '', url, pullUrl: '' }));
+    const rank = (g) => (alternatives.includes(g.url) || g.key === this.#prefer ? 0 : g.key === this.#avoid ? 2 : 1);
+    const unlisted = alternatives.filter((url) => !this.#gateways.some((g) => g.url === url)).map((url) => ({ key: url, id: url, region: '', url, pullUrl: '' }));
     return [...unlisted, ...this.#gateways].sort((a, b) => rank(a) - rank(b));
   }
 
@@ -421,7 +421,7 @@ export class Client extends Emitter {
       void link.connection.closed.then(() => (closed = true));
       await Promise.race([pause(withinMs * Math.random(), this.#stopping.signal), link.connection.closed]);
       if (closed) return undefined;
-      this.#avoid = link.gateway.id;
+      this.#avoid = link.gateway.key;
       const next = await this.#connect(store, { alternatives });
       link.connection.bye();
       return next;

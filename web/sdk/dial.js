@@ -5,7 +5,7 @@ import { AntipodeError } from './codes.js';
 import { pause } from './emitter.js';
 import { readPolicy } from './policy.js';
 
-/** @typedef {{id: string, region: string, url: string, pullUrl: string}} Gateway */
+/** @typedef {{key: string, id: string, region: string, url: string, pullUrl: string}} Gateway  key: region/id; ids are unique within a region only */
 /** @typedef {{gateways: Gateway[], policy: import('./policy.js').Policy, ttlMs: number}} Endpoints */
 
 export const SUBPROTOCOL = 'antipode.v1+json';
@@ -31,6 +31,7 @@ export async function endpoints(bases, query, signal) {
     const answer = await response.json();
     /** @type {Gateway[]} */
     const gateways = (answer.gateways ?? []).map((/** @type {any} */ g) => ({
+      key: `${g.region}/${g.id}`,
       id: String(g.id),
       region: String(g.region),
       url: String(g.url),
@@ -66,7 +67,7 @@ export async function race(gateways, policy, signal) {
         const lose = (why) => {
           settle();
           socket.close();
-          reject(new AntipodeError('unavailable', `gateway ${gateway.id} ${why}`));
+          reject(new AntipodeError('unavailable', `gateway ${gateway.key} ${why}`));
         };
         const abort = () => lose('was slower');
         ended.addEventListener('abort', abort);

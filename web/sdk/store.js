@@ -134,7 +134,7 @@ export class Store {
     this.#set('rtt', JSON.stringify(rtts));
   }
 
-  /** The gateway used last. */
+  /** The gateway used last, region/id. */
   get last() {
     return this.#get('last') ?? '';
   }

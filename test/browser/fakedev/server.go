@@ -91,7 +91,7 @@ func (w *World) ipconf(own *region) http.Handler {
 			for _, g := range r.gateways {
 				known := false
 				for _, e := range answer.Gateways {
-					known = known || e.ID == g.id
+					known = known || e.URL == g.wsURL()
 				}
 				if !known && g.server.running() {
 					answer.Gateways = append(answer.Gateways, wire.Endpoint{ID: g.id, Region: name, URL: g.wsURL(), PullURL: g.server.url(), Score: 1})

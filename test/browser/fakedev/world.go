@@ -66,7 +66,7 @@ func New(delay time.Duration, names ...im.Region) *World {
 		r := &region{name: name, convs: map[string]*conv{}, offsets: map[im.Region]int{}, lag: map[im.Origin]float64{}, accepted: &meter{}}
 		r.ipconf = &server{handler: w.ipconf(r)}
 		for i := range 2 {
-			r.gateways = append(r.gateways, newGateway(w, r, fmt.Sprintf("gw-%s-%d", name, i+1)))
+			r.gateways = append(r.gateways, newGateway(w, r, fmt.Sprintf("gateway-%d", i+1)))
 		}
 		w.regions[name] = r
 	}

@@ -111,9 +111,9 @@ function gateway(first) {
   const rate = h('span', { class: 'figure' });
   const button = h('button', { type: 'button', onclick: () => {
     const kill = now.state !== 'down';
-    void order(() => dev.gateway(now.region, now.id, kill ? 'kill' : 'restart'), `Gateway ${now.id} ${kill ? 'killed' : 'is starting'}`, button);
+    void order(() => dev.gateway(now.region, now.id, kill ? 'kill' : 'restart'), `Gateway ${now.region}/${now.id} ${kill ? 'killed' : 'is starting'}`, button);
   } });
-  const element = h('li', { dataset: { gateway: first.id } },
+  const element = h('li', { dataset: { gateway: `${first.region}/${first.id}` } },
     h('span', { class: 'id', title: first.url }, h('span', {}, first.id)), conns, rate, button);
   /** @param {GatewayState} g @param {boolean} regionDown */
   function draw(g, regionDown) {
@@ -121,7 +121,7 @@ function gateway(first) {
     element.dataset.state = g.state;
     text(conns, `${whole(g.conns)} conn${g.conns === 1 ? '' : 's'}`);
     text(rate, `${perSecond(g.rate)} frames/s`);
-    face(button, g.state === 'down' ? 'restart' : 'kill', 'gateway', g.id);
+    face(button, g.state === 'down' ? 'restart' : 'kill', 'gateway', `${g.region}/${g.id}`);
     button.hidden = regionDown;
   }
   return { element, draw };

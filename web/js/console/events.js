@@ -17,7 +17,7 @@ export class Events {
     /** @type {Map<string, string>} */
     const now = new Map();
     for (const region of state.regions) now.set(`Region ${region.name}`, region.state);
-    for (const gateway of state.gateways) now.set(`Gateway ${gateway.id}`, gateway.state);
+    for (const gateway of state.gateways) now.set(`Gateway ${gateway.region}/${gateway.id}`, gateway.state);
     for (const link of state.links) now.set(`Link ${link.from} → ${link.to}`, link.state);
     const last = this.#last;
     this.#last = now;

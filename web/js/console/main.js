@@ -70,7 +70,7 @@ function sums(state) {
 function health(state) {
   const wrong = [
     ...state.regions.filter((region) => region.state !== 'up').map((region) => `region ${region.name} is ${region.state}`),
-    ...state.gateways.filter((g) => g.state !== 'up' && state.regions.find((region) => region.name === g.region)?.state === 'up').map((g) => `${g.id} is ${g.state}`),
+    ...state.gateways.filter((g) => g.state !== 'up' && state.regions.find((region) => region.name === g.region)?.state === 'up').map((g) => `${g.region}/${g.id} is ${g.state}`),
   ];
   const cut = state.links.filter((link) => link.state !== 'open').length;
   if (cut) wrong.push(`${cut} link${cut === 1 ? ' is' : 's are'} not open`);
