@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-go test-browser bench lint vet fmt generate generate-check vuln clean
+.PHONY: help build run demo test test-go test-browser test-infra bench lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +25,18 @@ test: test-go test-browser ## run every test
 # in the other tests already.
 BROWSER := ./test/browser/...
 
-test-go: ## run all but the browser tests, with the race detector
-	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -v /test/browser)
+# These need terraform and promtool, which a developer of the services need not have.
+INFRA := ./test/terraform ./test/observability
+
+test-go: ## run all but the browser and infrastructure tests, with the race detector
+	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)')
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
 	$(GO) test -timeout 4m $(BROWSER)
+
+test-infra: ## run the tests of terraform/ and observability/ (need terraform and promtool)
+	cd terraform/modules/region-spec && terraform init -backend=false -input=false >/dev/null && terraform test
+	$(GO) test -timeout 5m $(INFRA)
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
