@@ -38,8 +38,8 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 	if took[0] < delay {
 		t.Errorf("a record took %v, less than the delay", took[0])
 	}
-	if took[5] > delay+30*time.Millisecond { // a round trip would be 80 ms; other tests may load the machine
-		t.Errorf("a quarter took more than %v", took[5])
+	if took[0] > delay+30*time.Millisecond { // a round trip would be 80 ms; the best of 20, as others may load the machine
+		t.Errorf("the best took %v", took[0])
 	}
 	for _, n := range []*node{eu, us} { // the same clock, across 40 ms and across nothing
 		for peer, off := range n.replicator().ClockOffsets() {
@@ -55,21 +55,24 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 
 // TestDelayDoesNotLimitThroughput: a backlog crosses a long way many batches at a time.
 func TestDelayDoesNotLimitThroughput(t *testing.T) {
-	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout, c.WindowBytes = 5*time.Second, 1<<20 }, "eu", "us")
-	m.proxy("us", "eu").Delay(100 * time.Millisecond)
-	eu := m.nodes["eu"]
-	text := strings.Repeat("lorem ipsum ", 80)
-	records := 0
-	for i := range 4_000 { // 4 MB, four windows
-		eu.log.must(eu.own()[i%4], message("eu", text))
-		records++
+	const records = 4000 // 4 MB, four windows
+	ship := func(delay time.Duration) time.Duration {
+		m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout, c.WindowBytes = 10*time.Second, 1<<20 }, "eu", "us")
+		m.proxy("us", "eu").Delay(delay)
+		eu := m.nodes["eu"]
+		text := strings.Repeat("lorem ipsum ", 80)
+		for i := range records {
+			eu.log.must(eu.own()[i%4], message("eu", text))
+		}
+		began := time.Now()
+		m.start().caughtUp(t, 60*time.Second)
+		return time.Since(began)
 	}
-	began := time.Now()
-	m.start().caughtUp(t, 30*time.Second)
-	took := time.Since(began)
-	t.Logf("%d records over 100 ms one way in %v", records, took)
-	if took > 20*time.Second { // one record, or 64 KiB, a round trip would take minutes
-		t.Errorf("took %v", took)
+	near, far := ship(0), ship(100*time.Millisecond)
+	t.Logf("%d records in %v, over 100 ms one way in %v", records, near, far)
+	// Handshake, open and four windows take 1.5 s of waiting. With a window of 64 KiB a round trip it would be 12 s more.
+	if far > 3*near+3*time.Second {
+		t.Errorf("took %v, without a delay %v", far, near)
 	}
 }
 
