@@ -131,7 +131,7 @@ func (w *world) verdict() string {
 // Whatever the moment at which the process dies, the next one goes on exactly: nothing is applied twice or skipped (I2,
 // I8), and nothing is left undelivered or delivered under a wrong seq.
 func TestCrashAndResume(t *testing.T) {
-	seeds := uint64(150)
+	seeds := uint64(80)
 	if testing.Short() {
 		seeds = 50
 	}
@@ -198,7 +198,7 @@ func TestCrashAndResume(t *testing.T) {
 // Two instances that both believe to own everything, each paused at random, leave what one alone would have: whoever is
 // late is fenced (I8).
 func TestTwoOwners(t *testing.T) {
-	for seed := range uint64(50) {
+	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, seed, 80)
 			var mu sync.Mutex
@@ -238,7 +238,7 @@ func TestTwoOwners(t *testing.T) {
 
 // Partitions move between two instances while records are applied.
 func TestOwnersChange(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, seed, 120)
 			w.store.step = func(context.Context, string) error { time.Sleep(3 * time.Millisecond); return nil }

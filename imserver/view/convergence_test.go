@@ -208,12 +208,12 @@ func TestConvergence(t *testing.T) {
 }
 
 func converge(t *testing.T, seed uint64, last rules) string {
-	logs := viewtest.Make(seed, 60)
+	logs := viewtest.Make(seed, 40)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	eu := derive(t, logs, "eu", rng, trueRules())
 	us := derive(t, logs, "us", rng, trueRules())
 	ap := derive(t, logs, "ap", rng, last)
-	deep := seed%10 == 0 // reading everything takes ten times as long as digests
+	deep := seed%25 == 0 // reading everything takes ten times as long as digests
 	if why := same(logs, eu, us, rng, deep); why != "" {
 		return "eu and us: " + why
 	}

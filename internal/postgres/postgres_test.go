@@ -77,7 +77,7 @@ func wipe(t testing.TB, timelines *Timelines) {
 // few batches both are asked the same questions.
 func testBehavesLikeView(t *testing.T, open func(*testing.T) *Timelines) {
 	timelines := open(t)
-	seeds := uint64(12)
+	seeds := uint64(8)
 	if testing.Short() {
 		seeds = 5
 	}
