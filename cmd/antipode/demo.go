@@ -39,6 +39,7 @@ func newDemoCommand() *cobra.Command {
 					}
 				}()
 			}
+			relaxCollector()
 			dev := f.config()
 			dev.Progress, dev.Pages = say, false
 			d, err := app.NewDev(dev)

@@ -24,10 +24,10 @@ import (
 
 // The metrics that the console shows, as Prometheus sees them.
 const (
-	metricSubmits   = "antipode_imserver_submits_total"
-	metricApplyLag  = "antipode_imserver_apply_lag_seconds"
-	metricFramesIn  = "antipode_gateway_frames_in_total"
-	metricFramesOut = "antipode_gateway_frames_out_total"
+	metricCalls     = "antipode_imserver_calls_total"
+	metricApplyLag  = "antipode_imserver_lag_seconds"
+	metricForwarded = "antipode_gateway_calls_total"
+	metricPushed    = "antipode_gateway_pushes_total"
 )
 
 // watcher tells the console what dev does. It reads the metrics that /metrics serves once a second, as a monitoring system
@@ -96,6 +96,9 @@ func (w *watcher) read(instance string) (now, before sample) {
 		for _, m := range f.Metric {
 			v := m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
 			now.values[f.GetName()] += v
+			if method := label(m, "method"); method != "" && label(m, "code") == "ok" {
+				now.values[f.GetName()+"/"+method] += v
+			}
 			if origin := label(m, "origin"); origin != "" {
 				if now.byOrigin[f.GetName()] == nil {
 					now.byOrigin[f.GetName()] = map[string]float64{}
@@ -152,7 +155,7 @@ func (w *watcher) refresh(ctx context.Context) {
 			region.Note = why.Error()
 		}
 		now, before := w.read(string(name) + "/imserver")
-		region.SubmitRate = rate(now, before, metricSubmits)
+		region.SubmitRate = rate(now, before, metricCalls+"/submit")
 		for origin, lag := range now.byOrigin[metricApplyLag] {
 			region.ApplyLag[im.Origin(origin)] = lag
 		}
@@ -166,7 +169,7 @@ func (w *watcher) refresh(ctx context.Context) {
 					gw.State = console.PowerDraining
 				}
 				now, before := w.read(string(name) + "/" + id)
-				gw.Rate = rate(now, before, metricFramesIn) + rate(now, before, metricFramesOut)
+				gw.Rate = rate(now, before, metricForwarded) + rate(now, before, metricPushed)
 				region.Users += load.Conns
 			}
 			state.Gateways = append(state.Gateways, gw)

@@ -72,7 +72,7 @@ type Gateway struct {
 	URL    string    `json:"url"` // WebSocket URL
 	State  Power     `json:"state"`
 	Conns  int       `json:"conns"`
-	Rate   float64   `json:"rate"` // frames per second, both ways
+	Rate   float64   `json:"rate"` // calls and pushes per second
 	Epoch  uint64    `json:"epoch,omitempty"`
 }
 

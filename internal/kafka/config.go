@@ -24,6 +24,7 @@ type Config struct {
 	AppendTimeout  time.Duration // an append that has not been acknowledged by then fails, retries included; 10 s
 	RequestTimeout time.Duration // one request, as told to the broker; 5 s
 	FetchWait      time.Duration // how long a broker holds a fetch that finds nothing; 500 ms
+	FetchPace      time.Duration // between the beginnings of a reader's fetches, while records keep coming; 3 ms
 	DialTimeout    time.Duration // one connection, TLS and SASL included; 3 s
 
 	QueueBytes          int // of all appends not yet acknowledged; more are refused with CodeOverloaded; 64 MiB
@@ -69,13 +70,14 @@ func (c Config) withDefaults() (Config, error) {
 	or(&c.AppendTimeout, 10*time.Second)
 	or(&c.RequestTimeout, 5*time.Second)
 	or(&c.FetchWait, 500*time.Millisecond)
+	or(&c.FetchPace, 3*time.Millisecond)
 	or(&c.DialTimeout, 3*time.Second)
 	or(&c.QueueBytes, 64<<20)
 	or(&c.BatchBytes, 900<<10)
 	or(&c.FetchBytes, 4<<20)
 	or(&c.PartitionFetchBytes, 512<<10)
 	switch {
-	case c.Linger < 0 || c.AppendTimeout < 0 || c.RequestTimeout < 0 || c.FetchWait < 0 || c.DialTimeout < 0:
+	case c.Linger < 0 || c.AppendTimeout < 0 || c.RequestTimeout < 0 || c.FetchWait < 0 || c.FetchPace < 0 || c.DialTimeout < 0:
 		return c, errors.New("kafka: a negative duration in the configuration")
 	case c.QueueBytes < c.BatchBytes:
 		return c, fmt.Errorf("kafka: queue of %d bytes is smaller than one batch of %d", c.QueueBytes, c.BatchBytes)

@@ -23,7 +23,9 @@ import (
 //	p  ├────────┼──────────┤├──── p and q ────
 //	q           ├──────────┤
 //
-// The next fetch of a partition begins when Poll is called again, so at most one answer per leader is held in memory.
+// The next fetch of a partition begins when Poll is called again, so at most one answer per leader is held in memory. While
+// records keep coming, fetches begin at least FetchPace apart: a broker answers as soon as it has one record, and a
+// fetch of many partitions for each record costs both ends more than all else.
 type Reader struct {
 	c      *Cluster
 	ctx    context.Context // ends with Close or the cluster's
@@ -41,7 +43,7 @@ type Reader struct {
 type follow struct {
 	next    int64
 	flight  *held     // the fetch it is in; nil when it may go into one
-	retryAt time.Time // after a failure
+	notYet  time.Time // when it may go into the next fetch: later after a failure, and a little after records came
 	tries   int
 	failing time.Time // since when it fails; zero when it does not
 	told    time.Time // when Poll last returned that
@@ -50,6 +52,7 @@ type follow struct {
 // held is one fetch.
 type held struct {
 	leader int32
+	began  time.Time
 	until  time.Time // when the broker answers at the latest, if it is in time
 	wants  []want
 	found  map[im.Partition]*got
@@ -172,6 +175,7 @@ func (r *Reader) take(h *held, now time.Time) (batches []im.Batch) {
 		switch ranged := (*RangeError)(nil); {
 		case err == nil:
 			f.tries, f.failing, f.told = 0, time.Time{}, time.Time{}
+			f.notYet = h.began.Add(r.c.cfg.FetchPace) // long past if the broker held the fetch
 		case errors.As(err, &ranged):
 			delete(r.parts, w.partition)
 			r.errs = append(r.errs, ranged)
@@ -184,7 +188,7 @@ func (r *Reader) take(h *held, now time.Time) (batches []im.Batch) {
 
 // failed puts a partition off, and has Poll return why once it has failed for long.
 func (r *Reader) failed(p im.Partition, f *follow, err error, now time.Time) {
-	f.retryAt = now.Add(backoff(f.tries))
+	f.notYet = now.Add(backoff(f.tries))
 	f.tries++
 	r.c.lay.refresh()
 	if f.failing.IsZero() {
@@ -210,14 +214,14 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 		if f.flight != nil {
 			continue
 		}
-		if now.Before(f.retryAt) {
-			earliest(f.retryAt)
+		if now.Before(f.notYet) {
+			earliest(f.notYet)
 			continue
 		}
 		leader, err := lay.leader(p)
 		if err != nil {
 			r.failed(p, f, err, now)
-			earliest(f.retryAt)
+			earliest(f.notYet)
 			continue
 		}
 		if groups == nil {
@@ -244,7 +248,7 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 		if merge {
 			continue
 		}
-		h := &held{leader: leader, until: until, wants: wants}
+		h := &held{leader: leader, began: now, until: until, wants: wants}
 		r.flights[h] = struct{}{}
 		for _, w := range wants {
 			r.parts[w.partition].flight = h
