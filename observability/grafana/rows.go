@@ -12,7 +12,7 @@ func rows() []row {
 			{
 				title: "Silence", text: "How old what a region knows of an origin is: the age of the last heartbeat applied. Heartbeats come every 5 s, messages or not.",
 				unit: "s", warn: 15, alarm: 30,
-				queries: []query{{`region_origin:antipode_imserver_silence_seconds:max{region=~"$region"}`, "{{region}} of {{origin}}"}},
+				queries: []query{{`region_origin_peer:antipode_imserver_silence_seconds:max{region=~"$region"}`, "{{region}} of {{origin}}"}},
 			},
 			{
 				title: "Clocks", text: "How far a peer's clock is ahead of the own. Stamps more than 5 s ahead are refused.", unit: "s", warn: 1, alarm: 2.5,
@@ -141,7 +141,7 @@ func rows() []row {
 				title: "Route logs", text: "Records not read yet, and the time since an origin's last, by origin.", unit: "short",
 				queries: []query{
 					{`max by (region, origin) (antipode_router_lag{region=~"$region"})`, "{{region}} of {{origin}}: records"},
-					{`region_origin:antipode_router_silence_seconds:max{region=~"$region"}`, "{{region}} of {{origin}}: seconds"},
+					{`region_origin_peer:antipode_router_silence_seconds:max{region=~"$region"}`, "{{region}} of {{origin}}: seconds"},
 				},
 			},
 			{
