@@ -43,7 +43,7 @@ antipode_a_time_seconds_count{region="eu"} 1
 		{expr: `sum({__name__=~"antipode_a_calls_total|antipode_b_total"})`, want: "metric antipode_b_total"},
 		{expr: `antipode_a_calls_total{gateway="x"}`, want: "has no label gateway"},
 		{expr: `antipode_a_calls_total{method="sumbit"}`, want: `label method of antipode_a_calls_total never is "sumbit"`},
-		{expr: `antipode_a_calls_total{code="unavailible"}`, want: `never is "unavailible"`},
+		{expr: `antipode_a_calls_total{code="unavail"}`, want: `never is "unavail"`},
 		{expr: `antipode_a_sheds_total{reason!~"rate|slow"}`, want: `never is "slow"`},
 		{expr: `region_code:antipode_a_calls:rate5m{lane="direct"}`, want: "has no label lane"},
 		{expr: `sum by (origin) (antipode_a_calls_total)`, want: "no metric in it has the label origin"},
