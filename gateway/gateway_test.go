@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -262,6 +263,61 @@ func TestResumeTakesTheSessionOver(t *testing.T) {
 		if c.Offline {
 			t.Errorf("claimed %v though the session has a socket", c)
 		}
+	}
+}
+
+// A router that asks for all routes while a login waits for its claim must not hear that the device is offline: that
+// word may come after the claim, and would hold pushes back until the route is claimed anew.
+func TestClaimsDuringLogin(t *testing.T) {
+	r := newRig(t)
+	var during [][]im.Claim
+	r.routers.mu.Lock()
+	r.routers.refuse = func(c im.Claim) error {
+		if !c.Release {
+			during = append(during, r.routers.handler.Claims())
+		}
+		return nil
+	}
+	r.routers.mu.Unlock()
+	_, w := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	r.resume(wire.SubprotocolProtobuf, "ann", 2, w, 0)
+	r.routers.mu.Lock()
+	defer r.routers.mu.Unlock()
+	want := [][]im.Claim{
+		{{UID: "ann", Device: "phone", Platform: "ios", Conn: 1, Login: 1}},
+		{{UID: "ann", Device: "phone", Platform: "ios", Conn: 2, Login: 2}},
+	}
+	if !reflect.DeepEqual(during, want) {
+		t.Errorf("claimed during the logins: %v, want %v", during, want)
+	}
+}
+
+// A resume whose claim fails leaves the session without a socket: its route is claimed so, because the claim may have
+// landed, and the next resume is told that pushes may be missing, because the conn of the route may be forgotten by then.
+func TestResumeAfterFailedClaim(t *testing.T) {
+	r := newRig(t)
+	_, w := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	r.routers.mu.Lock()
+	r.routers.refuse = func(c im.Claim) error {
+		if c.Login == 2 && !c.Offline {
+			return im.Errorf(im.CodeUnavailable, "no router")
+		}
+		return nil
+	}
+	r.routers.mu.Unlock()
+	p := r.dial(wire.SubprotocolProtobuf)
+	h := r.hello("ann", 2)
+	h.Resume = &wire.Resume{Session: w.Session, Secret: w.ResumeSecret}
+	p.send(h)
+	p.expectClose(im.CodeUnavailable)
+	offline := im.Claim{UID: "ann", Device: "phone", Platform: "ios", Conn: 2, Login: 2, Offline: true}
+	eventually(t, "the route is claimed as offline", func() bool { return r.routers.last() == offline })
+	p, w2 := r.resume(wire.SubprotocolProtobuf, "ann", 3, w, 0)
+	if !w2.Resumed {
+		t.Fatalf("welcome is %v", w2)
+	}
+	if b := expect(p, (*wire.Frame).GetBehind); b.Number != 1 {
+		t.Errorf("behind %d, want 1", b.Number)
 	}
 }
 

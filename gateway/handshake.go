@@ -135,10 +135,9 @@ func (g *Gateway) login(c *conn, uid im.UID, h *wire.Hello) (s *session, has uin
 		g.metrics.resumed("refused")
 	}
 	s = newSession(&g.cfg, g.random, uid, h, connNo)
+	claim := s.claim()
 	g.hub.add(s)
 	g.metrics.sessions(1)
-	claim := s.claim()
-	claim.Offline = false
 	if err := g.claimNow(claim); err != nil {
 		g.endSession(s, err, nil)
 		return nil, 0, false, err
@@ -189,6 +188,10 @@ func (g *Gateway) claimFailed(s *session, login uint64, err error) {
 	switch im.CodeOf(err) {
 	case im.CodeReplaced, im.CodeLoginTie:
 		g.endSession(s, err, func(s *session) bool { return s.login == login })
+	default: // the claim may have landed all the same
+		if offline, ok := s.giveUp(login); ok {
+			g.claims.put(offline)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type session struct {
 
 	mu       sync.Mutex
 	conn     *conn     // nil without a socket
+	joining  bool      // a socket's login is under way: the route is claimed as that socket's
 	connNo   uint64    // of the route: the current conn's, or the last one's
 	previous uint64    // the conn before: pushes that were under way at a resume name it
 	login    uint64    // of the route; grows with every socket
@@ -54,7 +55,7 @@ func newSession(cfg *Config, random func(bytes int) string, uid im.UID, h *wire.
 		id: random(16), secret: random(32),
 		uid: uid, device: im.DeviceID(h.Device), platform: im.Platform(h.Platform),
 		maxUnacked: cfg.MaxUnacked, maxBytes: cfg.MaxUnackedBytes, slow: cfg.SlowTimeout,
-		connNo: connNo, login: h.Login,
+		connNo: connNo, login: h.Login, joining: true,
 	}
 }
 
@@ -72,7 +73,7 @@ func (s *session) knows(secret string) bool {
 // claim is the session's route as it is now. The caller holds mu or knows that nobody else does.
 func (s *session) claim() im.Claim {
 	return im.Claim{
-		UID: s.uid, Device: s.device, Platform: s.platform, Conn: s.connNo, Login: s.login, Offline: s.conn == nil,
+		UID: s.uid, Device: s.device, Platform: s.platform, Conn: s.connNo, Login: s.login, Offline: s.conn == nil && !s.joining,
 	}
 }
 
@@ -187,7 +188,7 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	case s.login != login:
 		return im.Errorf(im.CodeReplaced, "the device logged in again during the login")
 	}
-	s.conn = c
+	s.conn, s.joining = c, false
 	s.deadline, s.slowAt = time.Time{}, time.Time{}
 	s.ack(has)
 	if s.missed { // as if one more push had been made and dropped: the client pulls
@@ -224,11 +225,21 @@ func (s *session) takeOver(connNo, login, has uint64, deadline time.Time) (old *
 		return nil, 0, im.Claim{}, im.Errorf(im.CodeLoginTie, "the login number must be above %d, the last one of this session", s.login)
 	}
 	old, unmapped = s.conn, s.previous
-	s.conn, s.deadline = nil, deadline
+	s.conn, s.joining, s.deadline = nil, true, deadline
 	s.previous, s.connNo, s.login = s.connNo, connNo, login
-	claim = s.claim()
-	claim.Offline = false
-	return old, unmapped, claim, nil
+	return old, unmapped, s.claim(), nil
+}
+
+// giveUp takes back a login whose claim failed. What routers push to may be neither of the conns that the session still
+// goes by, so its next socket is told that it is behind. False: another login came, or the session ended.
+func (s *session) giveUp(login uint64) (offline im.Claim, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != "" || s.login != login {
+		return im.Claim{}, false
+	}
+	s.joining, s.missed = false, true
+	return s.claim(), true
 }
 
 // errNoSession is answered by a new session: whatever the reason, the client pulls what it missed.
