@@ -41,3 +41,18 @@ func (c *Console) Isolate(name string, cut bool) {
 	c.Until("all links of "+name+" are "+state, fmt.Sprintf(
 		`[...document.querySelectorAll("#links tbody tr")].filter((e) => e.dataset.link.split("/").includes(%q)).every((e) => e.querySelector(".badge").textContent === %q)`, name, state))
 }
+
+// Restore heals and restarts everything, whatever a scenario that failed half-way left behind.
+func (c *Console) Restore() {
+	c.t.Helper()
+	Eval[any](c.Page, `(async () => {
+		const order = (path) => fetch(path, { method: "POST", headers: { "X-Antipode-Console": "1" } });
+		const state = await (await fetch("/dev/state.json")).json();
+		for (const link of state.links) if (link.state === "cut") await order("/dev/links/" + link.from + "/" + link.to + "/heal");
+		for (const region of state.regions) if (region.state === "down") await order("/dev/regions/" + region.name + "/restart");
+		for (const gateway of state.gateways) {
+			if (gateway.state === "down") await order("/dev/gateways/" + gateway.region + "/" + gateway.id + "/restart");
+		}
+	})()`)
+	c.Until("everything is up", `document.getElementById("health").textContent === "All well"`)
+}

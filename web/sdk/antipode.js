@@ -389,7 +389,7 @@ export class Client extends Emitter {
       if (push.service === 'im' && push.method === 'event') {
         this.sync.takeEvent(push.body);
         const id = push.body.record?.conversation;
-        if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.members(id).catch(() => {});
+        if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.sync.learn(this.sync.conversation(id));
       }
       if (++unacked >= PUSH_ACK_EVERY) ack();
       else timer ??= setTimeout(ack, this.#policy.pushAck);

@@ -82,6 +82,11 @@ export class Conversation {
     return this.others[0] ?? 'Note to self';
   }
 
+  /** Whether the title is known; that of a direct conversation always is. */
+  get titled() {
+    return !this.isGroup || this.#title !== '';
+  }
+
   /** @param {string} title */
   setTitle(title) {
     if (title) this.#title = title;

@@ -25,6 +25,7 @@ const PARALLEL = 4;
 /** A push that is ahead of its neighbour by less is no reason to pull. */
 const GAP_GRACE_MS = 120;
 const GAP_ATTEMPTS = 8;
+const LEARN_ATTEMPTS = 6;
 const MARK_CAP_MS = 30000;
 
 export class Sync {
@@ -40,6 +41,8 @@ export class Sync {
   #pulling = new Map();
   /** @type {Set<string>} */
   #filling = new Set();
+  /** @type {Set<string>} */
+  #learning = new Set();
   /** @type {Map<string, {at: number, attempt: number, timer: ReturnType<typeof setTimeout> | undefined}>} */
   #marks = new Map();
   #slots = PARALLEL;
@@ -156,6 +159,7 @@ export class Sync {
       if (fresh && conversation.timeline.gaps().length > 0) conversation.timeline.settled = false; // it has a past after all
       this.deps.changed(conversation);
       if (event.record.sender !== this.deps.uid) this.#mark(conversation);
+      if (!conversation.titled) void this.learn(conversation);
       if (conversation.timeline.gaps().length > 0) void this.#fill(conversation);
     } else if (event.receipt) {
       const conversation = this.conversations.get(event.receipt.conversation);
@@ -188,6 +192,31 @@ export class Sync {
     ]);
     for (const receipt of receipts.receipts ?? []) conversation.takeReceipt(receipt);
     this.deps.changed(conversation);
+  }
+
+  /**
+   * Asks for title and members, again if this region has not heard of the group yet: a new member gets no record that
+   * tells the title, and a notify may be ahead of the region.
+   * @param {Conversation} conversation
+   */
+  async learn(conversation) {
+    const { id } = conversation;
+    if (this.#learning.has(id)) return;
+    this.#learning.add(id);
+    try {
+      for (let attempt = 0; attempt < LEARN_ATTEMPTS && !(conversation.titled && conversation.membersKnown); attempt++) {
+        try {
+          await this.members(id);
+        } catch (error) {
+          if (!(error instanceof AntipodeError) || error.action === 'stop') return;
+          await pause(backOffMs(this.deps.policy(), attempt, error.retryAfterMs), this.signal);
+        }
+      }
+    } catch {
+      // stopped
+    } finally {
+      this.#learning.delete(id);
+    }
   }
 
   /** @param {string} id */
