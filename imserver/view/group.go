@@ -163,6 +163,18 @@ func TopTitle(titles []Title) string {
 	return top
 }
 
+// TitleFor is the title for a user with these intervals: for one who left, as it was then; for one who never was a member,
+// none. The titles are left sorted.
+func TitleFor(titles []Title, intervals []Interval) string {
+	if len(intervals) == 0 {
+		return ""
+	}
+	if end := intervals[len(intervals)-1]; !end.Open() {
+		titles = slices.DeleteFunc(slices.Clone(titles), func(t Title) bool { return t.Place.Compare(end.To) > 0 })
+	}
+	return TopTitle(titles)
+}
+
 // Group is what the changes of one group spell. It is not safe for concurrent use.
 type Group struct {
 	events  map[im.UID][]Event

@@ -271,7 +271,7 @@ func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 	intervals := v.intervals(c, uid)
 	row := ListRow{Conversation: c, Member: Current(intervals)}
 	if g := v.groups[c]; g != nil {
-		row.Title = g.Title()
+		row.Title = TitleFor(g.titles, intervals)
 	}
 	mine := v.cursors[c][uid]
 	row.Delivered, row.Read = mine.Delivered, mine.Read

@@ -137,7 +137,7 @@ func (l *lister) rows(picked []im.Conversation) ([]view.ListRow, error) {
 		return nil, err
 	}
 	for c, of := range titles {
-		row[c].Title = view.TopTitle(of)
+		row[c].Title = view.TitleFor(of, l.intervals[c])
 	}
 	heads, err := headsOf(l.ctx, l.tx, members)
 	if err != nil {
