@@ -127,6 +127,11 @@ func (s *Server) check(c im.Call, r *wire.SubmitRequest) (*submission, error) {
 		if err := s.checkUIDs("members", content.Create.GetMembers()); err != nil {
 			return nil, err
 		}
+		named := append([]string{string(c.UID)}, content.Create.GetMembers()...) // the creator is a member
+		slices.Sort(named)
+		if conversation.Lane() == im.LaneGroup && len(slices.Compact(named)) > s.cfg.MaxMembers {
+			return nil, im.Errorf(im.CodeBadRequest, "a group has at most %d members", s.cfg.MaxMembers)
+		}
 	case *wire.SubmitMember:
 		sub.member = content.Member
 		if len(content.Member.GetAdd())+len(content.Member.GetRemove()) == 0 {
@@ -257,10 +262,23 @@ func (s *Server) allowed(g *view.Group, sub *submission) error {
 	if !g.Member(sub.record.Sender) {
 		return im.Errorf(im.CodeNotMember, "you are not in this conversation")
 	}
-	if sub.member != nil && len(g.Members())+len(sub.member.Add) > s.cfg.MaxMembers && sub.record.Conversation.Lane() == im.LaneGroup {
+	if sub.member != nil && sub.record.Conversation.Lane() == im.LaneGroup && s.crowds(g, sub.member.Add) {
 		return im.Errorf(im.CodeBadRequest, "a group has at most %d members", s.cfg.MaxMembers)
 	}
 	return nil
+}
+
+// crowds tells whether adding users makes a group too large. Who is a member already adds nothing: a resend must get the
+// answer of its first try. A group that regions made too large at once can still be left.
+func (s *Server) crowds(g *view.Group, add []string) bool {
+	members := g.Members()
+	fresh := 0
+	for _, uid := range add {
+		if _, member := slices.BinarySearch(members, im.UID(uid)); !member {
+			fresh++
+		}
+	}
+	return fresh > 0 && len(members)+fresh > s.cfg.MaxMembers
 }
 
 // unheardOf answers for a group that this region has not heard of: not yet, as long as its origin's log may hold it
