@@ -367,7 +367,8 @@ func (s *Server) patiently(ctx context.Context, what string, do func() error) er
 	}
 }
 
-// pollFailed finds out which partitions the reader dropped because their logs do not hold what comes next.
+// pollFailed finds out which partitions the reader dropped because their logs do not hold what comes next. What they hold
+// again by now is read on, and so is everything while the bounds cannot be had: a reader forgets what it dropped.
 func (a *applier) pollFailed(ctx context.Context, failure error) {
 	a.s.deps.Logger.Warn("reading the logs failed", "error", failure)
 	var partitions []im.Partition
@@ -375,13 +376,15 @@ func (a *applier) pollFailed(ctx context.Context, failure error) {
 		partitions = append(partitions, t.At().Partition)
 	}
 	bounds, err := a.s.deps.Log.Bounds(ctx, partitions)
-	if err != nil {
-		return // the log is away as a whole: the reader tries again
-	}
 	for _, t := range a.tails {
 		at := t.At()
-		if b, ok := bounds[at.Partition]; ok && (at.Local < b.Start || at.Local > b.End) {
+		b, ok := bounds[at.Partition]
+		switch {
+		case a.halted[at.Partition]:
+		case err == nil && ok && (at.Local < b.Start || at.Local > b.End):
 			a.halt(ctx, at.Partition, failure)
+		default: // what is polled already comes twice, and is skipped
+			a.reader.Seek(at.Partition, at.Local)
 		}
 	}
 }

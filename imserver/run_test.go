@@ -2,6 +2,7 @@ package imserver
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -184,4 +185,74 @@ func TestHalts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// forgetful is a reader that drops a partition once, as one does whose log did not hold the next offset for a moment.
+type forgetful struct {
+	*fakeReader
+	drop chan im.Partition
+}
+
+func (r *forgetful) Poll(ctx context.Context) ([]im.Batch, error) {
+	select {
+	case p := <-r.drop:
+		r.Drop(p)
+		return nil, fmt.Errorf("%v: out of range", p)
+	default:
+		return r.fakeReader.Poll(ctx)
+	}
+}
+
+// A partition that the reader dropped, and whose log holds what comes next after all, is read on; also if the log does not
+// tell its bounds at that moment.
+func TestReadsOnWhatTheReaderDropped(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			log, store := newFakeLog(), newFakeStore(1)
+			log.create("eu", 1)
+			direct, group := im.Partition{Topic: "msg.eu.direct"}, im.Partition{Topic: "msg.eu.group"}
+			message := wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1})
+			cfg, deps := minimal(log, store, newFakeOwnership(0))
+			drop := make(chan im.Partition, 1)
+			deps.NewReader = func(from map[im.Partition]int64) Reader {
+				return &forgetful{log.newReader(from).(*fakeReader), drop}
+			}
+			boundless := &boundless{fakeLog: log}
+			deps.Log = boundless
+			s, err := New(cfg, deps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- s.Run(ctx) }()
+			time.Sleep(time.Second)
+			boundless.away.Store(away)
+			drop <- direct
+			log.put(group, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: logID("eu")}, 0)) // a poll returns
+			time.Sleep(time.Second)
+			log.put(direct, message)
+			time.Sleep(time.Minute)
+			end()
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+			if n := store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "eu"}); n != 1 {
+				t.Errorf("with the bounds away %v: %d records were applied, want 1", away, n)
+			}
+		})
+	}
+}
+
+// boundless is a log that does not tell its bounds while it is away.
+type boundless struct {
+	*fakeLog
+	away atomic.Bool
+}
+
+func (l *boundless) Bounds(ctx context.Context, partitions []im.Partition) (map[im.Partition]im.Bounds, error) {
+	if l.away.Load() {
+		return nil, errDown
+	}
+	return l.fakeLog.Bounds(ctx, partitions)
 }
