@@ -61,6 +61,9 @@ const createTries = 5
 // client is moved to another region before it has the ack, that one answers wrong_region. Then, if the record cannot have
 // landed, it is created anew there; if it may have, the region of the first try is asked over HTTP with the same ids, and
 // wrong_region is returned when it does not answer: the group may exist, and appears in the list if it does.
+//
+// A group begins within about 2 minutes of the making of its id. If no try reaches the region in that time, the error is
+// bad_conversation: there is no such group and never will be, and calling again makes another.
 func (c *Client) CreateGroup(ctx context.Context, title string, members []im.UID) (im.Conversation, error) {
 	for {
 		if err := c.Ready(ctx); err != nil {

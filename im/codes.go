@@ -32,7 +32,7 @@ const (
 	CodeUnknownService      Code = "unknown_service"      // nothing registered under the frame's service name
 	CodeUnknownMethod       Code = "unknown_method"       // the service has no such method
 	CodeBadRequest          Code = "bad_request"          // a field is missing or malformed
-	CodeBadConversation     Code = "bad_conversation"     // the conversation's id is malformed
+	CodeBadConversation     Code = "bad_conversation"     // the conversation's id is malformed, or too old for a group to begin
 	CodeBadClientID         Code = "bad_client_id"        // empty, not a UUIDv7, older than 24 h, or ahead of the skew bound
 	CodeBadText             Code = "bad_text"             // empty or not valid UTF-8
 	CodeTextTooLong         Code = "text_too_long"        // over the text length limit

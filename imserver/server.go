@@ -40,6 +40,7 @@ type Config struct {
 	Heartbeat     time.Duration // between heartbeats to the owned partitions of the own log [5 s]
 	MaxSkew       time.Duration // of stamps and client_ids ahead of this clock [im.MaxSkew]
 	MaxAge        time.Duration // of a client_id [24 h]
+	CreateWindow  time.Duration // for a group's create, from the time in its id on; equal in every region [2 min]
 	MarkInterval  time.Duration // between two cursors records of one user and conversation [1 s]
 
 	BatchRows      int           // of one transaction [500]
@@ -69,6 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.Heartbeat, 5*time.Second)
 	def(&c.MaxSkew, im.MaxSkew)
 	def(&c.MaxAge, 24*time.Hour)
+	def(&c.CreateWindow, 2*time.Minute)
 	def(&c.MarkInterval, time.Second)
 	def(&c.BatchRows, 500)
 	def(&c.BatchWait, 2*time.Millisecond)

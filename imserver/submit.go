@@ -229,25 +229,38 @@ func (s *Server) authorise(ctx context.Context, sub *submission) error {
 		return im.Errorf(im.CodeWrongRegion, "the group's id names origin %q; this region creates groups of %q", origin, s.cfg.Origin)
 	}
 	var refused error
-	known := false
+	known, begun := false, false
 	err := s.group(ctx, c, func(g *view.Group) {
 		known = g.Known()
 		if known {
+			_, _, begun = g.CreatedBy()
 			refused = s.allowed(g, sub)
 		}
 	})
 	switch {
 	case err != nil:
 		return unavailable(s, "the group's members cannot be read", err)
+	case sub.create != nil && !begun:
+		return s.timely(ctx, c, created)
 	case known:
 		return refused
-	case sub.create != nil:
-		if ahead := created - s.deps.Now().UnixMilli(); ahead > s.cfg.MaxSkew.Milliseconds() {
-			return im.Errorf(im.CodeBadConversation, "the group's id is %d ms ahead of this region's clock; at most %d are allowed", ahead, s.cfg.MaxSkew.Milliseconds())
-		}
-		return nil
 	}
 	return s.unheardOf(ctx, c)
+}
+
+// timely lets a group begin near the time in its id (Unix ms) only: once that is past, every region says for certain that
+// there is no such group. An earlier try may be in the log and not applied yet, so a late one waits until it would be.
+func (s *Server) timely(ctx context.Context, c im.Conversation, created int64) error {
+	switch age := s.deps.Now().UnixMilli() - created; {
+	case -age > s.cfg.MaxSkew.Milliseconds():
+		return im.Errorf(im.CodeBadConversation, "the group's id is %d ms ahead of this region's clock; at most %d are allowed", -age, s.cfg.MaxSkew.Milliseconds())
+	case age > s.cfg.CreateWindow.Milliseconds():
+		if err := s.unheardOf(ctx, c); im.CodeOf(err) != im.CodeUnknownConversation {
+			return err
+		}
+		return im.Errorf(im.CodeBadConversation, "the group's id was made more than %v ago and no group has it: make another id", s.cfg.CreateWindow)
+	}
+	return nil
 }
 
 // allowed decides on a group that this region has heard of. It must not keep g.
@@ -290,8 +303,9 @@ func (s *Server) unheardOf(ctx context.Context, c im.Conversation) error {
 		if err != nil {
 			return unavailable(s, "how far this region is cannot be read", err)
 		}
-		// The id was made on a client's clock, which may be ahead of the origin's by the skew that is allowed.
-		if watermark.Millis() <= created+s.cfg.MaxSkew.Milliseconds() {
+		// A create is accepted until CreateWindow after the time in the id, and is in the log AppendTimeout later at most. The
+		// heartbeat's clock may be ahead of that of who accepted, by the skew that is allowed.
+		if last := s.cfg.CreateWindow + s.cfg.AppendTimeout + s.cfg.MaxSkew; watermark.Millis() <= created+last.Milliseconds() {
 			return &im.Error{Code: im.CodeNotYetHere, Detail: "this region has not heard of the group yet", RetryAfter: time.Second}
 		}
 	}
