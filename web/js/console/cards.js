@@ -81,13 +81,14 @@ function card(first) {
     badge.className = `badge ${BADGES[now.state] ?? ''}`;
     const conns = own.reduce((sum, g) => sum + g.conns, 0);
     [whole(now.users), whole(conns), perSecond(now.submit_rate), whole(now.log ?? 0)].forEach((value, i) => text(facts[i].value, value));
+    if (facts[3].value.parentElement) facts[3].value.parentElement.hidden = now.log === undefined;
     note.hidden = !now.note;
     text(note, now.note ?? '');
     const behind = Object.entries(now.apply_lag ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
     const drawn = JSON.stringify(behind.map(([origin, seconds]) => [origin, lag(seconds)]));
     if (lags.dataset.drawn !== drawn) {
       lags.dataset.drawn = drawn;
-      lags.replaceChildren(h('span', { class: 'what' }, 'Accept to apply here'), ...(behind.length ? behind.map(([origin, seconds]) =>
+      lags.replaceChildren(h('span', { class: 'what' }, 'Apply lag'), ...(behind.length ? behind.map(([origin, seconds]) =>
         h('span', { class: 'lag' }, regionTag(origin), h('span', { class: grave(seconds) }, seconds < 1 ? `${Math.round(seconds * 1000)} ms` : lag(seconds)))) : ['nothing yet']));
     }
     arrange(list, own.map((g) => {

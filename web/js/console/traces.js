@@ -13,6 +13,9 @@ const LIST_MS = 1500;
 /** The chosen trace is asked for again for so long: late regions add their spans. */
 const GROW_MS = 30000;
 const ROW = 28;
+/** Rough pixels of a letter of a span's name, and of the names of lanes beside the axis. */
+const LETTER = 7.6;
+const LANE_NAMES = 170;
 
 export class Traces {
   /** @type {TraceLine[]} */
@@ -123,6 +126,10 @@ export class Traces {
     /** @param {number} us */
     const share = (us) => `${((us / 1000 / wide) * 100).toFixed(3)}%`;
 
+    const axis = Math.max(160, byID('trace').clientWidth - LANE_NAMES); // px
+    /** How much of the axis a span's name takes. @param {Span} span */
+    const nameShare = (span) => (short(span.name).length * LETTER + 16) / axis;
+
     const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.span : undefined;
     const line = this.#lines.find((l) => l.id === this.#chosen);
     const head = h('div', { class: 'trace-head' },
@@ -133,14 +140,15 @@ export class Traces {
     const ticks = Array.from({ length: Math.round(wide / step) }, (_, i) => h('span', { style: { left: share(i * step * 1000) } }, `${trim(i * step)} ms`));
     const grid = h('div', { class: 'waterfall', style: { '--step': share(step * 1000) } }, h('div'), h('div', { class: 'axis', 'aria-hidden': 'true' }, ...ticks));
     for (const lane of lanes(spans)) {
-      const rows = stack(lane.spans, ((wide * 1000) / 100) * 11);
+      const rows = stack(lane.spans, (span) => nameShare(span) * wide * 1000);
       grid.append(
         h('div', { class: 'lane-name', dataset: { hue: hue(lane.region) } }, regionTag(lane.region || '–'), h('span', { class: 'service' }, lane.service)),
         h('div', { class: 'lane', style: { height: `${Math.max(...rows.map(({ row }) => row + 1)) * ROW}px` } },
           ...rows.map(({ span, row }) => {
             const offset = span.start_us - start;
             const part = span.duration_us / 1000 / wide;
-            const place = part > 0.1 ? ' inner' : offset / 1000 / wide + part > 0.82 ? ' flip' : '';
+            const name = nameShare(span);
+            const place = part > name ? ' inner' : offset / 1000 / wide + part + name > 1 ? ' flip' : '';
             return h('button', {
               type: 'button', class: `span${place}${span.error ? ' error' : ''}`, 'aria-pressed': String(span.id === this.#span),
               'aria-label': `${span.name} in ${span.region} ${span.service}: begins after ${millis(offset)}, takes ${millis(span.duration_us)}${span.error ? `, failed: ${span.error}` : ''}`,
@@ -151,7 +159,7 @@ export class Traces {
                 this.#span = this.#span === span.id ? '' : span.id;
                 this.#waterfall(spans);
               },
-            }, h('b', {}, span.name));
+            }, h('b', {}, short(span.name)));
           }),
         ),
       );
@@ -164,10 +172,12 @@ export class Traces {
 }
 
 /** @param {TraceLine} line */
-function title({ sender, conversation, root }) {
+function title({ id, sender, conversation, root }) {
   const [kind, a, b] = (conversation ?? '').split(':');
-  const to = kind === 'd' ? (a === sender ? b : a) : kind === 'g' || kind === 's' ? 'a group' : '';
-  return sender ? (to ? `${sender} to ${to}` : sender) : conversation || root;
+  const group = kind === 'g' || kind === 's';
+  if (!sender) return kind === 'd' ? `${a} and ${b}` : group ? 'In a group' : conversation || `${root} ${id.slice(0, 8)}`;
+  const to = kind === 'd' ? (a === sender ? b : a) : group ? 'a group' : '';
+  return to ? `${sender} to ${to}` : sender;
 }
 
 /** @param {Span} span @param {number} start */
@@ -200,17 +210,21 @@ function lanes(spans) {
   return [...map.values()].sort((a, b) => (reached.get(a.region) ?? 0) - (reached.get(b.region) ?? 0) || (a.region < b.region ? -1 : a.region > b.region ? 1 : a.first - b.first));
 }
 
+/** A span's name without the package of a call: "antipode.v1.Backend/Call" is "Backend/Call". @param {string} name */
+const short = (name) => name.replace(/^.*\.(?=[^.]*\/)/, '');
+
 /**
  * Puts spans that overlap, their names included, on rows of their own.
- * @param {Span[]} spans  by start @param {number} nameUS  how much of the axis a name takes
+ * @param {Span[]} spans  by start @param {(span: Span) => number} nameUS  how much of the axis its name takes
  */
 function stack(spans, nameUS) {
   /** @type {number[]} */
   const ends = [];
   return spans.map((span) => {
+    const name = nameUS(span);
     let row = ends.findIndex((end) => end <= span.start_us);
     if (row < 0) row = ends.length;
-    ends[row] = span.start_us + span.duration_us + nameUS;
+    ends[row] = span.start_us + (span.duration_us > name ? span.duration_us : span.duration_us + name);
     return { span, row };
   });
 }
