@@ -208,8 +208,9 @@ func (r *Replicator) Status() Status {
 		r.mu.Lock()
 		out.Since = c.since
 		if links := r.sendings[p.Region]; len(links) > 0 {
-			for _, part := range links[len(links)-1].parts {
-				if part.refused != "" {
+			parts := links[len(links)-1].parts
+			for i := range parts { // the link writes next meanwhile: only what is fixed once it is open is read
+				if part := &parts[i]; part.refused != "" {
 					out.Refused = append(out.Refused, Refusal{part.p, part.refused})
 				}
 			}

@@ -83,6 +83,9 @@ func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
 func (p *process) log(ctx context.Context) (*kafka.Cluster, error) {
 	cfg := p.site.Kafka
 	cfg.ClientID = "antipode-" + p.service
+	if p.service == ServiceReplicator && p.site.LinkPace > 0 {
+		cfg.FetchPace = p.site.LinkPace
+	}
 	log, err := kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log})
 	if err != nil {
 		return nil, err

@@ -268,7 +268,8 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 		return Site{}, fmt.Errorf("region %s: %w", name, err)
 	}
 	site.Kafka.Embedded = true
-	site.Kafka.FetchPace = 5 * time.Millisecond // nine readers of three brokers share this machine
+	// Some twenty readers and three brokers share this machine, and each fetch costs both ends.
+	site.Kafka.FetchPace, site.LinkPace = 5*time.Millisecond, 10*time.Millisecond
 	return site, nil
 }
 

@@ -36,6 +36,7 @@ type Site struct {
 	Partitions int         // of every topic, equal in every region
 
 	Kafka       kafka.Config
+	LinkPace    time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
 	Topic       kafka.TopicSpec // replication and retention of new topics
 	Timelines   []string        // PostgreSQL URLs
 	Redis       *goredis.UniversalOptions
