@@ -28,6 +28,7 @@ type applier struct {
 	tails     []*view.Tail           // of what is owned, by partition
 	committed map[im.Partition]int64 // next of the store, as of the last flight that landed
 	flight    *flight
+	batch     uint64                       // the last that was begun
 	sent      map[im.Partition]im.Position // delivered since it was last saved
 	gapped    map[im.Partition]bool        // alarmed
 	halted    map[im.Partition]bool
@@ -35,6 +36,7 @@ type applier struct {
 
 // flight is a batch that is being committed and delivered.
 type flight struct {
+	batch  uint64
 	parts  []view.Part
 	to     map[im.Partition]int64
 	landed chan struct{}
@@ -238,10 +240,11 @@ func (a *applier) launch(ctx, hard context.Context) error {
 	if n == 0 {
 		return nil
 	}
+	a.batch++
 	if err := a.recall(ctx, byShard); err != nil {
 		return err
 	}
-	f := &flight{to: make(map[im.Partition]int64, n), landed: make(chan struct{})}
+	f := &flight{batch: a.batch, to: make(map[im.Partition]int64, n), landed: make(chan struct{})}
 	var deliveries []im.Delivery
 	for number, parts := range byShard {
 		deliveries = append(deliveries, a.owned[number].take(parts, a.s)...)
@@ -273,7 +276,7 @@ func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error
 	asks := make(map[int]view.Ask, len(byShard))
 	var all view.Ask
 	for number, parts := range byShard {
-		ask := a.owned[number].missing(parts)
+		ask := a.owned[number].missing(parts, a.batch)
 		if len(ask.Heads)+len(ask.Groups) == 0 {
 			continue
 		}
@@ -320,6 +323,9 @@ func (a *applier) land(hard context.Context) error {
 		to := f.parts[i].To
 		a.committed[to.Partition] = to.Next
 		a.sent[to.Partition] = to.Position
+	}
+	for _, sh := range a.owned {
+		sh.committed(f.batch)
 	}
 	return hard.Err()
 }

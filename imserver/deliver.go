@@ -19,10 +19,10 @@ import (
 func (sh *shard) deliver(to []im.Delivery, r *view.Record, s *Server) []im.Delivery {
 	recipients := r.Conversation.Members()
 	if recipients == nil {
-		g, ok := sh.groups.Get(r.Conversation)
-		if !ok { // load put it there
+		g, ok := sh.groups.get(r.Conversation)
+		if !ok { // remember put it there
 			g = &view.Group{}
-			sh.groups.Add(r.Conversation, g)
+			sh.groups.hold(r.Conversation, g, sh.batch)
 		}
 		if c, changed := view.ChangeOf(r); changed {
 			g.Add(c)
@@ -47,7 +47,7 @@ func (sh *shard) receipt(to []im.Delivery, c wire.Cursors, p im.Partition, s *Se
 	case im.LaneSuper:
 		return to
 	case im.LaneGroup:
-		if g, ok := sh.groups.Get(c.Conversation); ok {
+		if g, ok := sh.groups.get(c.Conversation); ok {
 			recipients = g.Members()
 		}
 	}

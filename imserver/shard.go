@@ -4,41 +4,31 @@ import (
 	"context"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver/view"
 	"github.com/antipode-im/antipode/wire"
 )
-
-// minCached is the fewest conversations a shard remembers: more than two batches can touch, because what a batch
-// changed must be remembered until it is committed.
-const minCached = 4096
 
 // shard is what the owner of a partition number remembers: seqs and groups as they are with everything that was read,
 // committed or about to be. It is good only while the owner's positions hold, and is dropped when a commit is fenced.
 type shard struct {
 	number int
 	tails  map[string]*view.Tail // by topic; the apply loop's own
+	batch  uint64                // that is being numbered; the apply loop's own
 
 	mu         sync.Mutex
-	seqs       *lru.Cache[view.HeadKey, uint64]
-	groups     *lru.Cache[im.Conversation, *view.Group] // a group of which nothing is known is there, empty
-	changes    uint64                                   // grows with every change of a group
-	watermarks map[string]im.Stamp                      // by topic: the origin's clock at its last heartbeat
+	seqs       memory[view.HeadKey, uint64]
+	groups     memory[im.Conversation, *view.Group] // a group of which nothing is known is there, empty
+	changes    uint64                               // grows with every change of a group
+	watermarks map[string]im.Stamp                  // by topic: the origin's clock at its last heartbeat
 }
 
 func newShard(number, cached int) *shard {
-	size := max(minCached, cached)
-	seqs, err := lru.New[view.HeadKey, uint64](size)
-	if err != nil {
-		panic("imserver: " + err.Error()) // of a size below 1 only
+	size := max(1, cached)
+	return &shard{
+		number: number, tails: map[string]*view.Tail{}, watermarks: map[string]im.Stamp{},
+		seqs: newMemory[view.HeadKey, uint64](size), groups: newMemory[im.Conversation, *view.Group](size),
 	}
-	groups, err := lru.New[im.Conversation, *view.Group](size)
-	if err != nil {
-		panic("imserver: " + err.Error())
-	}
-	return &shard{number: number, tails: map[string]*view.Tail{}, seqs: seqs, groups: groups, watermarks: map[string]im.Stamp{}}
 }
 
 // shards are those that this instance owns.
@@ -78,7 +68,7 @@ func (s *Server) group(ctx context.Context, c im.Conversation, look func(*view.G
 	before := uint64(0)
 	if sh != nil {
 		sh.mu.Lock()
-		if g, ok := sh.groups.Get(c); ok {
+		if g, ok := sh.groups.get(c); ok {
 			look(g)
 			sh.mu.Unlock()
 			return nil
@@ -100,10 +90,10 @@ func (s *Server) group(ctx context.Context, c im.Conversation, look func(*view.G
 	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if known, ok := sh.groups.Get(c); ok {
+	if known, ok := sh.groups.get(c); ok {
 		g = known
 	} else if sh.changes == before { // else what was read may be older than what apply knows
-		sh.groups.Add(c, g)
+		sh.groups.add(c, g)
 	}
 	look(g)
 	return nil
@@ -118,7 +108,7 @@ func (s *Server) heads(ctx context.Context, c im.Conversation, origins im.Cursor
 		k := view.HeadKey{Conversation: c, Origin: o}
 		if sh != nil {
 			sh.mu.Lock()
-			seq, ok := sh.seqs.Get(k)
+			seq, ok := sh.seqs.get(k)
 			sh.mu.Unlock()
 			if ok {
 				heads[o] = seq
@@ -161,8 +151,9 @@ func (s *Server) watermark(ctx context.Context, c im.Conversation, o im.Origin) 
 	return 0, nil
 }
 
-// missing is what a batch's records need that is not remembered.
-func (sh *shard) missing(parts []view.Part) view.Ask {
+// missing begins a batch: it is what its records need that is not remembered. The rest is held from here on.
+func (sh *shard) missing(parts []view.Part, batch uint64) view.Ask {
+	sh.batch = batch
 	var ask view.Ask
 	askedHead, askedGroup := map[view.HeadKey]bool{}, map[im.Conversation]bool{}
 	sh.mu.Lock()
@@ -172,7 +163,9 @@ func (sh *shard) missing(parts []view.Part) view.Ask {
 			return
 		}
 		askedGroup[c] = true
-		if _, ok := sh.groups.Get(c); !ok {
+		if g, ok := sh.groups.get(c); ok {
+			sh.groups.hold(c, g, batch)
+		} else {
 			ask.Groups = append(ask.Groups, c)
 		}
 	}
@@ -185,7 +178,9 @@ func (sh *shard) missing(parts []view.Part) view.Ask {
 				continue
 			}
 			askedHead[k] = true
-			if _, ok := sh.seqs.Get(k); !ok {
+			if seq, ok := sh.seqs.get(k); ok {
+				sh.seqs.hold(k, seq, batch)
+			} else {
 				ask.Heads = append(ask.Heads, k)
 			}
 		}
@@ -201,17 +196,17 @@ func (sh *shard) remember(ask view.Ask, facts view.Facts) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for _, k := range ask.Heads {
-		sh.seqs.Add(k, facts.Heads[k])
+		sh.seqs.hold(k, facts.Heads[k], sh.batch)
 	}
 	for _, c := range ask.Groups {
 		g := facts.Groups[c]
 		if g == nil {
 			g = &view.Group{}
 		}
-		if known, ok := sh.groups.Get(c); ok {
+		if known, ok := sh.groups.get(c); ok {
 			g = known // a reader was faster
 		}
-		sh.groups.Add(c, g)
+		sh.groups.hold(c, g, sh.batch)
 	}
 }
 
@@ -224,10 +219,10 @@ func (sh *shard) take(parts []view.Part, s *Server) []im.Delivery {
 	for i := range parts {
 		p := &parts[i]
 		for k, seq := range view.Number(p.Records, func(k view.HeadKey) uint64 {
-			seq, _ := sh.seqs.Get(k)
+			seq, _ := sh.seqs.get(k)
 			return seq
 		}) {
-			sh.seqs.Add(k, seq)
+			sh.seqs.hold(k, seq, sh.batch)
 		}
 		for j := range p.Records {
 			deliveries = sh.deliver(deliveries, &p.Records[j], s)
@@ -238,4 +233,12 @@ func (sh *shard) take(parts []view.Part, s *Server) []im.Delivery {
 		sh.watermarks[p.Partition.Topic] = p.To.Watermark
 	}
 	return deliveries
+}
+
+// committed says that the store has everything up to and including a batch.
+func (sh *shard) committed(batch uint64) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.seqs.release(batch)
+	sh.groups.release(batch)
 }

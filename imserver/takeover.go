@@ -134,7 +134,7 @@ func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position)
 	if len(part.Records)+len(part.Cursors) == 0 {
 		return nil
 	}
-	ask := sh.missing([]view.Part{part})
+	ask := sh.missing([]view.Part{part}, 0)
 	ask.Partitions = []im.Partition{p}
 	var facts view.Facts
 	if err := a.s.patiently(ctx, "read heads and groups", func() (err error) {
@@ -147,7 +147,9 @@ func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position)
 		return view.ErrFenced // the last owner is still at it
 	}
 	sh.remember(ask, facts)
-	a.s.handOver(hard, sh.again(part, a.s))
+	deliveries := sh.again(part, a.s)
+	sh.committed(0)
+	a.s.handOver(hard, deliveries)
 	a.sent[p] = current.At().Position
 	return nil
 }
@@ -162,7 +164,7 @@ func (sh *shard) again(part view.Part, s *Server) []im.Delivery {
 		count[view.HeadKey{Conversation: part.Records[i].Conversation, Origin: part.Records[i].Place.Origin}]++
 	}
 	view.Number(part.Records, func(k view.HeadKey) uint64 {
-		head, _ := sh.seqs.Get(k)
+		head, _ := sh.seqs.get(k)
 		return head - count[k]
 	})
 	var deliveries []im.Delivery
