@@ -141,7 +141,7 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 	for {
 		// Gather: at least something; at most a batch; for as long as the last one is under way, and 2 ms.
 		rows, waiting, waited := 0, false, false
-		moved := slices.ContainsFunc(a.tails, (*view.Tail).Moved) // left by the last reign
+		moved := a.moved() // left by the last reign
 		for rows < a.s.cfg.BatchRows {
 			pending = a.take(ctx, pending, &rows, &moved)
 			if rows >= a.s.cfg.BatchRows {
@@ -217,7 +217,7 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 			a.s.deps.Logger.Warn("a value does not decode: it is kept as it is and shown to no one", "error", err)
 		}
 		*rows += t.Pending() - before
-		*moved = *moved || t.Moved()
+		*moved = *moved || a.wants(t)
 		b.Entries = b.Entries[n:]
 		if len(b.Entries) == 0 {
 			pending = pending[1:]
@@ -226,12 +226,18 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 	return pending
 }
 
+// moved tells whether there is anything to commit.
+func (a *applier) moved() bool { return slices.ContainsFunc(a.tails, a.wants) }
+
+// wants tells whether a tail has something to commit. What a halted one gathered stays where it is.
+func (a *applier) wants(t *view.Tail) bool { return t.Moved() && !a.halted[t.At().Partition] }
+
 // launch numbers what was gathered and sends it off, once the last flight landed.
 func (a *applier) launch(ctx, hard context.Context) error {
 	byShard := map[int][]view.Part{}
 	n := 0
 	for _, t := range a.tails {
-		if t.Moved() && !a.halted[t.At().Partition] {
+		if a.wants(t) {
 			p := t.Cut()
 			byShard[p.Partition.Number] = append(byShard[p.Partition.Number], p)
 			n++

@@ -187,6 +187,35 @@ func TestHalts(t *testing.T) {
 	}
 }
 
+// What a halted partition gathered is never committed, so it must not be a reason to look every 2 ms.
+func TestHaltedMovesNothing(t *testing.T) {
+	log, store := newFakeLog(), newFakeStore(1)
+	log.create("eu", 1)
+	s, err := New(minimal(log, store, newFakeOwnership(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newApplier(s)
+	if err := a.takeOver(t.Context(), t.Context(), []int{0}); err != nil {
+		t.Fatal(err)
+	}
+	a.reader = log.newReader(nil)
+	p := im.Partition{Topic: "msg.eu.direct"}
+	log.put(p, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: im.UUID{9}}, 0))
+	rows, moved := 0, false
+	a.take(t.Context(), []im.Batch{{Partition: p, Entries: log.all(p)}}, &rows, &moved)
+	if !a.halted[p] {
+		t.Fatal("a log under another name is read on")
+	}
+	if moved || a.moved() {
+		t.Errorf("a halted partition wants a batch: %v as it is halted, %v later", moved, a.moved())
+	}
+	other := im.Partition{Topic: "msg.eu.group"}
+	if a.take(t.Context(), []im.Batch{{Partition: other, Entries: log.all(other)}}, &rows, &moved); !moved || !a.moved() {
+		t.Error("a partition that is not halted moved, and wants no batch")
+	}
+}
+
 // forgetful is a reader that drops a partition once, as one does whose log did not hold the next offset for a moment.
 type forgetful struct {
 	*fakeReader
