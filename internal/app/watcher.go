@@ -145,6 +145,8 @@ func (w *watcher) refresh(ctx context.Context) {
 	d := w.dev
 	state := console.State{NowMS: time.Now().UnixMilli(), Data: d.cfg.Data}
 	open := map[linkName]console.Link{}
+	behind := map[linkName]int64{}     // by the sender, who knows the end of its log also when the receiver does not
+	closed := map[linkName]time.Time{} // since when
 	for _, r := range d.regions {
 		name := r.site.Region
 		unit, why := r.state()
@@ -176,7 +178,11 @@ func (w *watcher) refresh(ctx context.Context) {
 		}
 		state.Regions = append(state.Regions, region)
 		if repl := r.replicator.Load(); repl != nil {
-			for _, in := range repl.Status().In {
+			status := repl.Status()
+			for _, out := range status.Out {
+				behind[linkName{name, out.Peer}] = out.Behind
+			}
+			for _, in := range status.In {
 				l := console.Link{From: in.Peer, To: name, State: console.LinkConnecting, LastError: in.Error}
 				if in.Open {
 					l.State = console.LinkOpen
@@ -184,6 +190,9 @@ func (w *watcher) refresh(ctx context.Context) {
 				for _, lag := range in.Lag {
 					l.LagRecords += lag.Records
 					l.LagSeconds = max(l.LagSeconds, lag.Seconds)
+				}
+				if !in.Open {
+					closed[linkName{in.Peer, name}] = in.Since
 				}
 				open[linkName{in.Peer, name}] = l
 			}
@@ -196,6 +205,10 @@ func (w *watcher) refresh(ctx context.Context) {
 		}
 		if dl.cut.Load() {
 			l.State = console.LinkCut
+		}
+		if since, ok := closed[name]; ok && behind[name] > 0 { // what the receiver last heard is old by now
+			l.LagRecords = max(l.LagRecords, behind[name])
+			l.LagSeconds = max(l.LagSeconds, time.Since(since).Seconds())
 		}
 		l.DelayMS = time.Duration(dl.delay.Load()).Milliseconds()
 		state.Links = append(state.Links, l)
