@@ -374,7 +374,8 @@ func (c *conn) handle(f *wire.Frame, bodyErr error) {
 			c.sendError(im.Errorf(im.CodeBadRequest, "push_ack names push %d, which was not sent on this connection", k.PushAck.Number))
 		}
 	case *wire.FrameBye:
-		c.g.endSession(c.session, errSaidBye, nil)
+		// A resume may have taken the session to another socket, which did not say bye.
+		c.g.endSession(c.session, errSaidBye, func(s *session) bool { return s.conn == c })
 		c.close(errSaidBye)
 	case *wire.FramePong, *wire.FrameError: // nothing to do; it was heard
 	case *wire.FrameHello:

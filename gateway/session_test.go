@@ -168,3 +168,26 @@ func TestTakeOverRefuses(t *testing.T) {
 		t.Errorf("a refused resume changed the session: conn %d, login %d", s.connNo, s.login)
 	}
 }
+
+// A bye that is handled when another socket has taken the session ends nothing: it was said of the socket before.
+func TestByeAfterResume(t *testing.T) {
+	r := newRig(t)
+	_, w := r.login(wire.SubprotocolJSON, "ann", 1)
+	s := r.g.hub.byID(w.Session)
+	var left *conn
+	eventually(t, "the session has its socket", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		left = s.conn
+		return left != nil
+	})
+	p, again := r.resume(wire.SubprotocolJSON, "ann", 2, w, 0)
+	if !again.Resumed {
+		t.Fatal("not resumed")
+	}
+	left.handle(wire.FrameOf(&wire.Bye{}), nil)
+	if r.g.hub.byID(w.Session) != s {
+		t.Error("the session ended")
+	}
+	p.expectAlive()
+}
