@@ -226,6 +226,11 @@ func (s *fakeStore) SaveSent(ctx context.Context, sent []im.Position) error {
 	})
 }
 
+func (s *fakeStore) Find(ctx context.Context, id im.ID) (found view.Found, ok bool, err error) {
+	err = s.do(ctx, "find", func() error { found, ok = s.view.Find(id); return nil })
+	return found, ok, err
+}
+
 func (s *fakeStore) Pull(ctx context.Context, q view.PullQuery) (page view.Page, err error) {
 	err = s.do(ctx, "pull", func() error { page = s.view.Pull(q); return nil })
 	return page, err

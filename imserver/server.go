@@ -152,6 +152,8 @@ type Sent interface {
 
 // Served is the reading side of the region's timelines.
 type Served interface {
+	// Find returns where the record of an id is, at its lowest place; false if the store has none.
+	Find(ctx context.Context, id im.ID) (view.Found, bool, error)
 	Pull(ctx context.Context, q view.PullQuery) (view.Page, error)
 	List(ctx context.Context, q view.ListQuery) (view.ListPage, error)
 	Receipts(ctx context.Context, c im.Conversation, users []im.UID) ([]view.Receipt, error)

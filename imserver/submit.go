@@ -41,7 +41,7 @@ func (s *Server) submit(ctx context.Context, c im.Call) (_ im.CallResult, err er
 		return im.CallResult{}, &im.Error{Code: im.CodeTooManyRequests, Detail: "over the rate limit of one user", RetryAfter: time.Duration(float64(time.Second) / s.cfg.Rate)}
 	}
 	if err := s.authorise(ctx, sub); err != nil {
-		return im.CallResult{}, err
+		return s.landed(ctx, sub, err)
 	}
 	r := &sub.record
 	r.Seen = max(im.Stamp(request.Seen), c.Seen)
@@ -54,17 +54,47 @@ func (s *Server) submit(ctx context.Context, c im.Call) (_ im.CallResult, err er
 	if err != nil {
 		return im.CallResult{}, err
 	}
+	return s.acked(ctx, sub, offset)
+}
+
+// acked answers a submit whose record is in the log of its place's origin.
+func (s *Server) acked(ctx context.Context, sub *submission, offset int64) (im.CallResult, error) {
+	r := &sub.record
 	global := false
-	if sub.global {
+	switch {
+	case !sub.global:
+	case r.Place.Origin != s.cfg.Origin: // it is here and there
+		global = true
+	default:
 		wait, cancel := context.WithTimeout(ctx, s.cfg.GlobalTimeout)
-		global = s.deps.Held.Wait(wait, p, offset) == nil
+		global = s.deps.Held.Wait(wait, im.Partition{Topic: im.MsgTopic(s.cfg.Origin, r.Conversation.Lane()), Number: s.number(r.Conversation)}, offset) == nil
 		cancel()
 	}
 	body, err := wire.Marshal(&wire.SubmitResponse{
 		Conversation: string(r.Conversation), ClientId: r.ClientID.String(), Stamp: uint64(r.Place.Stamp),
-		Origin: string(s.cfg.Origin), Global: global,
+		Origin: string(r.Place.Origin), Global: global,
 	})
 	return im.CallResult{Body: body, Stamp: r.Place.Stamp}, err
+}
+
+// landed answers a submit that is refused for good. If its record was accepted before and the answer was lost, what the
+// sender may by now says nothing about it: whoever leaves a group would never hear that they left.
+func (s *Server) landed(ctx context.Context, sub *submission, refused error) (im.CallResult, error) {
+	r := &sub.record
+	if im.CodeOf(refused).Spec().Action != im.ActionStop || r.Conversation.Members() != nil { // those of two never change
+		return im.CallResult{}, refused
+	}
+	read, cancel := context.WithTimeout(ctx, s.cfg.ReadTimeout)
+	defer cancel()
+	found, ok, err := s.deps.Store.Find(read, r.ID)
+	switch {
+	case err != nil:
+		return im.CallResult{}, unavailable(s, "whether the record was accepted before cannot be read", err)
+	case !ok:
+		return im.CallResult{}, refused
+	}
+	r.Place = found.Place
+	return s.acked(ctx, sub, found.Offset)
 }
 
 func (s *Server) append(ctx context.Context, p im.Partition, e im.Entry, lane im.Lane) (int64, error) {

@@ -59,6 +59,12 @@ type Facts struct {
 	Next   map[im.Partition]int64
 }
 
+// Found is where a record is.
+type Found struct {
+	Place  im.Place
+	Offset int64 // in the origin's log
+}
+
 // PullQuery asks for what a cursor does not cover.
 type PullQuery struct {
 	UID          im.UID

@@ -81,6 +81,19 @@ func (v *View) Last(k HeadKey) uint64 { return uint64(len(v.streams[k])) }
 // Record is the record with a seq of a stream, from 1 to Last.
 func (v *View) Record(k HeadKey, seq uint64) *Record { return &v.streams[k][seq-1] }
 
+// Find returns where the record of an id is, at its lowest place.
+func (v *View) Find(id im.ID) (found Found, ok bool) {
+	for _, row := range v.ids[id] {
+		if !ok || row.lowest.Before(found.Place) {
+			found.Place, ok = row.lowest, true
+		}
+	}
+	if ok {
+		found.Offset = v.Record(HeadKey{id.Conversation, found.Place.Origin}, found.Place.Seq).Offset
+	}
+	return found, ok
+}
+
 // Group returns the changes of a group, nil if none was applied.
 func (v *View) Group(c im.Conversation) *Group { return v.groups[c] }
 

@@ -390,6 +390,24 @@ func testKnown(t *testing.T, open func(*testing.T) *Timelines) {
 	if len(groups) != len(logs.Groups) {
 		t.Errorf("%d groups known, want %d", len(groups), len(logs.Groups))
 	}
+	asked := map[im.ID]bool{}
+	for _, k := range keys {
+		for seq := uint64(1); seq <= model.Last(k); seq++ {
+			id := model.Record(k, seq).ID
+			if asked[id] {
+				continue
+			}
+			asked[id] = true
+			want, known := model.Find(id)
+			if found, ok, err := timelines.Find(t.Context(), id); err != nil || ok != known || found != want {
+				t.Errorf("%v: found %+v, %v, %v; want %+v, %v", id, found, ok, err, want, known)
+			}
+			id.Sender += "x"
+			if found, ok, err := timelines.Find(t.Context(), id); err != nil || ok {
+				t.Errorf("%v: found %+v, %v", id, found, err)
+			}
+		}
+	}
 }
 
 func testNewerSchema(t *testing.T, open func(*testing.T) *Timelines) {

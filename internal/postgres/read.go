@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -43,6 +44,25 @@ func (t *Timelines) Known(ctx context.Context, ask view.Ask) (view.Facts, error)
 		return nil
 	})
 	return facts, err
+}
+
+// Find returns where the record of an id is, at its lowest place; false if the store has none.
+func (t *Timelines) Find(ctx context.Context, id im.ID) (found view.Found, ok bool, err error) {
+	var stamp, seq int64
+	err = t.pool.QueryRow(ctx, `
+		SELECT i.origin, i.stamp, i.seq, m.log_offset FROM ids i
+		JOIN messages m ON m.conversation = i.conversation AND m.origin = i.origin AND m.seq = i.seq
+		WHERE i.conversation = $1 AND i.client_id = $2 AND i.sender = $3
+		ORDER BY i.stamp, i.origin, i.seq LIMIT 1`,
+		string(id.Conversation), uuid(id.ClientID), string(id.Sender)).Scan((*string)(&found.Place.Origin), &stamp, &seq, &found.Offset)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return view.Found{}, false, nil
+	case err != nil:
+		return view.Found{}, false, fail("find", err)
+	}
+	found.Place.Stamp, found.Place.Seq = im.Stamp(stamp), uint64(seq)
+	return found, true, nil
 }
 
 func readKnownHeads(ctx context.Context, tx pgx.Tx, keys []view.HeadKey, heads map[view.HeadKey]uint64) error {
