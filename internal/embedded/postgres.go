@@ -248,6 +248,8 @@ func (p *Postgres) start(ctx context.Context, bin string, as account) error {
 		{"max_connections", "200"},
 		{"shared_buffers", "64MB"},
 		{"fsync", "on"},
+		// A commit that a crash loses is derived again from the logs: rows and position are lost together.
+		{"synchronous_commit", "off"},
 		{"jit", "off"},            // short statements only
 		{"wal_level", "minimal"},  // nobody replicates it: the logs are the truth
 		{"max_wal_senders", "0"},  // as minimal demands
