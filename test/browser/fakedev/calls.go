@@ -14,13 +14,29 @@ import (
 
 const globalDeadline = 1500 * time.Millisecond
 
-// serve answers one call of the service im.
-func (w *World) serve(r *region, uid im.UID, q *wire.Call) ([]byte, error) {
-	var out proto.Message
-	var err error
+// serve carries out one call of the service im. What it returns waits for the answer: a submit is in the log before that,
+// so submits keep their order.
+func (w *World) serve(r *region, uid im.UID, q *wire.Call) func() ([]byte, error) {
+	var wait func() proto.Message
+	out, err := w.carryOut(r, uid, q, &wait)
+	return func() ([]byte, error) {
+		if err != nil {
+			return nil, err
+		}
+		if wait != nil {
+			out = wait()
+		}
+		return wire.Marshal(out)
+	}
+}
+
+func (w *World) carryOut(r *region, uid im.UID, q *wire.Call, wait *func() proto.Message) (out proto.Message, err error) {
 	switch q.Method {
 	case wire.MethodSubmit:
-		out, err = with(q.Body, func(m *wire.SubmitRequest) (proto.Message, error) { return w.submit(r, uid, m, q.Trace) })
+		out, err = with(q.Body, func(m *wire.SubmitRequest) (proto.Message, error) {
+			*wait, err = w.submit(r, uid, m, q.Trace)
+			return nil, err
+		})
 	case wire.MethodPull:
 		out, err = with(q.Body, func(m *wire.PullRequest) (proto.Message, error) {
 			w.mu.Lock()
@@ -29,7 +45,7 @@ func (w *World) serve(r *region, uid im.UID, q *wire.Call) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			return c.pull(m)
+			return c.pull(uid, m)
 		})
 	case wire.MethodList:
 		out, err = with(q.Body, func(m *wire.ListRequest) (proto.Message, error) { return w.list(r, uid, m) })
@@ -62,10 +78,7 @@ func (w *World) serve(r *region, uid im.UID, q *wire.Call) ([]byte, error) {
 	default:
 		err = im.Errorf(im.CodeUnknownMethod, "no method %q", q.Method)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return wire.Marshal(out)
+	return out, err
 }
 
 func with[T any, M interface {
@@ -97,7 +110,8 @@ func (r *region) own(id string, uid im.UID) (*conv, error) {
 	return c, nil
 }
 
-func (w *World) submit(r *region, uid im.UID, m *wire.SubmitRequest, trace string) (proto.Message, error) {
+// submit accepts a record; what it returns waits for the ack.
+func (w *World) submit(r *region, uid im.UID, m *wire.SubmitRequest, trace string) (func() proto.Message, error) {
 	began := time.Now()
 	if _, err := im.ParseUUID(m.ClientId); err != nil {
 		return nil, im.Errorf(im.CodeBadClientID, "%v", err)
@@ -117,16 +131,18 @@ func (w *World) submit(r *region, uid im.UID, m *wire.SubmitRequest, trace strin
 	if err != nil {
 		return nil, err
 	}
-	out := &wire.SubmitResponse{Conversation: m.Conversation, ClientId: m.ClientId, Stamp: e.record.Stamp, Origin: e.record.Origin}
-	for m.Ack == string(im.AckGlobal) && !out.Global && time.Since(began) < globalDeadline {
-		w.mu.Lock()
-		for _, l := range w.links {
-			out.Global = out.Global || l.from == r && l.at > at
+	return func() proto.Message {
+		out := &wire.SubmitResponse{Conversation: m.Conversation, ClientId: m.ClientId, Stamp: e.record.Stamp, Origin: e.record.Origin}
+		for m.Ack == string(im.AckGlobal) && !out.Global && time.Since(began) < globalDeadline {
+			w.mu.Lock()
+			for _, l := range w.links {
+				out.Global = out.Global || l.from == r && l.at > at
+			}
+			w.mu.Unlock()
+			time.Sleep(5 * time.Millisecond)
 		}
-		w.mu.Unlock()
-		time.Sleep(5 * time.Millisecond)
-	}
-	return out, nil
+		return out
+	}, nil
 }
 
 // accept appends to the region's log and applies there. The caller holds World.mu.

@@ -183,7 +183,8 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 			g.world.mu.Unlock()
 			return
 		case *wire.FrameCall:
-			go g.call(c, s, kind.Call) // the order of submits is kept by the calls' arrival at World.mu, near enough for pages
+			answer := g.world.serve(g.region, s.uid, kind.Call) // submits go in the order in which they came
+			go g.reply(c, kind.Call, answer)
 		}
 	}
 }
@@ -255,8 +256,8 @@ func (g *gateway) hello(c *socket) (*session, error) {
 	return s, nil
 }
 
-func (g *gateway) call(c *socket, s *session, q *wire.Call) {
-	body, err := g.world.serve(g.region, s.uid, q)
+func (g *gateway) reply(c *socket, q *wire.Call, answer func() ([]byte, error)) {
+	body, err := answer()
 	reply := &wire.Reply{Id: q.Id, Body: body}
 	if err != nil {
 		reply = &wire.Reply{Id: q.Id, Error: wire.ErrorFrame(err)}
@@ -294,7 +295,7 @@ func (g *gateway) fallback(w http.ResponseWriter, r *http.Request) {
 	}
 	call := f.GetCall()
 	call.Trace = r.Header.Get("Traceparent")
-	body, err := g.world.serve(g.region, uid, call)
+	body, err := g.world.serve(g.region, uid, call)()
 	if err != nil {
 		writeError(w, err)
 		return

@@ -28,7 +28,7 @@ type conv struct {
 	read    map[im.UID]im.Cursor
 	got     map[im.UID]im.Cursor
 	touched map[im.Region]int // offset of its last record, per origin
-	ids     map[string]bool   // sender/client_id
+	joined  map[im.UID]int    // how many records there were when a member was added: those are not for them
 }
 
 func (r *region) conv(id string) *conv {
@@ -36,7 +36,7 @@ func (r *region) conv(id string) *conv {
 	if c == nil {
 		c = &conv{
 			id: id, head: im.Cursor{}, members: map[im.UID]bool{}, read: map[im.UID]im.Cursor{}, got: map[im.UID]im.Cursor{},
-			touched: map[im.Region]int{}, ids: map[string]bool{},
+			touched: map[im.Region]int{}, joined: map[im.UID]int{},
 		}
 		for _, uid := range im.Conversation(id).Members() {
 			c.members[uid] = true
@@ -64,7 +64,6 @@ func (r *region) apply(w *World, from im.Region, e *entry, now time.Time) {
 	c.touched[from] = r.offsets[from]
 	c.head[im.Origin(from)] = e.record.Seq
 	c.records = append(c.records, e.record)
-	c.ids[e.record.Sender+"/"+e.record.ClientId] = true
 	switch content := e.record.Content.(type) {
 	case *wire.RecordCreate:
 		c.title = content.Create.Title
@@ -75,6 +74,7 @@ func (r *region) apply(w *World, from im.Region, e *entry, now time.Time) {
 	case *wire.RecordMember:
 		for _, uid := range content.Member.Add {
 			c.members[im.UID(uid)] = true
+			c.joined[im.UID(uid)] = len(c.records) - 1
 		}
 		r.push(c, recordEvent(e.record, r.name), e.trace) // those who leave hear of it
 		for _, uid := range content.Member.Remove {
@@ -132,7 +132,7 @@ func (c *conv) row(uid im.UID) *wire.ListRow {
 }
 
 // pull returns a page. Records of one id after the first are repeats.
-func (c *conv) pull(q *wire.PullRequest) (*wire.PullResponse, error) {
+func (c *conv) pull(uid im.UID, q *wire.PullRequest) (*wire.PullResponse, error) {
 	has, err := im.ParseCursor(q.Cursor)
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (c *conv) pull(q *wire.PullRequest) (*wire.PullResponse, error) {
 	}
 	out := &wire.PullResponse{}
 	seen := map[string]bool{}
-	for _, m := range c.records {
+	for i, m := range c.records {
 		o, id := im.Origin(m.Origin), m.Sender+"/"+m.ClientId
 		again := seen[id]
 		seen[id] = true
@@ -163,9 +163,11 @@ func (c *conv) pull(q *wire.PullRequest) (*wire.PullResponse, error) {
 			break
 		}
 		covers[o] = m.Seq
-		if again {
+		switch {
+		case i < c.joined[uid]: // counted, not shown
+		case again:
 			out.Repeats = append(out.Repeats, &wire.Repeat{Sender: m.Sender, ClientId: m.ClientId, Stamp: m.Stamp, Origin: m.Origin, Seq: m.Seq})
-		} else {
+		default:
 			out.Records = append(out.Records, m)
 		}
 	}
