@@ -268,8 +268,8 @@ func (t traces) Recent(_ context.Context, limit int) ([]console.Trace, error) {
 	for _, s := range t.store.Recent(limit) {
 		list = append(list, console.Trace{
 			ID: s.ID, Root: s.Root.Name,
-			Conversation: im.Conversation(s.Root.Attributes["conversation"]), Sender: im.UID(s.Root.Attributes["sender"]),
-			StartUS: s.Start.UnixMicro(), DurationUS: s.End.Sub(s.Start).Microseconds(),
+			Conversation: im.Conversation(s.Root.Attributes["antipode.conversation"]),
+			StartUS:      s.Start.UnixMicro(), DurationUS: s.End.Sub(s.Start).Microseconds(),
 			Spans: s.Spans, Regions: s.Regions, Error: s.Error,
 		})
 	}
