@@ -25,8 +25,13 @@ func TestPagesOverDev(t *testing.T) {
 		name     string
 		scenario func(*testing.T, *Browser, string)
 	}{
-		{"talk", Talk}, {"group", Group}, {"global ack", GlobalAck}, {"trace", Trace},
-		{"gateway kill", GatewayKill}, {"cut link", CutLink}, {"region kill", RegionKill},
+		{"talk", Talk},
+		{"group", Group},
+		{"global ack", GlobalAck},
+		{"trace", Trace},
+		{"gateway kill", GatewayKill},
+		{"cut link", CutLink},
+		{"region kill", RegionKill},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.scenario(t, b, d.URL()) })
 	}
