@@ -32,6 +32,7 @@ type Config struct {
 	CompressAbove  int           // batches larger than this are compressed, bytes; 1 KiB
 	NotifyQueue    int           // notify batches waiting for a link, and for the own router; 256
 	NotifyAge      time.Duration // a notify that waited longer is dropped: a pull will have fetched it; 1 s
+	HeldLinger     time.Duration // from a record's read-back to telling its origin, many with one message; a global ack waits for it; 10 ms
 	StatusInterval time.Duration // between statuses of a link; 1 s
 	LinkTimeout    time.Duration // a link that is silent for longer is dropped and opened again; 5 s
 	AppendTimeout  time.Duration // of one append to a copy; 10 s
@@ -46,7 +47,7 @@ func DefaultConfig() Config {
 	return Config{
 		WindowBytes: 8 << 20, BatchBytes: 512 << 10, CompressAbove: 1 << 10,
 		NotifyQueue: 256, NotifyAge: time.Second,
-		StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
+		HeldLinger: 10 * time.Millisecond, StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
 		AppendTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		BackoffBase: 100 * time.Millisecond, BackoffMax: 5 * time.Second,
 		ScanRecords: 1024,
@@ -71,6 +72,7 @@ func (c Config) withDefaults() Config {
 	or(&c.NotifyQueue, d.NotifyQueue)
 	or(&c.ScanRecords, d.ScanRecords)
 	orTime(&c.NotifyAge, d.NotifyAge)
+	orTime(&c.HeldLinger, d.HeldLinger)
 	orTime(&c.StatusInterval, d.StatusInterval)
 	orTime(&c.LinkTimeout, d.LinkTimeout)
 	orTime(&c.AppendTimeout, d.AppendTimeout)

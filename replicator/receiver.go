@@ -339,7 +339,13 @@ func (s *session) tell(ctx context.Context) {
 			}
 		}
 		select {
-		case <-moved:
+		case <-moved: // what is held moves on with every record: a little later more of it fits the message
+			select {
+			case <-time.After(s.c.r.cfg.HeldLinger):
+			case <-s.dirty:
+			case <-ctx.Done():
+				return
+			}
 		case <-s.dirty:
 		case <-ctx.Done():
 			return
