@@ -36,7 +36,8 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newBenchCommand(), newConfigCommand())
+	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newBenchCommand(), newConfigCommand(),
+		newKeysCommand(), newTokenCommand())
 	return root
 }
 

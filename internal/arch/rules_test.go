@@ -179,8 +179,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/gateway/issue"},
-		[]string{"internal/app/...", "test/..."},
-		"issuing tokens is for dev: a production service must not be able to",
+		[]string{"internal/app/...", "cmd/...", "test/..."},
+		"issuing tokens is for dev and trials: no service must be able to",
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/internal/embedded"},
