@@ -26,7 +26,8 @@ func foreign(name string) bool { return name == "ANTIPODE_CONFIG" || name == "AN
 // secrets are in; and checks everything. All that is wrong is reported at once, one line each, with the key and where
 // it was set. Paths inside the file are relative to the working directory.
 func Load(path string, env []string, flags map[string]string) (*Config, error) {
-	l := &loader{cfg: Defaults(), file: path, sources: map[string]string{}}
+	cfg := Defaults()
+	l := &loader{cfg: cfg, root: reflect.ValueOf(cfg).Elem(), file: path, sources: map[string]string{}}
 	if path != "" {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -56,6 +57,7 @@ func Load(path string, env []string, flags map[string]string) (*Config, error) {
 // loader gathers values, where they came from, and what is wrong.
 type loader struct {
 	cfg      *Config
+	root     reflect.Value // what keys are paths in: cfg, or another file's schema
 	file     string
 	sources  map[string]string // path of a key → where it was set last
 	problems []problem
@@ -119,9 +121,10 @@ func (l *loader) readEnv(env []string) {
 }
 
 func (l *loader) readFlags(flags map[string]string) {
+	known := keysOf(l.root.Type())
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
-		if !slices.Contains(Keys(), key) {
-			l.problems = append(l.problems, problem{source: "flag", key: key, text: "unknown key" + nearest(key, Keys())})
+		if !slices.Contains(known, key) {
+			l.problems = append(l.problems, problem{source: "flag", key: key, text: "unknown key" + nearest(key, known)})
 			continue
 		}
 		l.setText(key, flags[key], "flag "+key)
@@ -131,7 +134,7 @@ func (l *loader) readFlags(flags map[string]string) {
 // setText sets a known key from text.
 func (l *loader) setText(key, text, source string) {
 	l.sources[key] = source
-	v := field(reflect.ValueOf(l.cfg).Elem(), key)
+	v := field(l.root, key)
 	if err := fromText(v, text); err != nil {
 		l.problem(key, "%v", err)
 	}
@@ -143,7 +146,9 @@ func EnvName(key string) string {
 }
 
 // Keys lists the paths of all keys that variables and flags can set, sorted: all but lists of sections (auth.keys).
-func Keys() []string {
+func Keys() []string { return keysOf(reflect.TypeFor[Config]()) }
+
+func keysOf(schema reflect.Type) []string {
 	var keys []string
 	var walk func(t reflect.Type, prefix string)
 	walk = func(t reflect.Type, prefix string) {
@@ -158,7 +163,7 @@ func Keys() []string {
 			}
 		}
 	}
-	walk(reflect.TypeFor[Config](), "")
+	walk(schema, "")
 	slices.Sort(keys)
 	return keys
 }

@@ -35,7 +35,7 @@ func (l *loader) readYAML(text []byte) {
 	switch len(documents) {
 	case 0:
 	case 1:
-		l.section(documents[0], reflect.ValueOf(l.cfg).Elem(), "")
+		l.section(documents[0], l.root, "")
 	default:
 		l.problems = append(l.problems, problem{source: l.at(documents[1]), text: "a second YAML document: want one"})
 	}
