@@ -179,7 +179,7 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/gateway/issue"},
-		[]string{"internal/app/...", "cmd/...", "test/..."},
+		[]string{"internal/app/...", "test/..."},
 		"issuing tokens is for dev and trials: no service must be able to",
 	},
 	{
