@@ -312,6 +312,50 @@ func TestSenderRespectsTheWindow(t *testing.T) {
 	}
 }
 
+func TestSenderPacksPartitionsTogether(t *testing.T) {
+	const most = 16 << 10
+	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = most; c.LinkTimeout = 10 * time.Second })
+	running(t, r)
+	open := openUS(1 << 20)
+	open.Partitions = nil
+	want := map[int]int64{}
+	for i, p := range log.partitions("us") {
+		open.Partitions = append(open.Partitions, &wire.LinkPartition{Topic: p.Topic, Partition: uint32(p.Number)})
+		for range 10 * (i + 1) {
+			log.must(p, message("us", strings.Repeat("x", 500)))
+		}
+		want[i] = int64(10*(i+1)) + 1 // and the record that names the log
+	}
+	p, _ := served(t, r, open)
+	got := map[int]int64{}
+	left := func() (n int64) {
+		for i := range want {
+			n += want[i] - got[i]
+		}
+		return n
+	}
+	for left() > 0 {
+		m := within(t, p.down, "batches")
+		bytes := 0
+		if b := m.GetBatch(); b != nil {
+			m = &wire.LinkResponse{Kind: &wire.LinkResponseBatches{Batches: &wire.LinkBatches{Batches: []*wire.LinkBatch{b}}}}
+		}
+		for _, b := range m.GetBatches().GetBatches() {
+			if b.First != got[int(b.Partition)] {
+				t.Fatalf("partition %d: %d came, wanted %d", b.Partition, b.First, got[int(b.Partition)])
+			}
+			got[int(b.Partition)] += int64(b.Count)
+			bytes += int(b.Count) * 560 // at least
+		}
+		if bytes > most+600 {
+			t.Fatalf("a message of %d bytes or more, of %d at most", bytes, most)
+		}
+		if bytes < most/2 && left() > 0 && bytes > 0 {
+			t.Fatalf("a message of %d bytes though more waits", bytes)
+		}
+	}
+}
+
 func TestSenderPausesAndSeeks(t *testing.T) {
 	r, log, _ := alone(t, func(c *replicator.Config) { c.LinkTimeout = 10 * time.Second })
 	running(t, r)
@@ -354,7 +398,7 @@ func TestSenderRefusesWhoAsksWrongly(t *testing.T) {
 		"another region's name":   {func(o *wire.LinkOpen) { o.Region = "ap" }, im.CodeBadToken},
 		"another origin's log":    {func(o *wire.LinkOpen) { o.Origin = "eu" }, im.CodeWrongRegion},
 		"an origin epoch":         {func(o *wire.LinkOpen) { o.Origin = "us.2" }, im.CodeWrongRegion},
-		"a version of the future": {func(o *wire.LinkOpen) { o.Version = 2 }, im.CodeBadRequest},
+		"a version of the future": {func(o *wire.LinkOpen) { o.Version = wire.LinkVersion + 1 }, im.CodeBadRequest},
 		"too many partitions": {func(o *wire.LinkOpen) {
 			for range 10 {
 				o.Partitions = append(o.Partitions, &wire.LinkPartition{})

@@ -239,23 +239,9 @@ func (s *session) handle(m *wire.LinkResponse) error {
 	c := s.c
 	switch k := m.Kind.(type) {
 	case *wire.LinkResponseBatch:
-		b := k.Batch
-		if int(b.Partition) >= len(c.parts) {
-			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", c.peer.Region, b.Partition, len(c.parts))
-		}
-		p := c.parts[b.Partition]
-		entries, bytes, err := c.r.codec.entries(p.p, b)
-		if err != nil {
-			return err
-		}
-		if !s.receive(bytes) {
-			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", c.peer.Region)
-		}
-		c.bytes.Add(uint64(bytes))
-		c.r.metrics.received(c.peer.Region, bytes)
-		if credit := p.offer(received{entries, bytes}); credit > 0 {
-			s.credit(credit)
-		}
+		return s.take([]*wire.LinkBatch{k.Batch})
+	case *wire.LinkResponseBatches:
+		return s.take(k.Batches.Batches)
 	case *wire.LinkResponseNotify:
 		ds := wire.DeliveriesOf(k.Notify)
 		select {
@@ -282,7 +268,33 @@ func (s *session) handle(m *wire.LinkResponse) error {
 	return nil
 }
 
-// receive counts what is under way. A sender may exceed the window by one batch, no more.
+// take decodes the batches of one message and offers each to its partition.
+func (s *session) take(batches []*wire.LinkBatch) error {
+	c := s.c
+	total := 0
+	for _, b := range batches {
+		if int(b.Partition) >= len(c.parts) {
+			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", c.peer.Region, b.Partition, len(c.parts))
+		}
+		p := c.parts[b.Partition]
+		entries, bytes, err := c.r.codec.entries(p.p, b)
+		if err != nil {
+			return err
+		}
+		if !s.receive(bytes) {
+			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", c.peer.Region)
+		}
+		total += bytes
+		if credit := p.offer(received{entries, bytes}); credit > 0 {
+			s.credit(credit)
+		}
+	}
+	c.bytes.Add(uint64(total))
+	c.r.metrics.received(c.peer.Region, total)
+	return nil
+}
+
+// receive counts what is under way. A sender may exceed the window by one message, no more.
 func (s *session) receive(bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

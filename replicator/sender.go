@@ -239,10 +239,8 @@ func (l *sending) pump(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		for _, b := range batches {
-			if err := l.ship(ctx, b); err != nil {
-				return err
-			}
+		if err := l.ship(ctx, batches); err != nil {
+			return err
 		}
 		if err != nil {
 			if err := l.readable(ctx, err); err != nil {
@@ -316,49 +314,97 @@ func (l *sending) readable(ctx context.Context, cause error) error {
 	return nil
 }
 
-// ship packs the entries of one partition into batches.
-func (l *sending) ship(ctx context.Context, b im.Batch) error {
-	i, ok := l.index[b.Partition]
-	if !ok || l.parts[i].next < 0 {
+// cargo is a message that is being packed.
+type cargo struct {
+	batches []*wire.LinkBatch
+	spans   []trace.Span
+	records int
+	bytes   int // uncompressed
+}
+
+// ship packs what a poll brought into as few messages as BatchBytes allows.
+func (l *sending) ship(ctx context.Context, polled []im.Batch) error {
+	var c cargo
+	for _, b := range polled {
+		i, ok := l.index[b.Partition]
+		if !ok || l.parts[i].next < 0 {
+			continue
+		}
+		part := &l.parts[i]
+		entries := b.Entries
+		for len(entries) > 0 && entries[0].Offset < part.next {
+			entries = entries[1:]
+		}
+		for len(entries) > 0 {
+			n, err := l.pack(&c, i, entries)
+			if err != nil {
+				return err
+			}
+			entries = entries[n:]
+			if len(entries) > 0 { // the message is full
+				if err := l.dispatch(ctx, c); err != nil {
+					return err
+				}
+				c = cargo{}
+			}
+		}
+	}
+	return l.dispatch(ctx, c)
+}
+
+// pack adds as many of a partition's entries to a message as have room in it, and at least one if it is empty.
+func (l *sending) pack(c *cargo, i int, entries []im.Entry) (n int, err error) {
+	part, room := &l.parts[i], l.r.cfg.BatchBytes-c.bytes
+	var raw []byte
+	for n < len(entries) {
+		size := wire.LinkEntrySize(&entries[n])
+		if len(raw)+size > room && c.records+n > 0 {
+			break
+		}
+		if entries[n].Offset != part.next+int64(n) {
+			return 0, im.Errorf(im.CodeInternal, "%v: the own log has a hole: offset %d follows %d", part.p, entries[n].Offset, part.next+int64(n)-1)
+		}
+		if raw == nil {
+			raw = make([]byte, 0, max(size, min(room, size*len(entries))))
+		}
+		raw = wire.AppendLinkEntry(raw, &entries[n])
+		c.spans = l.r.startShip(c.spans, &entries[n], l.peer, true)
+		n++
+	}
+	if n > 0 {
+		c.batches = append(c.batches, l.r.codec.batch(i, part.next, n, raw))
+		c.records += n
+		c.bytes += len(raw)
+		part.next += int64(n)
+	}
+	return n, nil
+}
+
+// dispatch hands a message to the writer once the window has room for it.
+func (l *sending) dispatch(ctx context.Context, c cargo) error {
+	if c.records == 0 {
 		return nil
 	}
-	part := &l.parts[i]
-	entries := b.Entries
-	for len(entries) > 0 && entries[0].Offset < part.next {
-		entries = entries[1:]
+	if err := l.reserve(ctx, c.bytes); err != nil {
+		return err
 	}
-	for len(entries) > 0 {
-		raw := make([]byte, 0, min(l.r.cfg.BatchBytes, wire.LinkEntrySize(&entries[0])*len(entries)))
-		n := 0
-		var spans []trace.Span
-		for n < len(entries) && (n == 0 || len(raw)+wire.LinkEntrySize(&entries[n]) <= l.r.cfg.BatchBytes) {
-			if entries[n].Offset != part.next+int64(n) {
-				return im.Errorf(im.CodeInternal, "%v: the own log has a hole: offset %d follows %d", part.p, entries[n].Offset, part.next+int64(n)-1)
-			}
-			raw = wire.AppendLinkEntry(raw, &entries[n])
-			spans = l.r.startShip(spans, &entries[n], l.peer, true)
-			n++
-		}
-		if err := l.reserve(ctx, len(raw)); err != nil {
-			return err
-		}
-		m := &wire.LinkResponse{Kind: &wire.LinkResponseBatch{Batch: l.r.codec.batch(i, part.next, n, raw)}}
-		out := outgoing{m, func() {
-			endAll(spans, nil)
-			l.r.metrics.sent(l.peer, n, len(raw))
-			st := l.r.out(l.peer)
-			st.records.Add(uint64(n))
-			st.bytes.Add(uint64(len(raw)))
-		}}
-		select {
-		case l.batches <- out:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		part.next += int64(n)
-		entries = entries[n:]
+	m := &wire.LinkResponse{Kind: &wire.LinkResponseBatches{Batches: &wire.LinkBatches{Batches: c.batches}}}
+	if len(c.batches) == 1 {
+		m.Kind = &wire.LinkResponseBatch{Batch: c.batches[0]}
 	}
-	return nil
+	out := outgoing{m, func() {
+		endAll(c.spans, nil)
+		l.r.metrics.sent(l.peer, c.records, c.bytes)
+		st := l.r.out(l.peer)
+		st.records.Add(uint64(c.records))
+		st.bytes.Add(uint64(c.bytes))
+	}}
+	select {
+	case l.batches <- out:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // write sends statuses, notifies and batches, in this order when several wait: a notify is worth something only while it
@@ -431,13 +477,32 @@ func (l *sending) statusMessage() *wire.LinkResponse {
 	return &wire.LinkResponse{Kind: &wire.LinkResponseStatus{Status: s}}
 }
 
-// notifyMessage returns nil for a notify that waited too long behind a congested stream: by now the log brings it.
+// notifyDeliveries is how many deliveries one message carries, about.
+const notifyDeliveries = 256
+
+// notifyMessage puts a notify and those that wait behind it into one message. Those that waited too long behind a
+// congested stream are dropped: by now the log brings them. It returns nil if nothing is left.
 func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
-	if l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
-		l.r.dropped(l.peer, len(n.ds))
+	var ds []im.Delivery
+	for more := true; more; {
+		if l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
+			l.r.dropped(l.peer, len(n.ds))
+		} else {
+			ds = append(ds, n.ds...)
+		}
+		more = len(ds) < notifyDeliveries
+		if more {
+			select {
+			case n = <-l.notifies:
+			default:
+				more = false
+			}
+		}
+	}
+	if len(ds) == 0 {
 		return nil
 	}
-	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.r.cfg.Region, l.peer, n.ds)}}
+	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.r.cfg.Region, l.peer, ds)}}
 }
 
 // Notify puts deliveries on the link to a peer. It never blocks; when the link is closed or its queue is full, they are

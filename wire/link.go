@@ -23,24 +23,26 @@ type (
 	LinkOpened         = antipodev1.LinkOpened
 	LinkPartitionState = antipodev1.LinkPartitionState
 	LinkBatch          = antipodev1.LinkBatch
+	LinkBatches        = antipodev1.LinkBatches
 	LinkStatus         = antipodev1.LinkStatus
 	NotifyRequest      = antipodev1.NotifyRequest
 )
 
 // The kinds of a link's messages (their oneofs).
 type (
-	LinkRequestOpen    = antipodev1.LinkRequest_Open
-	LinkRequestHeld    = antipodev1.LinkRequest_Held
-	LinkRequestCredit  = antipodev1.LinkRequest_Credit
-	LinkRequestSeek    = antipodev1.LinkRequest_Seek
-	LinkResponseOpened = antipodev1.LinkResponse_Opened
-	LinkResponseBatch  = antipodev1.LinkResponse_Batch
-	LinkResponseNotify = antipodev1.LinkResponse_Notify
-	LinkResponseStatus = antipodev1.LinkResponse_Status
+	LinkRequestOpen     = antipodev1.LinkRequest_Open
+	LinkRequestHeld     = antipodev1.LinkRequest_Held
+	LinkRequestCredit   = antipodev1.LinkRequest_Credit
+	LinkRequestSeek     = antipodev1.LinkRequest_Seek
+	LinkResponseOpened  = antipodev1.LinkResponse_Opened
+	LinkResponseBatch   = antipodev1.LinkResponse_Batch
+	LinkResponseBatches = antipodev1.LinkResponse_Batches
+	LinkResponseNotify  = antipodev1.LinkResponse_Notify
+	LinkResponseStatus  = antipodev1.LinkResponse_Status
 )
 
 // LinkVersion is the version of the link protocol that this build speaks.
-const LinkVersion = 1
+const LinkVersion = 2
 
 // LinkPause as the offset of a LinkSeek asks the sender to stop shipping the partition until the next seek: the receiver
 // cannot append to it at present, and the others are to have the window.

@@ -1939,6 +1939,7 @@ type LinkResponse struct {
 	//	*LinkResponse_Batch
 	//	*LinkResponse_Notify
 	//	*LinkResponse_Status
+	//	*LinkResponse_Batches
 	Kind          isLinkResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2017,6 +2018,15 @@ func (x *LinkResponse) GetStatus() *LinkStatus {
 	return nil
 }
 
+func (x *LinkResponse) GetBatches() *LinkBatches {
+	if x != nil {
+		if x, ok := x.Kind.(*LinkResponse_Batches); ok {
+			return x.Batches
+		}
+	}
+	return nil
+}
+
 type isLinkResponse_Kind interface {
 	isLinkResponse_Kind()
 }
@@ -2037,6 +2047,10 @@ type LinkResponse_Status struct {
 	Status *LinkStatus `protobuf:"bytes,4,opt,name=status,proto3,oneof"`
 }
 
+type LinkResponse_Batches struct {
+	Batches *LinkBatches `protobuf:"bytes,5,opt,name=batches,proto3,oneof"` // since version 2 of the protocol
+}
+
 func (*LinkResponse_Opened) isLinkResponse_Kind() {}
 
 func (*LinkResponse_Batch) isLinkResponse_Kind() {}
@@ -2044,6 +2058,8 @@ func (*LinkResponse_Batch) isLinkResponse_Kind() {}
 func (*LinkResponse_Notify) isLinkResponse_Kind() {}
 
 func (*LinkResponse_Status) isLinkResponse_Kind() {}
+
+func (*LinkResponse_Batches) isLinkResponse_Kind() {}
 
 // LinkOpened answers open, partition by partition in the same order.
 type LinkOpened struct {
@@ -2252,6 +2268,52 @@ func (x *LinkBatch) GetEntries() []byte {
 	return nil
 }
 
+// LinkBatches is what the sender read at once of several partitions, so that a busy log costs a message for each read and
+// not for each partition. The receiver's window counts it as a whole.
+type LinkBatches struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Batches       []*LinkBatch           `protobuf:"bytes,1,rep,name=batches,proto3" json:"batches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkBatches) Reset() {
+	*x = LinkBatches{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkBatches) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkBatches) ProtoMessage() {}
+
+func (x *LinkBatches) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
+func (*LinkBatches) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *LinkBatches) GetBatches() []*LinkBatch {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
 // LinkEntry is one record of a log, unchanged.
 type LinkEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2264,7 +2326,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2338,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2351,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -2324,7 +2386,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2398,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2411,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -2377,7 +2439,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2451,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2464,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -2428,7 +2490,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2502,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2515,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -2467,7 +2529,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2541,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2554,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -2518,7 +2580,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2592,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2605,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 // LoadResponse is a gateway's load.
@@ -2562,7 +2624,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2636,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2649,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -2648,7 +2710,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2722,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2735,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 // LoadsResponse returns them with their age.
@@ -2688,7 +2750,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2762,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2775,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -2874,12 +2936,13 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"LinkCredit\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\";\n" +
 	"\bLinkSeek\x12/\n" +
-	"\x06offset\x18\x01 \x01(\v2\x17.antipode.v1.LinkOffsetR\x06offset\"\xe2\x01\n" +
+	"\x06offset\x18\x01 \x01(\v2\x17.antipode.v1.LinkOffsetR\x06offset\"\x98\x02\n" +
 	"\fLinkResponse\x121\n" +
 	"\x06opened\x18\x01 \x01(\v2\x17.antipode.v1.LinkOpenedH\x00R\x06opened\x12.\n" +
 	"\x05batch\x18\x02 \x01(\v2\x16.antipode.v1.LinkBatchH\x00R\x05batch\x124\n" +
 	"\x06notify\x18\x03 \x01(\v2\x1a.antipode.v1.NotifyRequestH\x00R\x06notify\x121\n" +
-	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06statusB\x06\n" +
+	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06status\x124\n" +
+	"\abatches\x18\x05 \x01(\v2\x18.antipode.v1.LinkBatchesH\x00R\abatchesB\x06\n" +
 	"\x04kind\"\x80\x01\n" +
 	"\n" +
 	"LinkOpened\x12?\n" +
@@ -2898,7 +2961,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x05first\x18\x02 \x01(\x03R\x05first\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12 \n" +
 	"\vcompression\x18\x04 \x01(\tR\vcompression\x12\x18\n" +
-	"\aentries\x18\x05 \x01(\fR\aentries\"f\n" +
+	"\aentries\x18\x05 \x01(\fR\aentries\"?\n" +
+	"\vLinkBatches\x120\n" +
+	"\abatches\x18\x01 \x03(\v2\x16.antipode.v1.LinkBatchR\abatches\"f\n" +
 	"\tLinkEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x121\n" +
@@ -2962,7 +3027,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -2998,20 +3063,21 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LinkOpened)(nil),          // 31: antipode.v1.LinkOpened
 	(*LinkPartitionState)(nil),  // 32: antipode.v1.LinkPartitionState
 	(*LinkBatch)(nil),           // 33: antipode.v1.LinkBatch
-	(*LinkEntry)(nil),           // 34: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 35: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 36: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 37: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 38: antipode.v1.HeldResponse
-	(*LoadRequest)(nil),         // 39: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 40: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 41: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 42: antipode.v1.LoadsResponse
-	nil,                         // 43: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 44: antipode.v1.Error
+	(*LinkBatches)(nil),         // 34: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 35: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 36: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 37: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 38: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 39: antipode.v1.HeldResponse
+	(*LoadRequest)(nil),         // 40: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 41: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 42: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 43: antipode.v1.LoadsResponse
+	nil,                         // 44: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 45: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	44, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	45, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -3020,12 +3086,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	44, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	45, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	43, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	44, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	24, // 15: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
 	26, // 16: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
 	28, // 17: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
@@ -3036,43 +3102,45 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	31, // 22: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
 	33, // 23: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
 	16, // 24: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	36, // 25: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	32, // 26: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	35, // 27: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	27, // 28: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 29: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	40, // 30: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	0,  // 31: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 32: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 33: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 34: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 35: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 36: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 37: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 38: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 39: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 40: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	37, // 41: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	39, // 42: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	41, // 43: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	1,  // 44: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 45: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 46: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 47: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 48: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 49: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 50: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 51: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	30, // 52: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 53: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	38, // 54: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	40, // 55: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	42, // 56: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	44, // [44:57] is the sub-list for method output_type
-	31, // [31:44] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	37, // 25: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	34, // 26: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	32, // 27: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	33, // 28: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	36, // 29: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	27, // 30: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	20, // 31: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	41, // 32: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	0,  // 33: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 34: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 35: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 36: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 37: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 38: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 39: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 40: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	23, // 41: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 42: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	38, // 43: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	40, // 44: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	42, // 45: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	1,  // 46: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 47: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 48: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 49: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 50: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 51: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 52: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 53: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	30, // 54: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 55: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	39, // 56: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	41, // 57: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	43, // 58: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	46, // [46:59] is the sub-list for method output_type
+	33, // [33:46] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -3103,6 +3171,7 @@ func file_antipode_v1_rpc_proto_init() {
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
 		(*LinkResponse_Status)(nil),
+		(*LinkResponse_Batches)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3110,7 +3179,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   6,
 		},
