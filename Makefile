@@ -41,8 +41,9 @@ test-infra: ## run the tests of terraform/ and observability/ (need terraform an
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-lint: ## run golangci-lint and the formatter's check
+lint: ## run golangci-lint, the formatter's check, and the check of deploy/
 	tools/run golangci-lint run ./...
+	tools/run deploylint deploy/Dockerfile deploy/compose.yaml
 	@unformatted=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs tools/run gofumpt -l); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
 
