@@ -169,7 +169,7 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/goccy/go-yaml"},
-		[]string{"internal/config/..."},
+		[]string{"internal/config/...", "test/..."},
 		"one package reads configuration, strictly",
 	},
 	{
