@@ -62,9 +62,14 @@ var ownRules = []own{
 		"rpc carries nouns between services, both ends in one package: it knows their encodings, not the services",
 	},
 	{
-		[]string{"internal/telemetry/...", "internal/faultnet/...", "internal/embedded/..."},
+		[]string{"internal/backend/...", "internal/embedded/...", "internal/testenv/..."},
+		[]string{"internal/process", "internal/backend", "internal/embedded"},
+		"how servers are run on this machine would serve any program: it knows how processes are run, and nothing of messaging",
+	},
+	{
+		[]string{"internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
 		nil,
-		"telemetry, fault injection and embedded servers would serve any program: they know nothing of messaging",
+		"telemetry, fault injection and processes would serve any program: they know nothing of messaging",
 	},
 	{
 		[]string{"internal/checker/..."},
@@ -124,8 +129,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"},
-		[]string{"internal/postgres/...", "internal/embedded/...", "internal/app/..."},
-		"PostgreSQL stands behind one adapter; embedded asks whether its server answers",
+		[]string{"internal/postgres/...", "internal/backend/...", "internal/embedded/...", "internal/app/..."},
+		"PostgreSQL stands behind one adapter; backend and embedded ask whether their server answers",
 	},
 	{
 		[]string{"github.com/redis/go-redis/v9"},
