@@ -32,7 +32,7 @@ type Config struct {
 	CompressAbove  int           // batches larger than this are compressed, bytes; 1 KiB
 	NotifyQueue    int           // notify batches waiting for a link, and for the own router; 256
 	NotifyAge      time.Duration // a notify that waited longer is dropped: a pull will have fetched it; 1 s
-	HeldLinger     time.Duration // from a record's read-back to telling its origin, many with one message; a global ack waits for it; 10 ms
+	HeldLinger     time.Duration // between reads of a copy that bring something, so that its origin is told of many records with one message; a global ack waits for it; 10 ms
 	StatusInterval time.Duration // between statuses of a link; 1 s
 	LinkTimeout    time.Duration // a link that is silent for longer is dropped and opened again; 5 s
 	AppendTimeout  time.Duration // of one append to a copy; 10 s

@@ -18,7 +18,8 @@ type placement struct {
 	name     im.LogName
 }
 
-// readBack reads the copies on, for as long as the replicator runs, and takes from them what a view would take.
+// readBack reads the copies on, for as long as the replicator runs, and takes from them what a view would take. Reads
+// that bring something are HeldLinger apart.
 func (c *receiving) readBack(ctx context.Context) {
 	wait := c.r.backoff()
 	for ctx.Err() == nil {
@@ -39,6 +40,7 @@ func (c *receiving) readBack(ctx context.Context) {
 	}
 	reader := c.r.deps.NewReader(from)
 	defer reader.Close()
+	var due time.Time
 	for {
 		poll, cancel := context.WithCancel(ctx)
 		c.mu.Lock()
@@ -53,6 +55,12 @@ func (c *receiving) readBack(ctx context.Context) {
 		if moves > 0 {
 			c.progress()
 		}
+		// What is held is told for many records at once, so it is read for many at once: the first record after a quiet
+		// time comes at once, those after it within HeldLinger.
+		select {
+		case <-time.After(time.Until(due)):
+		case <-poll.Done():
+		}
 		batches, err := reader.Poll(poll)
 		nudged := poll.Err() != nil
 		cancel()
@@ -65,6 +73,7 @@ func (c *receiving) readBack(ctx context.Context) {
 			}
 		}
 		if len(batches) > 0 {
+			due = time.Now().Add(c.r.cfg.HeldLinger)
 			c.progress()
 		}
 		if err != nil && !nudged {

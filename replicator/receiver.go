@@ -351,13 +351,7 @@ func (s *session) tell(ctx context.Context) {
 			}
 		}
 		select {
-		case <-moved: // what is held moves on with every record: a little later more of it fits the message
-			select {
-			case <-time.After(s.c.r.cfg.HeldLinger):
-			case <-s.dirty:
-			case <-ctx.Done():
-				return
-			}
+		case <-moved: // the read-back sees to it that this is seldom, and many records at once
 		case <-s.dirty:
 		case <-ctx.Done():
 			return
