@@ -99,7 +99,7 @@ func TestWorkedExample(t *testing.T) {
 	both(t, func(t *testing.T, subprotocol string) {
 		r := prepareRig(t, []auth.Key{{
 			ID: exampleKey, Algorithm: auth.HS256, Secret: base64.StdEncoding.EncodeToString([]byte(exampleSecret)),
-		}}, func(c *Config) { c.Gateway.ID = "eu-1" })
+		}}, func(c *Config) { c.Gateway.ID, c.MaxUnacked = "eu-1", exampleKept })
 		texts := []string{exampleSession, exampleResumeSecret}
 		r.g.random = func(int) string { s := texts[0]; texts = texts[1:]; return s }
 		r.g.now = func() time.Time { return exampleTime }
@@ -131,6 +131,9 @@ func TestWorkedExample(t *testing.T) {
 			case s.title == happensLost:
 				p.ws.NetConn().Close()
 				eventually(t, "the route is offline", func() bool { return r.routers.last().Offline })
+				for range exampleKept { // what the story says of the time without a socket
+					r.push("more than is kept", conn)
+				}
 			case s.title == happensClose:
 				if _, err := p.receive(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
 					t.Errorf("%s: %v", at, err)
@@ -209,6 +212,7 @@ func decodeExample(t *testing.T, steps []step) []*wire.Frame {
 // What the example makes up.
 const (
 	exampleSession      = "5e55105e55105e55105e55105e55105e"
+	exampleKept         = 100 // unacknowledged pushes
 	exampleResumeSecret = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
 )
 
@@ -271,6 +275,7 @@ func writeExample(t *testing.T) {
 	}
 	resumed := proto.Clone(welcome).(*wire.Welcome)
 	resumed.Resumed = true
+	const missed = 3 + exampleKept
 	story := []struct {
 		arrow string
 		frame *wire.Frame
@@ -303,12 +308,12 @@ func writeExample(t *testing.T) {
 		{note: happensOpen},
 		{"→", wire.FrameOf(again), "A higher login number, and the session to resume."},
 		{"←", wire.FrameOf(resumed), ""},
-		{"←", wire.FrameOf(&wire.Behind{Number: 4}), "Something may have happened while there was no socket."},
-		{"→", wire.FrameOf(&wire.PushAck{Number: 4}), ""},
+		{"←", wire.FrameOf(&wire.Behind{Number: missed}), "More came while there was no socket than a gateway keeps: it dropped pushes 4 to 103."},
+		{"→", wire.FrameOf(&wire.PushAck{Number: missed}), ""},
 		{"→", call(5, "pull", conversation, &wire.PullRequest{Conversation: conversation, Cursor: "eu=1,us=1"}), "What Ann does not have."},
 		{"←", reply(5, &wire.PullResponse{Records: []*wire.Record{later}, Cursor: "eu=1,us=2"}), ""},
-		{"←", push(5, &wire.Event{Event: &wire.EventRecord{Record: later}, From: "eu"}), "The same record again: the cursor covers us=2, so it is dropped."},
-		{"→", wire.FrameOf(&wire.PushAck{Number: 5}), ""},
+		{"←", push(missed+1, &wire.Event{Event: &wire.EventRecord{Record: later}, From: "eu"}), "The same record again: the cursor covers us=2, so it is dropped."},
+		{"→", wire.FrameOf(&wire.PushAck{Number: missed + 1}), ""},
 		{"→", wire.FrameOf(&wire.Bye{}), ""},
 		{note: happensClose},
 	}

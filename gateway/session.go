@@ -35,7 +35,7 @@ type session struct {
 	deadline time.Time // without a socket: when the session ends
 	ended    im.Code   // why it was taken out of the hub, after which nothing reaches it; empty while it lives
 	seen     im.Stamp  // the highest stamp acked
-	missed   bool      // the route was claimed as offline: routers push nothing to it, so pushes may be missing
+	missed   bool      // a login failed under way: routers may push to a conn that leads nowhere
 
 	number  uint64         // of the last push; the first is 1
 	unacked []numberedPush // the last pushes, without a gap up to number, oldest first
@@ -207,7 +207,7 @@ func (s *session) detach(c *conn, deadline time.Time) (offline im.Claim, ok bool
 	if s.ended != "" || s.conn != c {
 		return im.Claim{}, false
 	}
-	s.conn, s.deadline, s.missed = nil, deadline, true
+	s.conn, s.deadline = nil, deadline
 	return s.claim(), true
 }
 

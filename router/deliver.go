@@ -12,8 +12,9 @@ import (
 )
 
 // Deliver pushes to the sockets that the recipients have in this region, and, for deliveries with Notify, tells the
-// regions where they have others. It returns the number of sockets whose gateway's queue took the push; that is no proof
-// of delivery, and a gateway that is slow or away costs its own pushes only. A router that is not ready answers
+// regions where they have others. A session without a socket gets the push too, into what its gateway keeps for a resume.
+// It returns the number of sockets whose gateway's queue took the push, which sessions without one are not counted in; that
+// is no proof of delivery, and a gateway that is slow or away costs its own pushes only. A router that is not ready answers
 // CodeUnready and has pushed nothing: ask another, or later.
 func (r *Router) Deliver(_ context.Context, deliveries []im.Delivery) (pushes int, err error) {
 	return r.deliver(deliveries, true)
@@ -32,7 +33,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 	}
 	var (
 		now      = im.StampAt(time.Now())
-		batches  = make(map[im.Gateway][]im.Push)
+		batches  = make(map[im.Gateway]*batch)
 		conns    = make(map[im.Gateway][]uint64) // of the delivery in hand
 		found    []im.Route
 		outgoing map[im.Region][]im.Delivery
@@ -53,9 +54,17 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 			for j := range found {
 				route := &found[j]
 				switch {
-				case route.Offline: // a session without a socket is never "delivered"
 				case route.Region == r.cfg.Region:
+					b := batches[route.Gateway]
+					if b == nil {
+						b = new(batch)
+						batches[route.Gateway] = b
+					}
+					if !route.Offline { // a session without a socket is never "delivered"
+						b.sockets++
+					}
 					conns[route.Gateway] = append(conns[route.Gateway], route.Conn)
+				case route.Offline: // its region's log brings it in time for a resume
 				case tell && d.Notify:
 					if abroad == nil {
 						abroad = make(map[im.Region][]im.UID)
@@ -67,7 +76,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 			}
 		}
 		for gw, to := range conns {
-			batches[gw] = append(batches[gw], im.Push{
+			batches[gw].pushes = append(batches[gw].pushes, im.Push{
 				Conns: slices.Clone(to), Service: d.Service, Method: d.Method, Body: d.Body, Trace: carry,
 			})
 			delete(conns, gw)
@@ -86,8 +95,8 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 			outgoing[region] = append(outgoing[region], out)
 		}
 	}
-	for gw, batch := range batches {
-		pushes += r.push(gw, batch)
+	for gw, b := range batches {
+		pushes += r.push(gw, b)
 	}
 	for region, out := range outgoing {
 		if n := r.notifiers[region]; n != nil {
@@ -100,23 +109,25 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 	return pushes, nil
 }
 
+// batch is what goes to one gateway at once.
+type batch struct {
+	pushes  []im.Push
+	sockets int // of all pushes; sessions without a socket do not count
+}
+
 // push hands a batch to a gateway's queue and returns the number of sockets it is for, 0 if it was lost.
-func (r *Router) push(gw im.Gateway, batch []im.Push) int {
-	n := 0
-	for i := range batch {
-		n += len(batch[i].Conns)
-	}
+func (r *Router) push(gw im.Gateway, b *batch) int {
 	a := r.hub.of(gw)
 	if a == nil {
-		r.meter.lost("unattached", n)
+		r.meter.lost("unattached", b.sockets)
 		return 0
 	}
-	if err := a.out.Push(batch); err != nil {
-		r.meter.lost("refused", n)
+	if err := a.out.Push(b.pushes); err != nil {
+		r.meter.lost("refused", b.sockets)
 		return 0
 	}
-	r.meter.pushed(n)
-	return n
+	r.meter.pushed(b.sockets)
+	return b.sockets
 }
 
 // notifier hands deliveries for one peer region to the own replicator, in order, off the delivery path. What does not
