@@ -52,7 +52,7 @@ var ownRules = []own{
 		"the timelines adapter stores what imserver's pure core derives, whose row types it takes; it knows no service",
 	},
 	{
-		[]string{"internal/kafka/...", "internal/redis/...", "internal/registry/...", "internal/ownership/...", "internal/certs/...", "internal/config/..."},
+		[]string{"internal/kafka/...", "internal/redis/...", "internal/registry/...", "internal/ownership/...", "internal/certs/...", "internal/config/...", "internal/consul/..."},
 		[]string{"im", "wire", "internal/kafka/...", "internal/redis/...", "internal/registry/..."},
 		"an adapter wraps one dependency in the nouns of im: if it knew a service or another adapter, replacing one would mean changing two",
 	},
@@ -124,8 +124,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/twmb/franz-go"},
-		[]string{"internal/embedded/..."},
-		"franz-go is here for its fake broker only: two Kafka clients would mean two sets of guarantees",
+		[]string{"internal/embedded/...", "internal/backend"},
+		"franz-go is here for its fake broker, and its encodings to ask whether a real one is up: two Kafka clients would mean two sets of guarantees",
 	},
 	{
 		[]string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3"},
