@@ -52,6 +52,7 @@ func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
 	})
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport(cfg.TLS)),
+		grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{

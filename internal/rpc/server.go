@@ -24,6 +24,13 @@ import (
 // MaxMessage bounds one message of a call or stream, in bytes.
 const MaxMessage = 16 << 20
 
+// Flow control windows of a stream and of a connection, in bytes. Without fixed ones gRPC measures the bandwidth by a ping
+// and its answer for nearly every message, which costs a seventh of a small call's CPU.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 8 << 20
+)
+
 // ServerConfig says where and how a server listens.
 type ServerConfig struct {
 	Addr   string               // host:port; port 0 takes any free one
@@ -57,6 +64,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	options := []grpc.ServerOption{
 		grpc.Creds(transport(cfg.TLS)),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.unary),
