@@ -1,0 +1,98 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/registry"
+)
+
+// DatacenterError says that the agent is of another datacenter than the region's.
+type DatacenterError struct {
+	Agent  string
+	Region im.Region
+}
+
+// Error names both.
+func (e *DatacenterError) Error() string {
+	return fmt.Sprintf("the agent is of datacenter %q, and the region is %q", e.Agent, e.Region)
+}
+
+var (
+	errNoLeader = errors.New("the datacenter has no leader")
+	errHidden   = errors.New("the token may not read this: the answer is cut to nothing")
+	errUnlisted = errors.New("the agent took the registration, and the catalogue does not show it")
+)
+
+// fail names the agent. Errors that a later try may not meet are registry.ErrSilent too.
+func (c *Consul) fail(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if what != "" {
+		what += ": "
+	}
+	if _, _, final := Explain(err); final {
+		return fmt.Errorf("consul at %s: %s%w", c.cfg.Address, what, err)
+	}
+	return fmt.Errorf("consul at %s: %s%w: %w", c.cfg.Address, what, registry.ErrSilent, err)
+}
+
+// Explain says for people what an error of this package means and what to do about it. final means that waiting does not
+// help.
+func Explain(err error) (problem, remedy string, final bool) {
+	var (
+		status api.StatusError
+		wrong  *DatacenterError
+		timed  net.Error
+	)
+	switch {
+	case errors.As(err, &wrong):
+		return wrong.Error(), "set discovery.address to an agent of the region's own datacenter (datacenters are named like regions)", true
+	case errors.Is(err, errHidden):
+		return "the token may not read services", "give discovery.token service:read and node:read on everything", true
+	case errors.As(err, &status) && status.Code == http.StatusForbidden && strings.Contains(status.Body, "ACL not found"):
+		return "the token is not known", "correct discovery.token or discovery.token_file", true
+	case errors.As(err, &status) && status.Code == http.StatusForbidden:
+		return "the token is refused: " + line(status.Body), "give discovery.token service:write on its own service and key:write on the states of regions", true
+	case errors.As(err, &status) && status.Code == http.StatusBadRequest:
+		return "it is not understood: " + line(status.Body), "check that discovery.address is a Consul agent's HTTP API", true
+	case errors.As(err, &status):
+		return line(status.Body), "check the Consul servers' logs", false
+	case errors.Is(err, errNoLeader):
+		return errNoLeader.Error(), "start most of its Consul servers", false
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused", "start the Consul agent, or correct discovery.address", false
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
+		return "no answer in time", "check that the Consul agent runs and discovery.address is reachable", false
+	}
+	return line(err.Error()), "check the Consul agent and discovery.address", false
+}
+
+// line makes one line of a text.
+func line(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// unknown tells whether the agent does not have what was named.
+func unknown(err error) bool {
+	var status api.StatusError
+	if !errors.As(err, &status) {
+		return false
+	}
+	// Agents before 1.11 answer 500 to the renewal of a check they do not know.
+	return status.Code == http.StatusNotFound || strings.Contains(strings.ToLower(status.Body), "unknown check") ||
+		strings.Contains(strings.ToLower(status.Body), "unknown service")
+}
+
+// denied tells whether a good token lacks a right.
+func denied(err error) bool {
+	var status api.StatusError
+	return errors.As(err, &status) && status.Code == http.StatusForbidden && !strings.Contains(status.Body, "ACL not found")
+}
