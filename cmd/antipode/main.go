@@ -21,7 +21,7 @@ func main() {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintln(os.Stderr, "antipode:", err)
 		}
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -37,7 +37,8 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newBenchCommand(), newConfigCommand(),
-		newKeysCommand(), newTokenCommand())
+		newKeysCommand(), newTokenCommand(), newMigrateCommand())
+	root.AddCommand(newServiceCommands()...)
 	return root
 }
 

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/ownership"
+	"github.com/antipode-im/antipode/internal/postgres"
+	"github.com/antipode-im/antipode/internal/redis"
 	"github.com/antipode-im/antipode/internal/registry"
 	"github.com/antipode-im/antipode/internal/rpc"
 	"github.com/antipode-im/antipode/internal/telemetry"
@@ -26,6 +29,7 @@ type process struct {
 	binding  Binding
 	identity *certs.Identity
 	tel      *telemetry.Telemetry
+	until    time.Time              // when a start stops waiting for backends
 	dialers  map[string]*rpc.Dialer // by service and region
 }
 
@@ -41,7 +45,7 @@ func begin(site Site, env Env, service string, b Binding) (*process, error) {
 	}
 	p := &process{
 		stack: stack{name: string(site.Region) + "/" + b.ID}, site: site, env: env, service: service, binding: b,
-		identity: identity, tel: tel, dialers: map[string]*rpc.Dialer{},
+		identity: identity, tel: tel, until: time.Now().Add(env.StartWait), dialers: map[string]*rpc.Dialer{},
 	}
 	p.onClose(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -79,20 +83,50 @@ func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
 	})
 }
 
-// log opens the region's Kafka.
-func (p *process) log(ctx context.Context) (*kafka.Cluster, error) {
+// reach tries to reach a backend for as long as a start may wait.
+func (p *process) reach(ctx context.Context, b backend, try func(context.Context) error) error {
+	return b.reach(ctx, &p.site, p.until, p.tel.Log, try)
+}
+
+// log opens the region's Kafka and verifies the topics of some families, which must be as the invariants need them.
+func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluster, error) {
 	cfg := p.site.Kafka
 	cfg.ClientID = "antipode-" + p.service
 	if p.service == ServiceReplicator && p.site.LinkPace > 0 {
 		cfg.FetchPace = p.site.LinkPace
 	}
-	log, err := kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log})
+	at := kafkaAt(&p.site)
+	var log *kafka.Cluster
+	err := p.reach(ctx, at, func(ctx context.Context) (err error) {
+		if log == nil {
+			if log, err = kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log}); err != nil {
+				return err
+			}
+			p.onClose(log.Close)
+		}
+		return log.VerifyTopics(ctx, p.site.topics(families...))
+	})
 	if err != nil {
 		return nil, err
 	}
-	p.onClose(log.Close)
-	p.tel.Ready("kafka", log.Ping)
+	p.tel.Ready(at.name, at.check(log.Ping))
 	return log, nil
+}
+
+// timelines opens the region's PostgreSQL, whose schema must be this build's.
+func (p *process) timelines(ctx context.Context) (*postgres.Timelines, error) {
+	at := postgresAt(p.site.Timelines[0])
+	var store *postgres.Timelines
+	err := p.reach(ctx, at, func(ctx context.Context) (err error) {
+		store, err = postgres.Open(ctx, postgres.Config{URL: p.site.Timelines[0], MaxConns: p.site.TimelinesConns}, p.tel.Log)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(store.Close)
+	p.tel.Ready(at.name, at.check(store.Ping))
+	return store, nil
 }
 
 // owners follows the live instances of a service of the own region, and who of them owns which partition. self is the own
@@ -119,9 +153,10 @@ func (p *process) routers() *rpc.RouterPool {
 	return rpc.NewRouterPool(p.conns(ServiceRouter, p.site.Region), p.live(ServiceRouter))
 }
 
-// instance is how discovery knows the process.
-func (p *process) instance(rpcAddr string) im.Instance {
-	return im.Instance{Service: p.service, ID: p.binding.ID, Region: p.site.Region, Addr: rpcAddr}
+// instance is how discovery knows the process. Others call it by the address that it advertises, or else the one it is
+// bound to.
+func (p *process) instance(bound string) im.Instance {
+	return im.Instance{Service: p.service, ID: p.binding.ID, Region: p.site.Region, Addr: cmp.Or(p.binding.Advertise, bound)}
 }
 
 // listing keeps the process in discovery.
@@ -148,7 +183,10 @@ func (l *listing) run(ctx context.Context) error {
 		l.lease.Abandon()
 		return nil
 	}
-	return l.lease.Close()
+	if err := l.lease.Close(); err != nil { // then it expires
+		l.p.tel.Log.Warn("discovery was not told of the end", "error", err)
+	}
+	return nil
 }
 
 // set changes the gateway epoch.
@@ -164,11 +202,17 @@ func (p *process) watch(service string) func(context.Context, func([]im.Instance
 	}
 }
 
-// redis opens the region's Redis. It need not answer: routes are served from memory.
-func (p *process) redis() goredis.UniversalClient {
+// redis opens the region's Redis. It must answer at start, when an address or password is likelier to be wrong than a server
+// to be down; later, routes are served from memory without it.
+func (p *process) redis(ctx context.Context) (goredis.UniversalClient, error) {
 	opt := *p.site.Redis
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, 2*time.Second, 2*time.Second
 	client := goredis.NewUniversalClient(&opt)
 	p.onClose(func() { client.Close() })
-	return client
+	at := redisAt(&p.site)
+	if err := p.reach(ctx, at, func(ctx context.Context) error { return redis.Check(ctx, client) }); err != nil {
+		return nil, err
+	}
+	p.tel.Degraded(at.name, at.check(func(ctx context.Context) error { return client.Ping(ctx).Err() }))
+	return client, nil
 }

@@ -49,6 +49,7 @@ func SiteOf(c *config.Config) (Site, error) {
 	for _, u := range c.Timelines.URLs {
 		s.Timelines = append(s.Timelines, u.Reveal())
 	}
+	s.TimelinesConns, s.PublicURL = c.Timelines.MaxConns, c.PublicURL
 	s.Redis = &goredis.UniversalOptions{
 		Addrs: c.Routes.Addrs, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
 	}

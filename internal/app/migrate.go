@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -22,6 +24,36 @@ func Migrate(ctx context.Context, log *kafka.Cluster, site Site) error {
 		if err := postgres.Migrate(ctx, url); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// migrateAll is Migrate for backends that may still be starting, each of which it names in its errors.
+func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logger, progress func(string)) error {
+	if len(site.Kafka.Brokers) > 0 {
+		at := kafkaAt(site)
+		at.attempt = migrateTimeout
+		err := at.reach(ctx, site, until, log, func(ctx context.Context) error {
+			cluster, err := kafka.Open(ctx, site.Kafka, kafka.Deps{Log: log})
+			if err != nil {
+				return err
+			}
+			defer cluster.Close()
+			return MigrateLog(ctx, cluster, *site)
+		})
+		if err != nil {
+			return err
+		}
+		progress(fmt.Sprintf("kafka at %s: %d topics of %d partitions are as they must be", at.address, len(site.topics()), site.Partitions))
+	}
+	for _, url := range site.Timelines {
+		at := postgresAt(url)
+		at.attempt = migrateTimeout
+		err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Migrate(ctx, url) })
+		if err != nil {
+			return err
+		}
+		progress(fmt.Sprintf("postgres at %s: the schema is this build's", at.address))
 	}
 	return nil
 }
@@ -65,13 +97,18 @@ func MigrateLog(ctx context.Context, log *kafka.Cluster, site Site) error {
 	return nil
 }
 
-func (s Site) topics() []kafka.TopicSpec {
+// topics lists those of some families, or all, of every origin.
+func (s *Site) topics(families ...im.Family) []kafka.TopicSpec {
 	var specs []kafka.TopicSpec
 	for _, o := range s.Origins {
 		for _, topic := range im.Topics(o) {
+			family, _, _ := im.ParseTopic(topic)
+			if len(families) > 0 && !slices.Contains(families, family) {
+				continue
+			}
 			spec := s.Topic
 			spec.Name, spec.Partitions = topic, s.Partitions
-			if family, _, _ := im.ParseTopic(topic); family == im.FamilyRoute {
+			if family == im.FamilyRoute {
 				spec.Retention = routeRetention
 			}
 			specs = append(specs, spec)

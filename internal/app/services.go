@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/ownership"
-	"github.com/antipode-im/antipode/internal/postgres"
 	"github.com/antipode-im/antipode/internal/redis"
 	"github.com/antipode-im/antipode/internal/rpc"
 	"github.com/antipode-im/antipode/ipconf"
@@ -47,16 +47,14 @@ func IMServer(ctx context.Context, site Site, env Env, b Binding) (Service, *ims
 }
 
 func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
-	log, err := p.log(ctx)
+	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead)
 	if err != nil {
 		return nil, err
 	}
-	store, err := postgres.Open(ctx, postgres.Config{URL: p.site.Timelines[0]}, p.tel.Log)
+	store, err := p.timelines(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p.onClose(store.Close)
-	p.tel.Ready("postgres", store.Ping)
 	replicators := p.conns(ServiceReplicator, p.site.Region)
 	held := rpc.NewHeld(rpc.NewAny(replicators, p.live(ServiceReplicator)))
 	p.push("held", held.Run)
@@ -102,7 +100,11 @@ func Router(ctx context.Context, site Site, env Env, b Binding) (Service, *route
 }
 
 func (p *process) router(ctx context.Context) (*router.Router, error) {
-	log, err := p.log(ctx)
+	log, err := p.log(ctx, im.FamilyRoute)
+	if err != nil {
+		return nil, err
+	}
+	store, err := p.redis(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 		Log:        log,
 		NewReader:  func(from map[im.Partition]int64) router.Reader { return log.NewReader(from) },
 		OutOfRange: outOfRange,
-		Store:      redis.NewRoutes(p.redis(), p.site.RedisPrefix),
+		Store:      redis.NewRoutes(store, p.site.RedisPrefix),
 		Peers: rpc.NewReplicator(
 			rpc.NewAny(p.conns(ServiceReplicator, p.site.Region), p.live(ServiceReplicator)), p.site.Region),
 		Alive:     alive{p.env.Discovery, p.site.Region},
@@ -190,7 +192,7 @@ func Replicator(ctx context.Context, site Site, env Env, b Binding) (Service, *r
 }
 
 func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error) {
-	log, err := p.log(ctx)
+	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead, im.FamilyRoute)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +248,7 @@ func Gateway(ctx context.Context, site Site, env Env, b Binding) (Service, *gate
 func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	tokens, err := auth.NewVerifier(p.site.Tokens)
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	backends := rpc.NewBackendPool(
 		rpc.BackendPoolConfig{Region: p.site.Region, Partitions: p.site.Partitions},
@@ -357,7 +359,7 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 	p.push("rpc", server.Run)
 	p.push("ipconf", s.Run)
 	self := p.instance(server.Addr())
-	self.URL = "http://" + s.Addr()
+	self.URL = cmp.Or(p.site.PublicURL, "http://"+s.Addr())
 	_, err = p.list(ctx, self)
 	return s, err
 }

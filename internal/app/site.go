@@ -29,19 +29,23 @@ const (
 
 // Site is what the services of one region share, and how each of them is tuned.
 type Site struct {
+	File       string // of the configuration, for what to do about errors; may be empty
 	Region     im.Region
 	Origin     im.Origin   // under which the region accepts
 	Regions    []im.Region // all, own included
 	Origins    []im.Origin // whose logs are followed, own included
 	Partitions int         // of every topic, equal in every region
 
-	Kafka       kafka.Config
-	LinkPace    time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
-	Topic       kafka.TopicSpec // replication and retention of new topics
-	Timelines   []string        // PostgreSQL URLs
-	Redis       *goredis.UniversalOptions
-	RedisPrefix string               // of the keys, where regions share a server
-	Peers       map[im.Region]string // where the other regions' replicators are reached
+	Kafka          kafka.Config
+	LinkPace       time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
+	Topic          kafka.TopicSpec // replication and retention of new topics
+	Timelines      []string        // PostgreSQL URLs
+	TimelinesConns int             // to each of them, of one process; 0 is the adapter's default
+	Redis          *goredis.UniversalOptions
+	RedisPrefix    string               // of the keys, where regions share a server
+	Peers          map[im.Region]string // where the other regions' replicators are reached
+
+	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
 
 	Tokens auth.Config
 
@@ -66,14 +70,17 @@ type Env struct {
 	Identity func(service string) (*certs.Identity, error)
 	// Telemetry sets up an instance's telemetry, with its admin server at an address ("": none).
 	Telemetry func(service, instance, admin string) (*telemetry.Telemetry, error)
+	// StartWait is how long a start waits for backends that do not answer; 0: one try.
+	StartWait time.Duration
 }
 
 // Binding says which instance a process is and where it listens.
 type Binding struct {
-	ID     string // unique within region and service
-	Public string // host:port of the HTTP server, of ipconfs and gateways
-	RPC    string // host:port of the RPC server
-	Admin  string // host:port of the admin server; empty: none
+	ID        string // unique within region and service
+	Public    string // host:port of the HTTP server, of ipconfs and gateways
+	RPC       string // host:port of the RPC server
+	Advertise string // host:port by which others call it; empty: the one it is bound to
+	Admin     string // host:port of the admin server; empty: none
 }
 
 // drainTimeout bounds each part of a service's drain.

@@ -32,6 +32,11 @@ func CheckFor(c *Config, service string) error {
 			l.problem(key, "must be set: %s", why)
 		}
 	}
+	if c.Discovery.Kind != "consul" {
+		l.problem("discovery.kind", "must be consul: memory is of one process, which finds nobody else")
+	}
+	needs("rpc", c.RPC != "", "other services call it")
+	needs("tls.cert", c.TLS.Cert != "", "calls between services are encrypted, and both ends show a certificate: set tls.ca, tls.cert and tls.key")
 	brokers := func() { needs("log.brokers", len(c.Log.Brokers) > 0, "it reads and writes the region's logs") }
 	switch service {
 	case "ipconf":
@@ -223,6 +228,9 @@ func checkBackends(c *Config, bad report) {
 		bad("log.tls", "cert and key go together: set both or none")
 	}
 	oneOf(bad, "discovery.kind", c.Discovery.Kind, "memory", "consul")
+	if p := c.Discovery.Prefix; strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		bad("discovery.prefix", "%q: may hold a to z, 0 to 9 and -", p)
+	}
 	if c.Discovery.Kind == "consul" {
 		if why := badAddr(c.Discovery.Address, false); why != "" {
 			bad("discovery.address", "%s", why)
@@ -298,7 +306,7 @@ func checkLimits(c *Config, bad report) {
 	}
 	g, p := &c.Gateway, &c.IPConf.Policy
 	times := map[string]time.Duration{
-		"drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
+		"start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
 		"gateway.hello_timeout": g.HelloTimeout, "gateway.call_timeout": g.CallTimeout, "gateway.heartbeat": g.Heartbeat,
 		"gateway.idle_timeout": g.IdleTimeout, "gateway.resume_window": g.ResumeWindow,
 		"ipconf.ttl": c.IPConf.TTL, "ipconf.dead_after": c.IPConf.DeadAfter,

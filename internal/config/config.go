@@ -26,8 +26,9 @@ type Config struct {
 	Listen    string        `yaml:"listen"`               // public server of gateways and ipconfs
 	RPC       string        `yaml:"rpc"`                  // calls between services
 	Admin     string        `yaml:"admin"`                // health, metrics, pprof: never public
-	Advertise string        `yaml:"advertise,omitempty"`  // host:port by which other services reach rpc; empty: the machine's name and rpc's port
+	Advertise string        `yaml:"advertise,omitempty"`  // host:port by which other services reach rpc; empty: rpc's host, or the machine's name where that is any
 	PublicURL string        `yaml:"public_url,omitempty"` // base URL by which clients reach listen; empty: made of listen
+	StartWait time.Duration `yaml:"start_wait"`           // how long a start waits for backends that do not answer
 	Drain     time.Duration `yaml:"drain"`                // how long a stop may take
 
 	Log        Log        `yaml:"log"`
@@ -108,7 +109,8 @@ type Discovery struct {
 	Address   string        `yaml:"address,omitempty"` // host:port of the Consul agent
 	Token     Secret        `yaml:"token,omitempty"`
 	TokenFile string        `yaml:"token_file,omitempty"`
-	TTL       time.Duration `yaml:"ttl"` // an instance that stopped renewing disappears after it
+	Prefix    string        `yaml:"prefix,omitempty"` // of service names and KV paths, where clusters share a Consul; empty: antipode
+	TTL       time.Duration `yaml:"ttl"`              // an instance that stopped renewing disappears after it
 }
 
 // TLS is this process's certificate for calls between services: PEM files, all three or none.
@@ -217,10 +219,11 @@ func Defaults() *Config {
 		Listen:      ":7400",
 		RPC:         ":7401",
 		Admin:       ":7402",
+		StartWait:   10 * time.Second,
 		Drain:       15 * time.Second,
 		Log:         Log{Replication: 3, MinInSync: 2},
 		Timelines:   Timelines{MaxConns: 8},
-		Discovery:   Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 10 * time.Second},
+		Discovery:   Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 2 * time.Second},
 		Auth:        Auth{Leeway: 10 * time.Second},
 		Gateway: Gateway{
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,

@@ -215,9 +215,18 @@ func TestErrors(t *testing.T) {
 }
 
 func TestCheckFor(t *testing.T) {
-	c, err := Load(write(t, "region: eu\norigins: [eu, us, ap]\nreplicator: {peers: {us: a:1}}\n"), nil, nil)
+	pem := write(t, "")
+	c, err := Load(write(t, "region: eu\norigins: [eu, us, ap]\nreplicator: {peers: {us: a:1}}\n"+
+		fmt.Sprintf("tls: {ca: %[1]s, cert: %[1]s, key: %[1]s}\n", pem)), nil, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	bare := Defaults()
+	bare.Region, bare.RPC, bare.Discovery.Kind = "eu", "", "memory"
+	for _, want := range []string{"tls.cert: must be set", "rpc: must be set", "discovery.kind: must be consul"} {
+		if err := CheckFor(bare, "ipconf"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %s", err, want)
+		}
 	}
 	for service, want := range map[string][]string{
 		"ipconf":     nil,

@@ -65,11 +65,8 @@ func checkVersion(ctx context.Context, provider *goose.Provider) error {
 	}
 	sources := provider.ListSources()
 	want := sources[len(sources)-1].Version
-	switch {
-	case has < want:
-		return fmt.Errorf("postgres: the schema has version %d and this build needs %d: run \"antipode migrate\"", has, want)
-	case has > want:
-		return fmt.Errorf("postgres: the schema has version %d, newer than this build's %d: use a newer build", has, want)
+	if has != want {
+		return &SchemaError{Has: has, Want: want}
 	}
 	return nil
 }

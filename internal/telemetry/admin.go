@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ type admin struct {
 }
 
 func newAdmin(l net.Listener, metrics prometheus.Gatherer, log *slog.Logger) *admin {
-	a := &admin{listener: l, healthy: &checks{named: map[string]Check{}}, ready: &checks{named: map[string]Check{}}}
+	a := &admin{listener: l, healthy: newChecks(), ready: newChecks()}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", a.healthy)
 	mux.Handle("GET /readyz", a.ready)
@@ -65,35 +66,60 @@ func (a *admin) close() {
 	a.listener.Close()
 }
 
-// checks are named conditions, all of which must hold.
+// checks are named conditions, all of which must hold but the soft ones.
 type checks struct {
 	mu    sync.Mutex
 	named map[string]Check
+	soft  map[string]bool
 }
+
+func newChecks() *checks { return &checks{named: map[string]Check{}, soft: map[string]bool{}} }
 
 func (c *checks) set(name string, check Check) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.named[name] = check
+	delete(c.soft, name)
+}
+
+func (c *checks) setSoft(name string, check Check) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.named[name] = check
+	c.soft[name] = true
+}
+
+func (c *checks) isSoft(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.soft[name]
 }
 
 // checkTimeout bounds a probe; a check that takes longer has failed.
 const checkTimeout = 2 * time.Second
 
-// ServeHTTP answers 200 or 503 and {"ok": bool, "checks": {name: "ok" or the reason}}.
+// ServeHTTP answers 200 or 503 and {"ok": bool, "checks": {name: "ok" or the reason}, "degraded": [name]}: degraded are
+// the failed checks without which the instance works.
 func (c *checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), checkTimeout)
 	defer cancel()
 	answer := struct {
-		OK     bool              `json:"ok"`
-		Checks map[string]string `json:"checks"`
-	}{true, map[string]string{}}
+		OK       bool              `json:"ok"`
+		Checks   map[string]string `json:"checks"`
+		Degraded []string          `json:"degraded,omitempty"`
+	}{OK: true, Checks: map[string]string{}}
 	for name, reason := range c.run(ctx) {
 		answer.Checks[name] = "ok"
 		if reason != nil {
-			answer.OK, answer.Checks[name] = false, reason.Error()
+			answer.Checks[name] = reason.Error()
+			if c.isSoft(name) {
+				answer.Degraded = append(answer.Degraded, name)
+			} else {
+				answer.OK = false
+			}
 		}
 	}
+	slices.Sort(answer.Degraded)
 	w.Header().Set("Content-Type", "application/json")
 	if !answer.OK {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -143,6 +143,14 @@ func (t *Telemetry) Ready(name string, c Check) {
 	}
 }
 
+// Degraded adds a check to /readyz that is told there, and does not make the instance unready: it does its work without what
+// is checked, and taking it out of service would only make things worse.
+func (t *Telemetry) Degraded(name string, c Check) {
+	if t.admin != nil {
+		t.admin.ready.setSoft(name, c)
+	}
+}
+
 // Healthy adds a check to /healthz: while it fails, only a restart helps.
 func (t *Telemetry) Healthy(name string, c Check) {
 	if t.admin != nil {
