@@ -19,6 +19,7 @@ import (
 	"github.com/antipode-im/antipode/gateway/issue"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/checker"
 	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/embedded"
@@ -507,15 +508,31 @@ func (d *Dev) Restart(ctx context.Context, t console.Target) error {
 	return u.Start()
 }
 
+// KillGateway stops a gateway like a crash.
+func (d *Dev) KillGateway(ctx context.Context, r im.Region, id string) error {
+	return d.Kill(ctx, console.Target{Region: r, Gateway: id})
+}
+
+// RestartGateway starts it again.
+func (d *Dev) RestartGateway(ctx context.Context, r im.Region, id string) error {
+	return d.Restart(ctx, console.Target{Region: r, Gateway: id})
+}
+
+// Logged reads every origin's own message log from its start.
+func (d *Dev) Logged(ctx context.Context) ([]checker.Logged, error) { return d.truth().Logged(ctx) }
+
+// Behind lists the partitions of which a region's timelines lack what is in the origin's log now.
+func (d *Dev) Behind(ctx context.Context) ([]checker.Behind, error) { return d.truth().Behind(ctx) }
+
 // Digests returns the digests of the views of all regions.
 func (d *Dev) Digests(ctx context.Context) (map[im.Region]map[string]string, error) {
-	all := map[im.Region]map[string]string{}
+	return d.truth().Digests(ctx)
+}
+
+func (d *Dev) truth() truth {
+	var t truth
 	for _, r := range d.regions {
-		digests, err := r.digests(ctx)
-		if err != nil {
-			return nil, err
-		}
-		all[r.site.Region] = digests
+		t = append(t, r.truth())
 	}
-	return all, nil
+	return t
 }

@@ -193,22 +193,28 @@ func (r *devRegion) state() (UnitState, error) {
 	return state, why
 }
 
-// digests asks the services that run for the digests of their views.
-func (r *devRegion) digests(ctx context.Context) (map[string]string, error) {
-	s, rt := r.imserver.Load(), r.router.Load()
-	if s == nil || rt == nil {
-		return nil, fmt.Errorf("region %s is down", r.site.Region)
+// truth asks the services that run.
+func (r *devRegion) truth() truthRegion {
+	down := fmt.Errorf("region %s is down", r.site.Region)
+	return truthRegion{
+		site: r.site,
+		positions: func(ctx context.Context) ([]im.Position, error) {
+			if s := r.imserver.Load(); s != nil {
+				return s.Positions(ctx, "")
+			}
+			return nil, down
+		},
+		timelines: func(ctx context.Context) (map[string]string, error) {
+			if s := r.imserver.Load(); s != nil {
+				return s.Digest(ctx)
+			}
+			return nil, down
+		},
+		routes: func(ctx context.Context) (map[string]string, error) {
+			if rt := r.router.Load(); rt != nil {
+				return rt.Digest(ctx)
+			}
+			return nil, down
+		},
 	}
-	all, err := s.Digest(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("digest of %s: %w", r.site.Region, err)
-	}
-	routes, err := rt.Digest(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("digest of %s: %w", r.site.Region, err)
-	}
-	for part, digest := range routes {
-		all[part] = digest
-	}
-	return all, nil
 }

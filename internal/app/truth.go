@@ -3,28 +3,29 @@ package app
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/checker"
-	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/wire"
 )
 
-// KillGateway stops a gateway like a crash.
-func (d *Dev) KillGateway(ctx context.Context, r im.Region, id string) error {
-	return d.Kill(ctx, console.Target{Region: r, Gateway: id})
-}
+// truth asks what the regions hold, past their clients: their logs, and the views that their services derived.
+type truth []truthRegion
 
-// RestartGateway starts it again.
-func (d *Dev) RestartGateway(ctx context.Context, r im.Region, id string) error {
-	return d.Restart(ctx, console.Target{Region: r, Gateway: id})
+// truthRegion is where one region is asked.
+type truthRegion struct {
+	site      Site
+	positions func(context.Context) ([]im.Position, error)     // of the timelines, in all origins' logs
+	timelines func(context.Context) (map[string]string, error) // digests of their parts
+	routes    func(context.Context) (map[string]string, error) // of a router's view
 }
 
 // Logged reads every origin's own message log from its start.
-func (d *Dev) Logged(ctx context.Context) ([]checker.Logged, error) {
+func (t truth) Logged(ctx context.Context) ([]checker.Logged, error) {
 	var all []checker.Logged
-	for _, r := range d.regions {
+	for _, r := range t {
 		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
 		if err != nil {
 			return nil, err
@@ -70,9 +71,9 @@ func (s Site) ownMessages() []im.Partition {
 }
 
 // Behind lists the partitions of which a region's timelines lack what is in the origin's log now.
-func (d *Dev) Behind(ctx context.Context) ([]checker.Behind, error) {
+func (t truth) Behind(ctx context.Context) ([]checker.Behind, error) {
 	ends := map[im.Partition]int64{}
-	for _, r := range d.regions {
+	for _, r := range t {
 		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
 		if err != nil {
 			return nil, err
@@ -91,12 +92,8 @@ func (d *Dev) Behind(ctx context.Context) ([]checker.Behind, error) {
 		}
 	}
 	var behind []checker.Behind
-	for _, r := range d.regions {
-		s := r.imserver.Load()
-		if s == nil {
-			return nil, fmt.Errorf("the imserver of %s is down", r.site.Region)
-		}
-		positions, err := s.Positions(ctx, "")
+	for _, r := range t {
+		positions, err := r.positions(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -111,4 +108,21 @@ func (d *Dev) Behind(ctx context.Context) ([]checker.Behind, error) {
 		}
 	}
 	return behind, nil
+}
+
+// Digests returns the digests of the views of all regions.
+func (t truth) Digests(ctx context.Context) (map[im.Region]map[string]string, error) {
+	all := map[im.Region]map[string]string{}
+	for _, r := range t {
+		parts := map[string]string{}
+		for _, ask := range []func(context.Context) (map[string]string, error){r.timelines, r.routes} {
+			digests, err := ask(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("digest of %s: %w", r.site.Region, err)
+			}
+			maps.Copy(parts, digests)
+		}
+		all[r.site.Region] = parts
+	}
+	return all, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +47,7 @@ type sample struct {
 	at       time.Time
 	values   map[string]float64            // sums of metric families
 	byOrigin map[string]map[string]float64 // of families with the label origin
+	byPeer   map[string]map[string]float64 // sums (of ages: maxima) of families with the label peer; family/direction where there is one
 }
 
 func newWatcher(d *Dev) *watcher {
@@ -87,30 +89,58 @@ func (w *watcher) read(instance string) (now, before sample) {
 	t := w.telemetry[instance]
 	before = w.samples[instance]
 	w.mu.Unlock()
-	now = sample{at: time.Now(), values: map[string]float64{}, byOrigin: map[string]map[string]float64{}}
 	if t == nil {
-		return now, before
+		return sampleOf(nil), before
 	}
 	families, _ := t.Gatherer().Gather() // what could be gathered is returned beside the error
-	for _, f := range families {
-		for _, m := range f.Metric {
-			v := m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
-			now.values[f.GetName()] += v
-			if method := label(m, "method"); method != "" && label(m, "code") == "ok" {
-				now.values[f.GetName()+"/"+method] += v
-			}
-			if origin := label(m, "origin"); origin != "" {
-				if now.byOrigin[f.GetName()] == nil {
-					now.byOrigin[f.GetName()] = map[string]float64{}
-				}
-				now.byOrigin[f.GetName()][origin] = max(now.byOrigin[f.GetName()][origin], v)
-			}
-		}
-	}
+	now = sampleOf(families)
 	w.mu.Lock()
 	w.samples[instance] = now
 	w.mu.Unlock()
 	return now, before
+}
+
+// sampleOf adds up what /metrics serves.
+func sampleOf(families []*dto.MetricFamily) sample {
+	s := sample{
+		at: time.Now(), values: map[string]float64{}, byOrigin: map[string]map[string]float64{}, byPeer: map[string]map[string]float64{},
+	}
+	for _, f := range families {
+		s.add(f)
+	}
+	return s
+}
+
+func (s sample) add(f *dto.MetricFamily) {
+	name := f.GetName()
+	for _, m := range f.Metric {
+		v := m.GetCounter().GetValue() + m.GetGauge().GetValue() + m.GetUntyped().GetValue()
+		s.values[name] += v
+		if method := label(m, "method"); method != "" && label(m, "code") == "ok" {
+			s.values[name+"/"+method] += v
+		}
+		if origin := label(m, "origin"); origin != "" {
+			at(s.byOrigin, name)[origin] = max(s.byOrigin[name][origin], v)
+		}
+		if peer := label(m, "peer"); peer != "" {
+			of := name
+			if d := label(m, "direction"); d != "" {
+				of += "/" + d
+			}
+			if sum := at(s.byPeer, of); strings.HasSuffix(name, "_seconds") { // ages do not add up
+				sum[peer] = max(sum[peer], v)
+			} else {
+				sum[peer] += v
+			}
+		}
+	}
+}
+
+func at(by map[string]map[string]float64, name string) map[string]float64 {
+	if by[name] == nil {
+		by[name] = map[string]float64{}
+	}
+	return by[name]
 }
 
 func label(m *dto.Metric, name string) string {

@@ -87,13 +87,18 @@ var ownRules = []own{
 		"demo and load come in through the client, as users do: what they measure must be what users get",
 	},
 	{
+		[]string{"internal/cluster/..."},
+		[]string{"im", "internal/backend/...", "internal/process/...", "internal/config/...", "internal/certs/...", "internal/faultnet/..."},
+		"the launcher runs services as processes and writes their configuration: it knows their files and ports, not their code",
+	},
+	{
 		[]string{"internal/app/..."},
 		[]string{"..."},
 		"app is the composition root: the one place that sees services and adapters at once",
 	},
 	{
 		[]string{"cmd/..."},
-		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
+		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/cluster/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
 		"main is thin: it parses flags and calls app, which tests can call too",
 	},
 	{
@@ -149,8 +154,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"google.golang.org/grpc"},
-		[]string{"internal/rpc/...", "proto/..."},
-		"gRPC is how services talk today, not what they are: both ends live in internal/rpc",
+		[]string{"internal/rpc/...", "proto/...", "internal/telemetry"},
+		"gRPC is how services talk today, not what they are: both ends live in internal/rpc; telemetry takes traces by OTLP, which is gRPC",
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/proto"},

@@ -1,5 +1,5 @@
-// Package console serves the pages of `antipode dev`: the chat page, the console page, the browser SDK and the JSON API
-// behind them.
+// Package console serves the pages of `antipode dev` and `antipode cluster`: the chat page, the console page, the browser
+// SDK and the JSON API behind them.
 //
 // The API kills regions and issues tokens to whoever asks, so it belongs on loopback only: it refuses requests whose Host
 // is not one of its own (a page elsewhere that rebinds its name to 127.0.0.1), changes from other origins, and changes
@@ -39,6 +39,8 @@ type Config struct {
 	Hosts     []string   // host names (without port) under which the pages may be asked for, beside localhost and loopback addresses
 	Connect   []string   // further origins that scripts may connect to (CSP connect-src), beside loopback
 	Files     fs.FS      // the web files; nil for the embedded ones
+
+	Also map[string]http.Handler // further patterns, as http.ServeMux takes them, behind the same guard
 }
 
 // Deps is what the console shows and orders.
@@ -82,6 +84,9 @@ func New(cfg Config, deps Deps) (http.Handler, error) {
 	mux.HandleFunc("POST /dev/links/{from}/{to}/{order}", h.link)
 	mux.HandleFunc("POST /dev/gateways/{region}/{id}/{order}", h.power)
 	mux.HandleFunc("POST /dev/regions/{region}/{order}", h.power)
+	for pattern, also := range cfg.Also {
+		mux.Handle(pattern, also)
+	}
 	return h.guard(mux), nil
 }
 

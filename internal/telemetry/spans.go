@@ -85,7 +85,11 @@ func (s *SpanStore) OnEnd(span sdktrace.ReadOnlySpan) {
 	if st := span.Status(); st.Code == codes.Error {
 		kept.Error = cmp.Or(st.Description, "failed")
 	}
+	s.keep(id, kept)
+}
 
+// keep adds a span to its trace.
+func (s *SpanStore) keep(id trace.TraceID, kept Span) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	spans, known := s.traces[id]

@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// orderTimeout bounds an order, however long its members take.
+const orderTimeout = 3 * time.Minute
+
+// Members are what orders over HTTP are given to.
+type Members interface {
+	Status() []Status
+	Links() []LinkStatus
+	Kill(ctx context.Context, target string) error
+	Stop(ctx context.Context, target string) error
+	Start(ctx context.Context, target string) error
+	Restart(ctx context.Context, target string) error
+	Pause(ctx context.Context, target string) error
+	Resume(ctx context.Context, target string) error
+}
+
+// Handler serves orders: GET /cluster/ps.json, POST /cluster/down and POST /cluster/members/{order}?target=. It guards
+// nothing: put it behind what keeps other sites' pages out. down must return at once.
+func Handler(m Members, down func()) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /cluster/ps.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(PS{m.Status(), m.Links()}) // the reader went away: nobody to tell
+	})
+	mux.HandleFunc("POST /cluster/down", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		down()
+	})
+	mux.HandleFunc("POST /cluster/members/{order}", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), orderTimeout)
+		defer cancel()
+		do, ok := map[string]func(context.Context, string) error{
+			"kill": m.Kill, "stop": m.Stop, "start": m.Start, "restart": m.Restart, "pause": m.Pause, "resume": m.Resume,
+		}[r.PathValue("order")]
+		if !ok {
+			refuse(w, http.StatusNotFound, fmt.Sprintf("order %q: want kill, stop, start, restart, pause or resume", r.PathValue("order")))
+			return
+		}
+		switch err := do(ctx, r.URL.Query().Get("target")); {
+		case errors.Is(err, ErrUnknown):
+			refuse(w, http.StatusNotFound, err.Error())
+		case err != nil:
+			refuse(w, http.StatusConflict, err.Error())
+		default:
+			w.WriteHeader(http.StatusNoContent)
+		}
+	})
+	return mux
+}
+
+func refuse(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": text})
+}
+
+// PS is the answer of GET /cluster/ps.json.
+type PS struct {
+	Members []Status     `json:"members"`
+	Links   []LinkStatus `json:"links"`
+}
+
+// Remote gives orders to a running cluster over HTTP.
+type Remote struct {
+	URL    string
+	Header string // set to 1 on every order, as the guard wants it
+}
+
+// Find returns the running cluster of a data folder. If none runs the error wraps ErrNotRunning.
+func Find(data, header string) (*Remote, error) {
+	if _, held := Locked(data); !held {
+		return nil, fmt.Errorf("%w on %s: start it with antipode cluster up", ErrNotRunning, data)
+	}
+	c, err := readControl(data)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the cluster on %s is only beginning to start, or stopping: try again", data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(data, controlFile), err)
+	}
+	return &Remote{URL: c.URL, Header: header}, nil
+}
+
+// PS asks what runs.
+func (r *Remote) PS(ctx context.Context) (PS, error) {
+	var ps PS
+	body, err := r.call(ctx, http.MethodGet, "/cluster/ps.json")
+	if err == nil {
+		err = json.Unmarshal(body, &ps)
+	}
+	return ps, err
+}
+
+// Down asks the cluster to stop everything and end. It does not wait for that.
+func (r *Remote) Down(ctx context.Context) error {
+	_, err := r.call(ctx, http.MethodPost, "/cluster/down")
+	return err
+}
+
+// Order gives members an order (kill, stop, start, restart, pause, resume) and returns when it is carried out.
+func (r *Remote) Order(ctx context.Context, order, target string) error {
+	_, err := r.call(ctx, http.MethodPost, "/cluster/members/"+order+"?target="+url.QueryEscape(target))
+	return err
+}
+
+// Cut stops a link.
+func (r *Remote) Cut(ctx context.Context, from, to im.Region) error {
+	return r.link(ctx, from, to, "cut")
+}
+
+// Heal lets it carry again.
+func (r *Remote) Heal(ctx context.Context, from, to im.Region) error {
+	return r.link(ctx, from, to, "heal")
+}
+
+// Delay sets its one-way delay.
+func (r *Remote) Delay(ctx context.Context, from, to im.Region, d time.Duration) error {
+	return r.link(ctx, from, to, "delay?ms="+strconv.FormatInt(d.Milliseconds(), 10))
+}
+
+func (r *Remote) link(ctx context.Context, from, to im.Region, order string) error {
+	_, err := r.call(ctx, http.MethodPost, "/dev/links/"+url.PathEscape(string(from))+"/"+url.PathEscape(string(to))+"/"+order)
+	return err
+}
+
+func (r *Remote) call(ctx context.Context, method, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, r.URL+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(r.Header, "1")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's answer broke off: %w", err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return body, nil
+	}
+	var refusal struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(body, &refusal) == nil && refusal.Error != "" {
+		return nil, errors.New(refusal.Error)
+	}
+	return nil, fmt.Errorf("the cluster answers %s: %s", resp.Status, strings.TrimSpace(string(body)))
+}
