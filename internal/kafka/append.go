@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
-	"github.com/segmentio/kafka-go/protocol/produce"
-	"github.com/segmentio/kafka-go/protocol/rawproduce"
 
 	"github.com/antipode-im/antipode/im"
 )
@@ -396,7 +393,7 @@ func (a *appender) launch(leader int32, f *flight, queues []*queue, broker strin
 	f.requests++
 	a.stats.Requests++
 	started := a.c.spawn(func() {
-		a.send(batches, broker)
+		a.send(batches, leader, broker)
 		a.mu.Lock()
 		f.requests--
 		a.mu.Unlock()
@@ -434,11 +431,9 @@ func (a *appender) newProducer() (producer, error) {
 
 // send sends one request and settles its batches. Their queues' heads and producers are its own until then, because
 // they are flying.
-func (a *appender) send(batches []*batch, broker string) {
+func (a *appender) send(batches []*batch, leader int32, broker string) {
 	now := time.Now()
 	latest := now
-	req := &rawproduce.Request{Acks: -1}
-	topics := make(map[string]int, 1)
 	for _, b := range batches {
 		q := b.queue
 		if q.producer.id < 0 {
@@ -450,65 +445,48 @@ func (a *appender) send(batches []*batch, broker string) {
 			q.producer = p
 		}
 		sealBatch(b.encoded, q.producer, a.table)
-		i, ok := topics[q.partition.Topic]
-		if !ok {
-			i = len(req.Topics)
-			topics[q.partition.Topic] = i
-			req.Topics = append(req.Topics, rawproduce.RequestTopic{Topic: q.partition.Topic})
-		}
-		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rawproduce.RequestPartition{
-			Partition: int32(q.partition.Number),
-			RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(b.encoded)},
-		})
 		if b.deadline.After(latest) {
 			latest = b.deadline
 		}
 	}
 	// The broker is told as long as we wait, less what its answer needs to come back.
 	timeout := min(latest.Sub(now), a.c.cfg.RequestTimeout)
-	req.Timeout = int32(max(1, (timeout - timeout/10).Milliseconds()))
+	req := &appendRequest{
+		broker: leader, clientID: a.c.cfg.ClientID, batches: batches, buffers: &a.c.buffers,
+		millis: int32(max(1, (timeout - timeout/10).Milliseconds())),
+	}
 	ctx, cancel := context.WithTimeout(a.c.ctx, timeout)
 	defer cancel()
-	res, err := a.c.roundTrip(ctx, 0, req)
+	res, err := a.c.roundTrip(ctx, 0, req.prepare())
 	if err != nil {
 		a.settle(batches, nil, fmt.Errorf("%s: %w", broker, err))
 		return
 	}
-	a.settle(batches, res.(*produce.Response), nil)
+	a.settle(batches, res.(*appendResponse), nil)
 }
 
 // settle finishes, repeats or fails each batch of a request by its answer.
-func (a *appender) settle(batches []*batch, res *produce.Response, failure error) {
-	answers := make(map[im.Partition]*produce.ResponsePartition, len(batches))
-	if res != nil {
-		for i := range res.Topics {
-			t := &res.Topics[i]
-			for j := range t.Partitions {
-				answers[im.Partition{Topic: t.Topic, Number: int(t.Partitions[j].Partition)}] = &t.Partitions[j]
-			}
-		}
-	}
+func (a *appender) settle(batches []*batch, res *appendResponse, failure error) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, b := range batches {
+	for i, b := range batches {
 		q := b.queue
 		q.flying = false
+		var end appendEnd
 		err := failure
-		answer := answers[q.partition]
-		switch {
-		case err != nil:
-		case answer == nil:
-			err = errors.New("the broker's answer leaves the partition out")
-		default:
-			err = codeError(answer.ErrorCode, answer.ErrorMessage)
+		if err == nil {
+			if end = res.ends[i]; !end.told {
+				end.err = errors.New("the broker's answer leaves the partition out")
+			}
+			err = end.err
 		}
 		switch {
 		case err == nil:
 			q.producer.advance(b.count)
 			a.stats.Batches++
 			a.stats.Records += int64(b.count)
-			first := answer.BaseOffset
+			first := end.first
 			for _, w := range b.calls {
 				w.first = first
 				first += int64(len(w.entries))

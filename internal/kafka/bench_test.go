@@ -14,8 +14,15 @@ import (
 )
 
 func benchCluster(b *testing.B, partitions int) (*kafka.Cluster, []im.Partition) {
+	return paced(b, partitions, 0)
+}
+
+// paced is a cluster whose readers' fetches begin so far apart.
+func paced(b *testing.B, partitions int, pace time.Duration) (*kafka.Cluster, []im.Partition) {
 	f := startFake(b)
-	c, err := kafka.Open(b.Context(), f.Config(), kafka.Deps{})
+	cfg := f.Config()
+	cfg.FetchPace = pace
+	c, err := kafka.Open(b.Context(), cfg, kafka.Deps{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -157,4 +164,41 @@ func BenchmarkPoll(b *testing.B) {
 		r.Close()
 	}
 	b.ReportMetric(float64(records)/b.Elapsed().Seconds(), "records/s")
+}
+
+// BenchmarkFetch: one record at a time into one of so many partitions that a reader follows; cpu-us/op is what append,
+// fetch and the embedded broker take together.
+func BenchmarkFetch(b *testing.B) {
+	for _, partitions := range []int{1, 16, 48, 192} {
+		b.Run(fmt.Sprintf("partitions=%d", partitions), func(b *testing.B) {
+			c, ps := paced(b, partitions, 1) // as fast as it goes
+			from := make(map[im.Partition]int64)
+			for _, p := range ps {
+				from[p] = 0
+			}
+			r := c.NewReader(from)
+			defer r.Close()
+			b.ReportAllocs()
+			var before time.Duration
+			warm := 2 * partitions
+			for n := 0; b.Loop(); n++ {
+				if n == warm { // the session is open, and so are conns and files
+					before = cpu(b)
+				}
+				if _, err := c.Append(b.Context(), ps[n%len(ps)], record300()); err != nil {
+					b.Fatal(err)
+				}
+				for got := 0; got == 0; {
+					batches, err := r.Poll(b.Context())
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, batch := range batches {
+						got += len(batch.Entries)
+					}
+				}
+			}
+			b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(max(1, b.N-warm)), "cpu-us/op")
+		})
+	}
 }

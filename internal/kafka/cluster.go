@@ -33,6 +33,8 @@ type Cluster struct {
 	lay    layoutKeeper
 	app    appender
 
+	buffers buffers
+
 	closing sync.Once
 }
 

@@ -3,7 +3,8 @@
 // It is built on the request types of segmentio/kafka-go's protocol packages and its Transport, not on its Writer and
 // Reader, which carry one partition a request, keep no order past a failed batch and jump over retention gaps in
 // silence. One append request carries batches of many partitions of one leader, with at most one batch in flight per
-// partition; one fetch carries every partition that a Reader follows on one leader.
+// partition; one fetch asks for every partition that a Reader follows on one leader, and names only those that moved
+// (a fetch session). Both are encoded and decoded here; kafka-go's Transport carries their bytes.
 //
 // # Appends
 //
@@ -18,5 +19,6 @@
 // # Reads
 //
 // Offsets here are local to this Kafka. A Reader never skips: an offset that the partition does not hold is a
-// *RangeError, and it is the caller who decides what the gap means.
+// *RangeError, and it is the caller who decides what the gap means. So is a log that lost what was read of it and grew
+// again since: each fetch names the leader epoch of what was read last, and the broker compares.
 package kafka

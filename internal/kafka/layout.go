@@ -19,6 +19,7 @@ import (
 type layout struct {
 	brokers map[int32]string // id → host:port
 	leaders map[im.Partition]int32
+	epochs  map[im.Partition]int32 // of the leaders; -1 is unknown
 	topics  map[string]topicLayout
 }
 
@@ -205,6 +206,7 @@ func newLayout(res *metadata.Response) *layout {
 	l := &layout{
 		brokers: make(map[int32]string, len(res.Brokers)),
 		leaders: make(map[im.Partition]int32),
+		epochs:  make(map[im.Partition]int32),
 		topics:  make(map[string]topicLayout, len(res.Topics)),
 	}
 	for _, b := range res.Brokers {
@@ -223,7 +225,8 @@ func newLayout(res *metadata.Response) *layout {
 			if _, known := l.brokers[leader]; !known {
 				leader = -1
 			}
-			l.leaders[im.Partition{Topic: t.Name, Number: int(p.PartitionIndex)}] = leader
+			at := im.Partition{Topic: t.Name, Number: int(p.PartitionIndex)}
+			l.leaders[at], l.epochs[at] = leader, p.LeaderEpoch
 		}
 		l.topics[t.Name] = tl
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,11 +36,14 @@ type Reader struct {
 	answers []*held
 	flights map[*held]struct{}
 	errs    []error
+	// The session with each broker; one that is in a flight is that flight's alone.
+	sessions map[int32]*session
 }
 
 // follow is where the reader is in one partition.
 type follow struct {
 	next    int64
+	epoch   int32     // of the leader that appended what stands before next; -1 is unknown
 	flight  *held     // the fetch it is in; nil when it may go into one
 	notYet  time.Time // when it may go into the next fetch: later after a failure, and a little after records came
 	tries   int
@@ -55,8 +57,11 @@ type held struct {
 	began  time.Time
 	until  time.Time // when the broker answers at the latest, if it is in time
 	wants  []want
-	found  map[im.Partition]*got
+	found  []*got // by index in wants; nil: it had nothing
 	err    error
+	// What the broker knows already. A second fetch beside one that is held does without.
+	session *session
+	shared  bool // session is in sessions
 }
 
 // mergeWindow is how short before the end of a held fetch a new one waits to share the next with it.
@@ -66,11 +71,11 @@ const mergeWindow = 10 * time.Millisecond
 func (c *Cluster) NewReader(from map[im.Partition]int64) *Reader {
 	r := &Reader{
 		c: c, wake: make(chan struct{}, 1),
-		parts: make(map[im.Partition]*follow, len(from)), flights: make(map[*held]struct{}),
+		parts: make(map[im.Partition]*follow, len(from)), flights: make(map[*held]struct{}), sessions: make(map[int32]*session),
 	}
 	r.ctx, r.cancel = context.WithCancel(c.ctx)
 	for p, offset := range from {
-		r.parts[p] = &follow{next: offset}
+		r.parts[p] = &follow{next: offset, epoch: -1}
 	}
 	return r
 }
@@ -79,7 +84,7 @@ func (c *Cluster) NewReader(from map[im.Partition]int64) *Reader {
 func (r *Reader) Seek(p im.Partition, offset int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.parts[p] = &follow{next: offset} // an answer to a fetch of the former is not taken
+	r.parts[p] = &follow{next: offset, epoch: -1} // an answer to a fetch of the former is not taken
 	r.poke()
 }
 
@@ -156,21 +161,24 @@ func (r *Reader) step(now time.Time) (batches []im.Batch, next time.Time, err er
 // take moves the partitions of an answer on, and returns what it brought.
 func (r *Reader) take(h *held, now time.Time) (batches []im.Batch) {
 	delete(r.flights, h)
-	for _, w := range h.wants {
-		f := r.parts[w.partition]
-		if f == nil || f.flight != h {
+	for i := range h.wants {
+		w := &h.wants[i]
+		f := w.of
+		if r.parts[w.partition] != f {
 			continue // sought or dropped meanwhile
 		}
 		f.flight = nil
-		g, err := h.found[w.partition], h.err
-		if err == nil && g != nil {
-			err = g.err
+		g, err := (*got)(nil), h.err
+		if err == nil {
+			if g = h.found[i]; g != nil {
+				err = g.err
+			}
 		}
 		if g != nil && len(g.batch.Entries) > 0 { // even beside an error: what was decoded before it is good
 			batches = append(batches, g.batch)
-			f.next = g.next
+			f.next, f.epoch = g.next, g.epoch
 		} else if g != nil && err == nil {
-			f.next = g.next
+			f.next, f.epoch = g.next, g.epoch
 		}
 		switch ranged := (*RangeError)(nil); {
 		case err == nil:
@@ -227,7 +235,10 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 		if groups == nil {
 			groups = make(map[int32][]want)
 		}
-		groups[leader] = append(groups[leader], want{p, f.next})
+		if groups[leader] == nil {
+			groups[leader] = make([]want, 0, len(r.parts))
+		}
+		groups[leader] = append(groups[leader], want{p, f.next, lay.epochs[p], f.epoch, f})
 	}
 	for leader, wants := range groups {
 		until := now.Add(r.c.cfg.FetchWait)
@@ -249,9 +260,10 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 			continue
 		}
 		h := &held{leader: leader, began: now, until: until, wants: wants}
+		r.join(h)
 		r.flights[h] = struct{}{}
-		for _, w := range wants {
-			r.parts[w.partition].flight = h
+		for i := range wants {
+			wants[i].of.flight = h
 		}
 		r.c.spawn(func() { r.fetch(h, until.Sub(now), lay.broker(leader)) })
 	}
@@ -261,16 +273,31 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 	return next
 }
 
+// join gives a fetch the session with its broker, if no other has it.
+func (r *Reader) join(h *held) {
+	for other := range r.flights {
+		if other.leader == h.leader && other.shared {
+			h.session = newSession(-1)
+			return
+		}
+	}
+	h.shared = true
+	h.session = r.sessions[h.leader]
+	if h.session == nil {
+		h.session = newSession(0)
+		r.sessions[h.leader] = h.session
+	}
+}
+
 // fetch gets one answer.
 func (r *Reader) fetch(h *held, wait time.Duration, broker string) {
-	h.found, h.err = r.c.fetch(r.ctx, h.wants, wait, r.c.cfg.PartitionFetchBytes)
+	h.found, h.err = r.c.fetch(r.ctx, h.leader, h.session, h.wants, wait, r.c.cfg.PartitionFetchBytes)
 	if h.err != nil {
 		h.err = fmt.Errorf("%s: %w", broker, h.err)
 	}
-	for p, g := range h.found {
-		if errors.Is(g.err, kafkago.OffsetOutOfRange) {
-			i := slices.IndexFunc(h.wants, func(w want) bool { return w.partition == p })
-			g.err = r.c.outOfRange(r.ctx, p, h.wants[i].from)
+	for i, g := range h.found {
+		if g != nil && errors.Is(g.err, kafkago.OffsetOutOfRange) {
+			g.err = r.c.outOfRange(r.ctx, h.wants[i].partition, h.wants[i].from)
 		}
 	}
 	r.mu.Lock()
