@@ -100,3 +100,8 @@ func checkFree(name, host string, ports ...int) error {
 }
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
