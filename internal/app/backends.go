@@ -48,24 +48,23 @@ func (e *BackendError) Unwrap() error { return e.Err }
 type backend struct {
 	name, address string
 	explain       func(error) (problem, remedy string, final bool)
-	attempt       time.Duration // of one try to reach it at start
 }
 
 func kafkaAt(site *Site) backend {
-	return backend{"kafka", strings.Join(site.Kafka.Brokers, ","), kafka.Explain, attemptTimeout}
+	return backend{"kafka", strings.Join(site.Kafka.Brokers, ","), kafka.Explain}
 }
 
 func redisAt(site *Site) backend {
-	return backend{"redis", strings.Join(site.Redis.Addrs, ","), redis.Explain, attemptTimeout}
+	return backend{"redis", strings.Join(site.Redis.Addrs, ","), redis.Explain}
 }
 
 func consulAt(c *config.Config) backend {
-	return backend{"consul", c.Discovery.Address, consul.Explain, attemptTimeout}
+	return backend{"consul", c.Discovery.Address, consul.Explain}
 }
 
 // postgresAt names one database by its URL.
 func postgresAt(url string) backend {
-	return backend{"postgres", databaseOf(url), postgres.Explain, attemptTimeout}
+	return backend{"postgres", databaseOf(url), postgres.Explain}
 }
 
 // databaseOf is host:port/database of a URL, without what is secret in it.
@@ -86,10 +85,19 @@ func (b backend) why(site *Site, err error) (e *BackendError, final bool) {
 	return &BackendError{Backend: b.name, Address: b.address, Problem: problem, Remedy: remedy, Err: err}, final
 }
 
-// check makes a readiness check whose reasons name the address.
+// check makes a readiness check whose reasons name the address, also when the backend hangs.
 func (b backend) check(ask func(context.Context) error) telemetry.Check {
 	return func(ctx context.Context) error {
-		err := ask(ctx)
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		answer := make(chan error, 1)
+		go func() { answer <- ask(ctx) }() // not every client heeds a context while it reads
+		var err error
+		select {
+		case err = <-answer:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 		if err == nil {
 			return nil
 		}
@@ -99,9 +107,9 @@ func (b backend) check(ask func(context.Context) error) telemetry.Check {
 }
 
 const (
-	attemptTimeout = 5 * time.Second
-	migrateTimeout = time.Minute     // brokers take seconds to make many topics, and a migration may rewrite a table
-	waitingLogged  = 3 * time.Second // how often a start tells what it waits for
+	checkTimeout   = 1500 * time.Millisecond // less than a probe may take, so that the reason is told
+	attemptTimeout = 3 * time.Second         // of one try to reach a backend at start
+	waitingLogged  = 3 * time.Second         // how often a start tells what it waits for
 )
 
 // reach tries to reach a backend until it answers, is seen to be wrong in a way that waiting does not mend, or the time at
@@ -109,7 +117,7 @@ const (
 func (b backend) reach(ctx context.Context, site *Site, until time.Time, log *slog.Logger, try func(context.Context) error) error {
 	var told time.Time
 	for failures := 0; ; failures++ {
-		attempt, cancel := context.WithTimeout(ctx, b.attempt)
+		attempt, cancel := context.WithTimeout(ctx, min(attemptTimeout, max(time.Until(until), time.Second)))
 		err := try(attempt)
 		cancel()
 		if err == nil {

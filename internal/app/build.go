@@ -172,6 +172,7 @@ func (p *process) list(ctx context.Context, self im.Instance) (*listing, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%s: register in discovery: %w", p.name, err)
 	}
+	p.tel.Log.Info("registered: others find this instance now", "rpc", self.Addr, "url", self.URL, "epoch", self.Epoch)
 	l := &listing{p: p, self: self, lease: lease}
 	p.push("listing", l.run)
 	return l, nil

@@ -28,32 +28,48 @@ func Migrate(ctx context.Context, log *kafka.Cluster, site Site) error {
 	return nil
 }
 
+// migrateTimeout bounds what is done to one backend: brokers take seconds to make many topics, and a migration may rewrite a
+// table.
+const migrateTimeout = 5 * time.Minute
+
 // migrateAll is Migrate for backends that may still be starting, each of which it names in its errors.
 func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logger, progress func(string)) error {
 	if len(site.Kafka.Brokers) > 0 {
 		at := kafkaAt(site)
-		at.attempt = migrateTimeout
-		err := at.reach(ctx, site, until, log, func(ctx context.Context) error {
-			cluster, err := kafka.Open(ctx, site.Kafka, kafka.Deps{Log: log})
-			if err != nil {
-				return err
-			}
-			defer cluster.Close()
-			return MigrateLog(ctx, cluster, *site)
+		var cluster *kafka.Cluster
+		err := at.reach(ctx, site, until, log, func(ctx context.Context) (err error) {
+			cluster, err = kafka.Open(ctx, site.Kafka, kafka.Deps{Log: log})
+			return err
 		})
 		if err != nil {
+			return err
+		}
+		defer cluster.Close()
+		if err := at.alter(ctx, site, func(ctx context.Context) error { return MigrateLog(ctx, cluster, *site) }); err != nil {
 			return err
 		}
 		progress(fmt.Sprintf("kafka at %s: %d topics of %d partitions are as they must be", at.address, len(site.topics()), site.Partitions))
 	}
 	for _, url := range site.Timelines {
 		at := postgresAt(url)
-		at.attempt = migrateTimeout
-		err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Migrate(ctx, url) })
-		if err != nil {
+		if err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Answers(ctx, url) }); err != nil {
+			return err
+		}
+		if err := at.alter(ctx, site, func(ctx context.Context) error { return postgres.Migrate(ctx, url) }); err != nil {
 			return err
 		}
 		progress(fmt.Sprintf("postgres at %s: the schema is this build's", at.address))
+	}
+	return nil
+}
+
+// alter does something to a backend that answers.
+func (b backend) alter(ctx context.Context, site *Site, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		e, _ := b.why(site, err)
+		return e
 	}
 	return nil
 }

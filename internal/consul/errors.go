@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -53,6 +55,8 @@ func Explain(err error) (problem, remedy string, final bool) {
 		status api.StatusError
 		wrong  *DatacenterError
 		timed  net.Error
+		name   *net.DNSError
+		call   *url.Error
 	)
 	switch {
 	case errors.As(err, &wrong):
@@ -71,8 +75,15 @@ func Explain(err error) (problem, remedy string, final bool) {
 		return errNoLeader.Error(), "start most of its Consul servers", false
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused", "start the Consul agent, or correct discovery.address", false
+	case errors.As(err, &name):
+		return "no such host: " + name.Name, "correct discovery.address", false
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it hangs up at once", "check that discovery.address is a Consul agent's HTTP API", false
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
 		return "no answer in time", "check that the Consul agent runs and discovery.address is reachable", false
+	}
+	if errors.As(err, &call) { // the rest of the text is the call
+		err = call.Err
 	}
 	return line(err.Error()), "check the Consul agent and discovery.address", false
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -69,6 +70,15 @@ func Explain(err error) (problem, remedy string, lasting bool) {
 		return "no answer in time", "check that PostgreSQL runs and timelines.urls is reachable", false
 	}
 	return line(err.Error()), "check that PostgreSQL runs and timelines.urls", false
+}
+
+// Answers tells whether a database can be connected to, whatever it holds.
+func Answers(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fail("connect", err)
+	}
+	return conn.Close(ctx)
 }
 
 // line makes one line of a text.
