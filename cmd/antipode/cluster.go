@@ -222,22 +222,22 @@ func (u *clusterUp) run(ctx context.Context, f *clusterFlags) (err error) {
 		}
 	}()
 	printer.align(c.Plan())
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
 		case <-c.Down():
 			cancel()
-		case <-ctx.Done():
+		case <-running.Done():
 		}
 	}()
 	printer.progress(fmt.Sprintf("starting %d parts of %s; their output is kept in %s", len(c.Plan().Members()), listRegions(c.Regions()), c.Plan().LogsDir()))
-	if err := c.Up(ctx); err != nil {
+	if err := c.Up(running); err != nil {
 		return err
 	}
-	printer.banner(clusterBanner(c, file, time.Since(began)))
+	printer.banner(clusterBanner(c, f, file, time.Since(began)))
 	ready.tell()
-	<-ctx.Done()
+	<-running.Done()
 	return nil
 }
 
@@ -260,7 +260,8 @@ func listRegions(regions []im.Region) string {
 	return strings.Join(names, ", ")
 }
 
-func clusterBanner(c *app.Cluster, file cluster.File, took time.Duration) string {
+func clusterBanner(c *app.Cluster, f *clusterFlags, file cluster.File, took time.Duration) string {
+	flags := strings.Join(append([]string{""}, f.args()...), " ")
 	return fmt.Sprintf(`Antipode is up (%.1f s): %s, %v apart one way.
 
   chat      %s/?as=ann&region=%s&to=bob
@@ -268,12 +269,12 @@ func clusterBanner(c *app.Cluster, file cluster.File, took time.Duration) string
 
 Next:
   %[7]s chat --as bob --to ann%[8]s
-  %[7]s cluster ps
-  %[7]s cluster kill %[5]s/kafka
-  %[7]s cluster down
+  %[7]s cluster ps%[9]s
+  %[7]s cluster kill%[9]s %[5]s/kafka
+  %[7]s cluster down%[9]s
 `,
 		took.Seconds(), listRegions(c.Regions()), file.LinkDelay,
-		c.URL(), c.Regions()[0], c.URL(), os.Args[0], devFlag(c.URL()))
+		c.URL(), c.Regions()[0], c.URL(), os.Args[0], devFlag(c.URL()), flags)
 }
 
 func newClusterDown(f *clusterFlags) *cobra.Command {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,8 @@ type logPrinter struct {
 	colour bool
 	raw    bool   // services' JSON as it is
 	which  string // all, services, warnings or none
+
+	ready atomic.Bool // from when on warnings are shown: parts that start complain of those that have not yet
 
 	mu    sync.Mutex
 	width int
@@ -50,8 +53,9 @@ func (p *logPrinter) align(plan *cluster.Plan) {
 
 func (p *logPrinter) progress(line string) { p.line("antipode", line) }
 
-// banner prints a text of several lines as it is.
+// banner prints a text of several lines as it is, when everything is ready.
 func (p *logPrinter) banner(text string) {
+	p.ready.Store(true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fmt.Fprint(p.w, "\n"+text+"\n")
@@ -68,7 +72,7 @@ func (p *logPrinter) show(name, line string) {
 			return
 		}
 	case "warnings":
-		if !service || entry.level != "WARN" && entry.level != "ERROR" {
+		if !service || !p.ready.Load() || entry.level != "WARN" && entry.level != "ERROR" {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,8 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/internal/cluster"
 	"github.com/antipode-im/antipode/internal/demo"
 )
 
@@ -17,6 +20,7 @@ func newDemoCommand() *cobra.Command {
 	var quiet bool
 	cfg := demo.Config{}
 	f := devFlags{listen: "127.0.0.1:0"}
+	var running clusterFlags
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Start regions in a scratch folder, send messages while links and a gateway fail, and check the invariants",
@@ -26,6 +30,10 @@ func newDemoCommand() *cobra.Command {
 				if !quiet {
 					fmt.Fprintln(os.Stderr, "  "+line)
 				}
+			}
+			cfg.Log, cfg.Gateway = say, "gateway-1"
+			if running.file != "" {
+				return demoOnCluster(cmd.Context(), cfg, &running)
 			}
 			if f.data == "" {
 				if f.data, err = os.MkdirTemp("", "antipode-demo-"); err != nil {
@@ -50,21 +58,10 @@ func newDemoCommand() *cobra.Command {
 			if err := d.Start(cmd.Context()); err != nil {
 				return err
 			}
-			cfg.Log, cfg.Gateway = say, "gateway-1"
-			began := time.Now()
-			h, err := demo.Run(cmd.Context(), cfg, d, d, d)
-			if h == nil {
-				return err
-			}
-			violations := checker.Check(h)
-			fmt.Println(demo.Line(h, violations, time.Since(began)))
-			if len(violations) > 0 {
-				fmt.Fprint(os.Stderr, demo.Explain(violations))
-				return errors.Join(err, errReported)
-			}
-			return err
+			return playDemo(cmd.Context(), cfg, d, d, d)
 		},
 	}
+	cmd.Flags().StringVar(&running.file, "cluster", "", "play on the running antipode cluster of this cluster.yaml instead")
 	cmd.Flags().StringSliceVar(&f.regions, "regions", []string{"eu", "us", "ap"}, "names of the regions, 2 to 8")
 	cmd.Flags().DurationVar(&f.delay, "delay", 40*time.Millisecond, "one-way delay between any two regions")
 	cmd.Flags().StringVar(&f.data, "data", "", "folder to work in, kept; by default a scratch folder that is deleted")
@@ -75,4 +72,49 @@ func newDemoCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&cfg.Settle, "settle", time.Minute, "how long everything may take to arrive afterwards")
 	cmd.Flags().BoolVar(&quiet, "quiet", false, "print the verdict only")
 	return cmd
+}
+
+// playDemo plays the scenario, has it judged, and prints the verdict.
+func playDemo(ctx context.Context, cfg demo.Config, on demo.Cluster, faults demo.Faults, truth demo.Truth) error {
+	began := time.Now()
+	h, err := demo.Run(ctx, cfg, on, faults, truth)
+	if h == nil {
+		return err
+	}
+	violations := checker.Check(h)
+	fmt.Println(demo.Line(h, violations, time.Since(began)))
+	if len(violations) > 0 {
+		fmt.Fprint(os.Stderr, demo.Explain(violations))
+		return errors.Join(err, errReported)
+	}
+	return err
+}
+
+// demoOnCluster plays it on a cluster that runs in processes of its own, as users that no earlier demo had.
+func demoOnCluster(ctx context.Context, cfg demo.Config, f *clusterFlags) error {
+	plan, err := f.plan()
+	if err != nil {
+		return err
+	}
+	remote, err := f.remote()
+	if err != nil {
+		return err
+	}
+	view := app.NewClusterView(plan)
+	defer view.Close()
+	cfg.Prefix = fmt.Sprintf("demo%d-", time.Now().Unix())
+	return playDemo(ctx, cfg, view, remoteFaults{remote}, view)
+}
+
+// remoteFaults breaks and mends a running cluster.
+type remoteFaults struct{ *cluster.Remote }
+
+// KillGateway ends a gateway as kill -9 does.
+func (r remoteFaults) KillGateway(ctx context.Context, region im.Region, id string) error {
+	return r.Order(ctx, "kill", string(region)+"/"+id)
+}
+
+// RestartGateway starts it again.
+func (r remoteFaults) RestartGateway(ctx context.Context, region im.Region, id string) error {
+	return r.Order(ctx, "start", string(region)+"/"+id)
 }

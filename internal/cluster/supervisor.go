@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/backend"
 	"github.com/antipode-im/antipode/internal/process"
@@ -42,7 +44,9 @@ type Supervisor struct {
 	members  map[string]*member
 	postgres map[string]*backend.Postgres
 	env      []string
-	sinks    []*sink
+
+	mu    sync.Mutex
+	sinks []*sink
 
 	closing context.Context // ends when Close begins: whatever is being started gives up
 	cancel  context.CancelFunc
@@ -140,7 +144,9 @@ func (s *Supervisor) server(m MemberPlan) Server {
 func (s *Supervisor) sink(name string) (*sink, error) {
 	k, err := newSink(name, s.plan.LogFile(name), s.cfg.Show)
 	if err == nil {
+		s.mu.Lock()
 		s.sinks = append(s.sinks, k)
+		s.mu.Unlock()
 	}
 	return k, err
 }
@@ -213,6 +219,10 @@ func (s *Supervisor) region(ctx context.Context, r *RegionPlan) error {
 	return s.start(ctx, services)
 }
 
+// migrateTries is how often migrate is run until it succeeds. It may run at any time, and brokers that have only just
+// begun to serve can refuse it.
+const migrateTries = 3
+
 // migrate makes topics and schemas, by the program that an operator would use.
 func (s *Supervisor) migrate(ctx context.Context, r *RegionPlan) error {
 	name := string(r.Name) + "/migrate"
@@ -220,8 +230,24 @@ func (s *Supervisor) migrate(ctx context.Context, r *RegionPlan) error {
 	if err != nil {
 		return err
 	}
+	pause := backoff.NewExponentialBackOff()
+	for try := 1; ; try++ {
+		err := s.migrateOnce(ctx, name, r.Config, log)
+		if err == nil || try == migrateTries || ctx.Err() != nil {
+			return err
+		}
+		s.cfg.Progress(fmt.Sprintf("%v; trying again", err))
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause.NextBackOff()):
+		}
+	}
+}
+
+func (s *Supervisor) migrateOnce(ctx context.Context, name, file string, log *sink) error {
 	proc, err := process.Start(process.Spec{
-		Name: name, Path: s.cfg.Binary, Args: []string{"migrate", "--config", r.Config}, Env: s.env, Output: log,
+		Name: name, Path: s.cfg.Binary, Args: []string{"migrate", "--config", file}, Env: s.env, Output: log,
 	})
 	if err != nil {
 		return err

@@ -48,6 +48,7 @@ type Config struct {
 	Length  time.Duration // over which they are sent
 	Settle  time.Duration // how long everything may take to arrive after the last fault
 	Gateway string        // id of the gateway that is killed, in the second region
+	Prefix  string        // of all users, so that a cluster that is used again has no former conversations of theirs
 	Log     func(string)  // what is going on; may be nil
 }
 
@@ -121,11 +122,11 @@ func (p *play) connect(ctx context.Context) error {
 	for i, a := range regions {
 		for _, b := range regions[i+1:] {
 			for n := range p.cfg.Users {
-				ua, err := p.user(ctx, im.UID(fmt.Sprintf("%s-to-%s-%d", a, b, n)), a)
+				ua, err := p.user(ctx, im.UID(fmt.Sprintf("%s%s-to-%s-%d", p.cfg.Prefix, a, b, n)), a)
 				if err != nil {
 					return err
 				}
-				ub, err := p.user(ctx, im.UID(fmt.Sprintf("%s-to-%s-%d", b, a, n)), b)
+				ub, err := p.user(ctx, im.UID(fmt.Sprintf("%s%s-to-%s-%d", p.cfg.Prefix, b, a, n)), b)
 				if err != nil {
 					return err
 				}
@@ -139,7 +140,7 @@ func (p *play) connect(ctx context.Context) error {
 	group := new(chat)
 	var uids []im.UID
 	for _, r := range regions {
-		u, err := p.user(ctx, im.UID("group-"+string(r)), r)
+		u, err := p.user(ctx, im.UID(p.cfg.Prefix+"group-"+string(r)), r)
 		if err != nil {
 			return err
 		}
