@@ -150,9 +150,8 @@ func (e *Env) Close() error {
 	if e.block != nil {
 		e.block.release()
 	}
-	errs = append(errs, os.RemoveAll(e.dir))
-	e.lock.Close()
-	return errors.Join(errs...)
+	defer e.lock.Close()
+	return errors.Join(errors.Join(errs...), os.RemoveAll(e.dir))
 }
 
 // Member is a server of an environment. It can be ended and started again at the same addresses with the same data.
