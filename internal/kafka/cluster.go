@@ -21,7 +21,6 @@ import (
 type Cluster struct {
 	cfg  Config
 	log  *slog.Logger
-	addr net.Addr
 	sasl sasl.Mechanism
 
 	ctx    context.Context // ends with Close
@@ -52,7 +51,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Cluster, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{cfg: cfg, log: deps.Log, addr: kafkago.TCP(cfg.Brokers...), sasl: mechanism}
+	c := &Cluster{cfg: cfg, log: deps.Log, sasl: mechanism}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.socks.open = make(map[net.Conn]struct{})
 	c.lay.init(c)

@@ -3,7 +3,9 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -80,26 +82,29 @@ type layoutKeeper struct {
 // earlier, the transport would open itself again for the next request and then stay for ever.
 type route struct {
 	*kafkago.Transport
+	addr     net.Addr // of the broker that told the layout; it serves whatever any broker can serve, too
 	users    int
 	replaced bool
 }
 
-// refreshPause is the least time between two refreshes.
-const refreshPause = 100 * time.Millisecond
+const (
+	// refreshPause is the least time between two refreshes.
+	refreshPause = 100 * time.Millisecond
+	// askNext is how long one broker may take to tell the layout before another is asked as well: one that hangs takes
+	// conns, and never answers.
+	askNext = 300 * time.Millisecond
+)
 
 func (k *layoutKeeper) init(c *Cluster) {
 	k.c = c
-	k.route = k.newRoute()
+	k.route = k.newRoute(c.cfg.Brokers[0])
 	k.now = &layout{}
 }
 
-func (k *layoutKeeper) newRoute() *route {
+func (k *layoutKeeper) newRoute(addr string) *route {
 	c := k.c
 	dialer := &net.Dialer{Timeout: c.cfg.DialTimeout, KeepAlive: 15 * time.Second}
-	if n := len(c.cfg.Brokers); n > 1 {
-		dialer.Timeout /= time.Duration(n) // the transport tries the addresses in turn within one timeout
-	}
-	return &route{Transport: &kafkago.Transport{
+	return &route{addr: kafkago.TCP(addr), Transport: &kafkago.Transport{
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
@@ -129,7 +134,7 @@ func (k *layoutKeeper) roundTrip(ctx context.Context, req protocol.Message) (pro
 	r := k.route
 	r.users++
 	k.mu.Unlock()
-	res, err := r.RoundTrip(ctx, k.c.addr, req)
+	res, err := r.RoundTrip(ctx, r.addr, req)
 	k.mu.Lock()
 	r.users--
 	unused := r.replaced && r.users == 0
@@ -140,15 +145,80 @@ func (k *layoutKeeper) roundTrip(ctx context.Context, req protocol.Message) (pro
 	return res, err
 }
 
-// load learns the layout over a new transport, and waits for it.
+// load learns the layout over a new transport, and waits for it. The brokers are asked in random order, the next one
+// when the one before failed or has not answered soon; the first answer is taken.
 func (k *layoutKeeper) load(ctx context.Context) error {
-	r := k.newRoute()
-	res, err := r.RoundTrip(ctx, k.c.addr, &metadata.Request{})
-	if err != nil {
-		r.CloseIdleConnections()
-		return err
+	type answer struct {
+		route *route
+		now   *layout
+		err   error
 	}
-	now := newLayout(res.(*metadata.Response))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	addresses := k.addresses()
+	answers := make(chan answer, len(addresses))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var failure error
+	failed := 0
+	for asked := 0; ; {
+		select {
+		case <-next.C:
+			if asked == len(addresses) {
+				continue
+			}
+			r := k.newRoute(addresses[asked])
+			asked++
+			next.Reset(askNext)
+			go func() { // ends with ctx
+				res, err := r.RoundTrip(ctx, r.addr, &metadata.Request{})
+				if err != nil {
+					r.CloseIdleConnections()
+					answers <- answer{err: fmt.Errorf("%s: %w", r.addr, err)}
+					return
+				}
+				answers <- answer{r, newLayout(res.(*metadata.Response)), nil}
+			}()
+		case a := <-answers:
+			if a.err != nil {
+				if failed++; failure == nil {
+					failure = a.err
+				} else {
+					failure = fmt.Errorf("%w; %w", failure, a.err)
+				}
+				if failed == len(addresses) {
+					return failure
+				}
+				next.Reset(0)
+				continue
+			}
+			k.take(a.route, a.now)
+			go func() { // those that were asked as well end with ctx; what they learnt is not needed
+				for range asked - failed - 1 {
+					if late := <-answers; late.route != nil {
+						late.route.CloseIdleConnections()
+					}
+				}
+			}()
+			return nil
+		}
+	}
+}
+
+// addresses are those of all brokers that are configured or known, in random order.
+func (k *layoutKeeper) addresses() []string {
+	all := slices.Clone(k.c.cfg.Brokers)
+	for _, addr := range k.layout().brokers {
+		if !slices.Contains(all, addr) {
+			all = append(all, addr)
+		}
+	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+// take has a route replace the former.
+func (k *layoutKeeper) take(r *route, now *layout) {
 	k.mu.Lock()
 	out := r
 	if !k.closed {
@@ -160,7 +230,6 @@ func (k *layoutKeeper) load(ctx context.Context) error {
 	if unused {
 		out.CloseIdleConnections()
 	}
-	return nil
 }
 
 // refresh makes the layout be learnt anew soon, in the background.
