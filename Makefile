@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-go test-browser test-infra bench lint vet fmt generate generate-check vuln clean
+.PHONY: help build run demo test test-go test-browser test-infra test-real deps bench lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ test-browser: ## run the browser tests (they say so where no Chromium is found)
 test-infra: ## run the tests of terraform/ and observability/ (need terraform and promtool)
 	cd terraform/modules/region-spec && terraform init -backend=false -input=false >/dev/null && terraform test
 	$(GO) test -timeout 5m $(INFRA)
+
+deps: ## fetch Kafka and build Consul for real regions on this machine (once; 3 minutes)
+	@tools/deps
+
+# They start real servers, which take the machine: one package at a time.
+test-real: deps ## run the tests on real Kafka, PostgreSQL, Redis and Consul (15 minutes)
+	$(GO) test -tags real -p 1 -count 1 -timeout 20m ./test/real/...
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
