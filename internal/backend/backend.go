@@ -45,10 +45,14 @@ type Server interface {
 // AwaitReady asks a started server until it is ready, it has ended, or ctx has.
 func AwaitReady(ctx context.Context, s Server, p *process.Process) error {
 	began := time.Now()
+	why := errors.New("never asked")
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := s.Ready(ctx)
 		if err == nil {
 			return struct{}{}, nil
+		}
+		if ctx.Err() == nil {
+			why = err // one that the end of ctx cut short says less
 		}
 		select {
 		case <-p.Done():
@@ -64,7 +68,7 @@ func AwaitReady(ctx context.Context, s Server, p *process.Process) error {
 		InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.2, Multiplier: 1.3, MaxInterval: 250 * time.Millisecond,
 	}), backoff.WithMaxElapsedTime(0))
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("%s: not ready after %v: %w", s.Name(), time.Since(began).Round(time.Millisecond), err)
+		return fmt.Errorf("%s: not ready after %v: %w", s.Name(), time.Since(began).Round(time.Millisecond), why)
 	}
 	return err
 }

@@ -1,0 +1,32 @@
+package backend
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestConsulSettings(t *testing.T) {
+	wan := []string{"127.0.0.11:8302", "127.0.0.12:8302"}
+	c := NewConsul(ConsulConfig{Dir: "/d", Host: "127.0.0.11", Datacenter: "eu", WAN: wan, LAN: []string{"127.0.0.11:8301"}})
+	s := c.settings()
+	if got := s["retry_join_wan"].([]string); !slices.Equal(got, wan[1:]) {
+		t.Errorf("it joins %v", got)
+	}
+	if got := s["retry_join"].([]string); len(got) != 0 {
+		t.Errorf("it joins itself: %v", got)
+	}
+	if s["node_name"] != "eu-127-0-0-11" || s["bootstrap_expect"] != 1 || s["server"] != true {
+		t.Errorf("%v", s)
+	}
+	s = NewConsul(ConsulConfig{Dir: "/d", Host: "127.0.0.13", Datacenter: "eu", Client: true, LAN: []string{"127.0.0.11:8301"}}).settings()
+	if got := s["retry_join"].([]string); !slices.Equal(got, []string{"127.0.0.11:8301"}) {
+		t.Errorf("the client joins %v", got)
+	}
+	if s["server"] != false || s["bootstrap_expect"] != nil || s["retry_join_wan"] != nil {
+		t.Errorf("a client with a server's settings: %v", s)
+	}
+}
+
+func TestConsulRefuses(t *testing.T) {
+	wantError(t, NewConsul(ConsulConfig{Name: "eu/consul", Dir: t.TempDir()}).Prepare(t.Context()), "eu/consul: it was given no datacenter")
+}
