@@ -52,6 +52,12 @@ type Connected struct {
 	Took    time.Duration
 }
 
+// Retried says that a submit was not accepted now and is sent again by itself. Err is an *im.Error: its code says why.
+type Retried struct {
+	Conversation im.Conversation
+	Err          error
+}
+
 // CaughtUp says that everything the region held when it was asked is in the timelines.
 type CaughtUp struct{ Region im.Region }
 
@@ -71,6 +77,7 @@ func (Moved) event()        {}
 func (Trimmed) event()      {}
 func (Receipt) event()      {}
 func (Connected) event()    {}
+func (Retried) event()      {}
 func (CaughtUp) event()     {}
 func (Disconnected) event() {}
 func (Stopped) event()      {}

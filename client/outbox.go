@@ -193,6 +193,7 @@ func (c *Client) drain(q *queue) {
 			continue // await waits for the next connection, with its own back-off
 		}
 		failures++
+		c.notice(Retried{Conversation: q.conversation, Err: public(err)})
 		if sleep(c.ctx, delay(c.endpoints.currentPolicy(), failures, err)) != nil {
 			continue
 		}
