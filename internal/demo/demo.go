@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/checker"
 )
@@ -52,29 +51,10 @@ type Config struct {
 	Log     func(string)  // what is going on; may be nil
 }
 
-type chat struct {
-	conversation im.Conversation
-	members      []*user
-}
-
-type user struct {
-	uid    im.UID
-	region im.Region
-	client *client.Client
-
-	mu      sync.Mutex
-	emitted map[im.Conversation][]im.ID
-	events  sync.WaitGroup
-}
-
+// play is the scenario under way.
 type play struct {
-	cfg     Config
-	cluster Cluster
-	users   []*user
-	chats   []*chat
-
-	mu      sync.Mutex
-	submits []checker.Submit
+	cfg Config
+	*crowd
 }
 
 // Run plays the scenario and returns what was recorded. An error means that it could not be played or did not settle; what
@@ -83,7 +63,7 @@ func Run(ctx context.Context, cfg Config, cluster Cluster, faults Faults, truth 
 	if cfg.Log == nil {
 		cfg.Log = func(string) {}
 	}
-	p := &play{cfg: cfg, cluster: cluster}
+	p := &play{cfg, newCrowd(cluster, cfg.Log)}
 	defer p.close()
 	if err := p.connect(ctx); err != nil {
 		return nil, err
@@ -102,17 +82,10 @@ func Run(ctx context.Context, cfg Config, cluster Cluster, faults Faults, truth 
 		return h, err
 	}
 	cfg.Log("everything sent; waiting for the last messages to arrive")
-	if err := p.settle(ctx, truth, h); err != nil {
+	if err := p.settle(ctx, cfg.Settle, truth, h); err != nil {
 		return h, err
 	}
 	return h, nil
-}
-
-func (p *play) close() {
-	for _, u := range p.users {
-		u.client.Close()
-		u.events.Wait()
-	}
 }
 
 func (p *play) connect(ctx context.Context) error {
@@ -156,37 +129,6 @@ func (p *play) connect(ctx context.Context) error {
 	return nil
 }
 
-func (p *play) user(ctx context.Context, uid im.UID, region im.Region) (*user, error) {
-	token, _, err := p.cluster.Token(uid)
-	if err != nil {
-		return nil, err
-	}
-	ipconf := []string{p.cluster.IPConf(region)}
-	for _, r := range p.cluster.Regions() {
-		if r != region {
-			ipconf = append(ipconf, p.cluster.IPConf(r))
-		}
-	}
-	c, err := client.Dial(ctx, client.Config{
-		IPConf: ipconf, Region: region, UID: uid, Token: client.StaticToken(token), Platform: "desktop", Agent: "antipode-demo",
-	})
-	if err != nil {
-		return nil, fmt.Errorf("connect %s in %s: %w", uid, region, err)
-	}
-	u := &user{uid: uid, region: region, client: c, emitted: map[im.Conversation][]im.ID{}}
-	u.events.Go(func() {
-		for e := range c.Events() {
-			if m, ok := e.(client.Inserted); ok && m.Message.Kind == im.KindMessage {
-				u.mu.Lock()
-				u.emitted[m.Conversation] = append(u.emitted[m.Conversation], m.Message.ID)
-				u.mu.Unlock()
-			}
-		}
-	})
-	p.users = append(p.users, u)
-	return u, nil
-}
-
 // send has every member of every conversation write its share, one message after the other.
 func (p *play) send(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -215,16 +157,7 @@ func (p *play) write(ctx context.Context, c *chat, u *user, n int) error {
 	pace := time.NewTicker(p.cfg.Length / time.Duration(n))
 	defer pace.Stop()
 	for i := range n {
-		var seen im.Stamp
-		if shown := u.client.Messages(c.conversation); len(shown) > 0 {
-			seen = shown[len(shown)-1].Place.Stamp
-		}
-		ack, err := u.client.Submit(ctx, c.conversation, fmt.Sprintf("%s says %d", u.uid, i))
-		s := checker.Submit{ID: ack.ID, Conn: string(u.uid), Seen: seen, Acked: err == nil, Ack: ack}
-		p.mu.Lock()
-		p.submits = append(p.submits, s)
-		p.mu.Unlock()
-		if err != nil {
+		if err := p.submit(ctx, c, u, fmt.Sprintf("%s says %d", u.uid, i)); err != nil {
 			return fmt.Errorf("%s: message %d to %s was not acknowledged: %w", u.uid, i, c.conversation, err)
 		}
 		select {
@@ -281,114 +214,6 @@ func (p *play) breakThings(ctx context.Context, faults Faults) error {
 	}
 	p.cfg.Log(fmt.Sprintf("all links are healed, %s of %s is back", p.cfg.Gateway, victim))
 	return nil
-}
-
-func (p *play) history() *checker.History {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return &checker.History{Submits: p.submits}
-}
-
-// settle waits until every client shows every acked message, all logs are applied everywhere and all views are equal; then it
-// records what there is. What does not come true in time is recorded as it is, for the checker to name.
-func (p *play) settle(ctx context.Context, truth Truth, h *checker.History) error {
-	deadline := time.Now().Add(p.cfg.Settle)
-	expect := map[im.Conversation]int{}
-	for _, s := range h.Submits {
-		if s.Acked {
-			expect[s.ID.Conversation]++
-		}
-	}
-	waitFor := func(what string, done func() (bool, error)) error {
-		for {
-			ok, err := done()
-			if ok {
-				return nil
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if time.Now().After(deadline) {
-				if err != nil {
-					return fmt.Errorf("%s: %w", what, err)
-				}
-				p.cfg.Log("not in time: " + what)
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
-	err := waitFor("every client shows every message", func() (bool, error) {
-		for _, c := range p.chats {
-			for _, u := range c.members {
-				if u.count(c.conversation) < expect[c.conversation] {
-					return false, nil
-				}
-			}
-		}
-		return true, nil
-	})
-	if err != nil {
-		return err
-	}
-	err = waitFor("every region applied every log", func() (bool, error) {
-		var err error
-		h.Behind, err = truth.Behind(ctx)
-		return err == nil && len(h.Behind) == 0, err
-	})
-	if err != nil {
-		return err
-	}
-	err = waitFor("all views are equal", func() (bool, error) {
-		var err error
-		h.Digests, err = truth.Digests(ctx)
-		return err == nil && equal(h.Digests), err
-	})
-	if err != nil {
-		return err
-	}
-	if h.Logs, err = truth.Logged(ctx); err != nil {
-		return err
-	}
-	for _, c := range p.chats {
-		for _, u := range c.members {
-			h.Receivers = append(h.Receivers, u.receiver(c.conversation))
-		}
-		for _, r := range p.cluster.Regions() {
-			t, err := p.pull(ctx, r, c)
-			if err != nil {
-				return fmt.Errorf("pull %s in %s: %w", c.conversation, r, err)
-			}
-			h.Timelines = append(h.Timelines, t)
-		}
-	}
-	return nil
-}
-
-func (u *user) count(c im.Conversation) int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return len(u.emitted[c])
-}
-
-func (u *user) receiver(c im.Conversation) checker.Receiver {
-	r := checker.Receiver{Name: string(u.uid), Conversation: c}
-	u.mu.Lock()
-	r.Emitted = u.emitted[c]
-	u.mu.Unlock()
-	for _, m := range u.client.Messages(c) {
-		if m.Kind == im.KindMessage {
-			r.Shown = append(r.Shown, checker.Sighting{ID: m.ID, Place: m.Place})
-		}
-	}
-	return r
-}
-
-func equal(digests map[im.Region]map[string]string) bool {
-	return len(checker.Check(&checker.History{Digests: digests})) == 0
 }
 
 // Line sums a history up in one line.

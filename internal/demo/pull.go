@@ -18,7 +18,7 @@ import (
 )
 
 // pull reads a conversation from a region from the beginning, as a member of it would over HTTP.
-func (p *play) pull(ctx context.Context, r im.Region, c *chat) (checker.Timeline, error) {
+func (p *crowd) pull(ctx context.Context, r im.Region, c *chat) (checker.Timeline, error) {
 	t := checker.Timeline{Region: r, Conversation: c.conversation}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

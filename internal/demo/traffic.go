@@ -1,0 +1,290 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/checker"
+)
+
+// TrafficConfig says who writes to whom, and how often.
+type TrafficConfig struct {
+	Name  string        // begins the uids, so that one cluster can carry several traffics after each other
+	Pairs int           // pairs of users within each region, and between every two regions
+	Group bool          // one conversation of users of all regions besides
+	Every time.Duration // between one answer and a user's next message
+	Log   func(string)  // what is going on; may be nil
+}
+
+// Traffic is users of all regions who go on writing to each other, as a background for faults. Everything that they send
+// and see is recorded with its time.
+type Traffic struct {
+	*crowd
+	cfg     TrafficConfig
+	ctx     context.Context // of the submits
+	cancel  context.CancelFunc
+	stop    chan struct{}
+	stopped sync.Once
+	writers sync.WaitGroup
+}
+
+// StartTraffic connects everybody and lets them write until Settle or Close.
+func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Traffic, error) {
+	if cfg.Log == nil {
+		cfg.Log = func(string) {}
+	}
+	t := &Traffic{crowd: newCrowd(cluster, cfg.Log), cfg: cfg, stop: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	if err := t.gather(ctx); err != nil {
+		t.Close()
+		return nil, err
+	}
+	for _, c := range t.chats {
+		for _, u := range c.members {
+			t.writers.Go(func() { t.chatter(c, u) })
+		}
+	}
+	return t, nil
+}
+
+func (t *Traffic) gather(ctx context.Context) error {
+	pair := func(a, b im.Region, n int) error {
+		c := new(chat)
+		for i, r := range []im.Region{a, b} {
+			u, err := t.user(ctx, im.UID(fmt.Sprintf("%s-%s-%s-%d-%c", t.cfg.Name, a, b, n, 'a'+i)), r)
+			if err != nil {
+				return err
+			}
+			c.members = append(c.members, u)
+		}
+		c.conversation = im.Direct(c.members[0].uid, c.members[1].uid)
+		t.chats = append(t.chats, c)
+		return nil
+	}
+	regions := t.cluster.Regions()
+	for i, a := range regions {
+		for _, b := range regions[i:] {
+			for n := range t.cfg.Pairs {
+				if err := pair(a, b, n); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if !t.cfg.Group {
+		return nil
+	}
+	c := new(chat)
+	var uids []im.UID
+	for _, r := range regions {
+		u, err := t.user(ctx, im.UID(fmt.Sprintf("%s-group-%s", t.cfg.Name, r)), r)
+		if err != nil {
+			return err
+		}
+		c.members, uids = append(c.members, u), append(uids, u.uid)
+	}
+	var err error
+	if c.conversation, err = c.members[0].client.CreateGroup(ctx, t.cfg.Name, uids); err != nil {
+		return fmt.Errorf("create a group: %w", err)
+	}
+	t.chats = append(t.chats, c)
+	return nil
+}
+
+// chatter writes one message after the other. The client sends each again until it is acked.
+func (t *Traffic) chatter(c *chat, u *user) {
+	for n := 0; ; n++ {
+		if err := t.submit(t.ctx, c, u, fmt.Sprintf("%s says %d", u.uid, n)); err != nil {
+			if t.ctx.Err() == nil {
+				t.log(fmt.Sprintf("%s: message %d to %s was refused: %v", u.uid, n, c.conversation, err))
+			}
+			return
+		}
+		select {
+		case <-time.After(t.cfg.Every):
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// Flows tells whether, since a time, every user whose home is in from had a message acked that everybody of the conversation
+// whose home is in to was shown. No regions mean all. If not, why names somebody who waits.
+func (t *Traffic) Flows(since time.Time, from, to []im.Region) (ok bool, why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	through := map[*user]map[*user]bool{}
+	for _, s := range t.submits {
+		if !s.Acked || s.sent.Before(since) {
+			continue
+		}
+		for _, u := range s.in.members {
+			if !u.when(s.ID).IsZero() {
+				if through[s.by] == nil {
+					through[s.by] = map[*user]bool{}
+				}
+				through[s.by][u] = true
+			}
+		}
+	}
+	for _, c := range t.chats {
+		for _, a := range c.members {
+			for _, b := range c.members {
+				if within(a.region, from) && within(b.region, to) && !through[a][b] {
+					return false, fmt.Sprintf("nothing that %s sent was acked and shown to %s", a.uid, b.uid)
+				}
+			}
+		}
+	}
+	return true, ""
+}
+
+func within(r im.Region, of []im.Region) bool { return len(of) == 0 || slices.Contains(of, r) }
+
+// Accepts tells whether, since a time, every user whose home is in from had a message acked.
+func (t *Traffic) Accepts(since time.Time, from ...im.Region) (ok bool, why string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	acked := map[*user]bool{}
+	for _, s := range t.submits {
+		if s.Acked && s.sent.After(since) {
+			acked[s.by] = true
+		}
+	}
+	for _, u := range t.users {
+		if within(u.region, from) && !acked[u] {
+			return false, fmt.Sprintf("nothing that %s sent was acked", u.uid)
+		}
+	}
+	return true, ""
+}
+
+// Seen is what users noticed.
+type Seen struct {
+	Sent    int
+	Retried map[im.Code]int // answers that made their clients send a submit again
+	Lost    int             // sockets that went
+	// LongestAck is the longest that anybody waited for an ack, LongestShow from sending to the last one's being shown it.
+	// What is still waited for counts up to now.
+	LongestAck, LongestShow time.Duration
+}
+
+// String is what users noticed in a few words.
+func (s Seen) String() string {
+	var codes []string
+	for _, c := range slices.Sorted(maps.Keys(s.Retried)) {
+		codes = append(codes, fmt.Sprintf("%s %d", c, s.Retried[c]))
+	}
+	errors := "none"
+	if codes != nil {
+		errors = strings.Join(codes, ", ")
+	}
+	return fmt.Sprintf("errors: %s; sockets lost: %d; longest ack %.1f s, show %.1f s",
+		errors, s.Lost, s.LongestAck.Seconds(), s.LongestShow.Seconds())
+}
+
+// Seen sums up what users whose home is in some regions (none: all) noticed of what was sent since a time.
+func (t *Traffic) Seen(since time.Time, regions ...im.Region) Seen {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	seen := Seen{Retried: map[im.Code]int{}}
+	for _, s := range t.submits {
+		if s.sent.Before(since) {
+			continue
+		}
+		until := func(end time.Time) time.Duration {
+			if end.IsZero() {
+				end = now
+			}
+			return end.Sub(s.sent)
+		}
+		if within(s.by.region, regions) {
+			seen.Sent++
+			seen.LongestAck = max(seen.LongestAck, until(s.acked))
+		}
+		for _, u := range s.in.members {
+			if within(u.region, regions) {
+				shown := time.Time{}
+				if s.Acked {
+					shown = u.when(s.ID)
+				}
+				seen.LongestShow = max(seen.LongestShow, until(shown))
+			}
+		}
+	}
+	for _, u := range t.users {
+		if !within(u.region, regions) {
+			continue
+		}
+		u.mu.Lock()
+		for _, x := range u.troubles {
+			switch {
+			case x.at.Before(since):
+			case x.code == "":
+				seen.Lost++
+			default:
+				seen.Retried[x.code]++
+			}
+		}
+		u.mu.Unlock()
+	}
+	return seen
+}
+
+// Gateways counts the users by the gateway (region/id) that took them last.
+func (t *Traffic) Gateways() map[string]int {
+	all := map[string]int{}
+	for _, u := range t.users {
+		u.mu.Lock()
+		all[u.gateway]++
+		u.mu.Unlock()
+	}
+	return all
+}
+
+// Settle ends the writing, waits until everything sent is acked, shown and applied everywhere and all views are equal, and
+// returns what was recorded. What does not come true in time is recorded as it is, for the checker to name. An error means
+// that somebody's message was not acked, or that a region could not be asked.
+func (t *Traffic) Settle(ctx context.Context, limit time.Duration, truth Truth) (*checker.History, error) {
+	t.stopped.Do(func() { close(t.stop) })
+	ended := make(chan struct{})
+	go func() { t.writers.Wait(); close(ended) }()
+	bound := time.NewTimer(limit)
+	defer bound.Stop()
+	select {
+	case <-ended:
+	case <-bound.C:
+		t.cancel()
+		<-ended
+	case <-ctx.Done():
+		t.cancel()
+		<-ended
+		return t.history(), ctx.Err()
+	}
+	h := t.history()
+	unacked := len(h.Submits)
+	for _, s := range h.Submits {
+		if s.Acked {
+			unacked--
+		}
+	}
+	if unacked > 0 {
+		return h, fmt.Errorf("%d of %d messages were never acked", unacked, len(h.Submits))
+	}
+	return h, t.settle(ctx, limit, truth, h)
+}
+
+// Close ends everything.
+func (t *Traffic) Close() {
+	t.stopped.Do(func() { close(t.stop) })
+	t.cancel()
+	t.writers.Wait()
+	t.close()
+}
