@@ -1,0 +1,131 @@
+//go:build real && linux
+
+package fault
+
+import (
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/demo"
+)
+
+func TestKillGateway(t *testing.T) {
+	f := begin(t, "kill -9 of a gateway")
+	victim := ""
+	for gateway, users := range f.traffic.Gateways() {
+		if im.Region(gateway[:2]) == eu && users > 0 {
+			victim = gateway
+		}
+	}
+	f.breaks(f.Kill, victim)
+	f.flows(f.broke, 20*time.Second, nil, nil) // elsewhere, before it is back
+	if seen := f.traffic.Seen(f.broke); seen.Lost == 0 {
+		t.Error("nobody was on the gateway that died")
+	}
+	f.within(10*time.Second, 15*time.Second)
+	f.heals(f.starts(victim))
+	f.ends()
+}
+
+func TestKillRouter(t *testing.T) {
+	f := begin(t, "kill -9 of a router of two")
+	f.breaks(f.Kill, "eu/router-1")
+	f.flows(f.broke, 20*time.Second, nil, nil)
+	f.within(5*time.Second, 15*time.Second)
+	f.heals(f.starts("eu/router-1"))
+	f.ends()
+}
+
+func TestKillIMServer(t *testing.T) {
+	f := begin(t, "kill -9 of an imserver of two")
+	f.breaks(f.Kill, "eu/imserver-1")
+	f.flows(f.broke, 20*time.Second, nil, nil)
+	f.within(5*time.Second, 10*time.Second)
+	f.heals(f.starts("eu/imserver-1"))
+	f.ends()
+}
+
+func TestKillKafka(t *testing.T) {
+	f := begin(t, "kill -9 of the only broker of a region")
+	f.breaks(f.Kill, "eu/kafka")
+	f.notices(30*time.Second, eu)
+	f.flows(time.Now(), 10*time.Second, []im.Region{us}, []im.Region{us})
+	f.heals(f.starts("eu/kafka"))
+	f.ends()
+}
+
+func TestKillPostgres(t *testing.T) {
+	f := begin(t, "kill -9 of PostgreSQL")
+	f.breaks(f.Kill, "eu/postgres")
+	f.lasts(2 * time.Second)
+	f.accepts(time.Now(), 20*time.Second) // conversations in cache go on
+	f.flows(time.Now(), 20*time.Second, nil, []im.Region{us})
+	f.heals(f.starts("eu/postgres"))
+	f.ends()
+}
+
+func TestKillRedis(t *testing.T) {
+	f := begin(t, "kill -9 of Redis")
+	f.breaks(f.Kill, "eu/redis")
+	f.lasts(2 * time.Second)
+	f.newcomers()
+	f.flows(time.Now(), 20*time.Second, nil, nil)
+	f.unnoticed()
+	f.heals(f.starts("eu/redis"))
+	f.ends()
+}
+
+func TestKillConsul(t *testing.T) {
+	f := begin(t, "kill -9 of a region's Consul")
+	f.breaks(f.Kill, "eu/consul")
+	f.lasts(5 * time.Second) // longer than services live in it without a heartbeat
+	f.newcomers()
+	f.flows(time.Now(), 20*time.Second, nil, nil)
+	f.unnoticed()
+	f.heals(f.starts("eu/consul"))
+	f.ends()
+}
+
+func TestKillConsulEverywhere(t *testing.T) {
+	f := begin(t, "kill -9 of every Consul")
+	f.breaks(f.Kill, "eu/consul")
+	f.do(f.Kill, "us/consul")
+	f.lasts(5 * time.Second)
+	f.newcomers()
+	f.flows(time.Now(), 20*time.Second, nil, nil)
+	f.unnoticed()
+	f.heals(f.starts("eu/consul"), f.starts("us/consul"))
+	f.ends()
+}
+
+// newcomers connects users while something is broken: they must find a gateway and each other.
+func (f *fault) newcomers() {
+	f.Helper()
+	since := time.Now()
+	traffic := f.more(demo.TrafficConfig{Pairs: 1, Every: time.Second})
+	f.await(20*time.Second, func() (bool, string) { return traffic.Flows(since, nil, nil) })
+}
+
+func TestKillRegion(t *testing.T) {
+	f := begin(t, "kill -9 of a region, with acked messages that were not shipped")
+	f.broke = time.Now()
+	ctx := t.Context()
+	for _, l := range [][2]im.Region{{eu, us}, {us, eu}} {
+		if err := f.Cut(ctx, l[0], l[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.accepts(time.Now(), 10*time.Second, eu) // these are nowhere else
+	f.do(f.Kill, "eu")
+	for _, l := range [][2]im.Region{{eu, us}, {us, eu}} {
+		if err := f.Heal(ctx, l[0], l[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	died := time.Now()
+	f.flows(died, 30*time.Second, nil, nil) // all of them are in us now
+	f.Logf("users of eu go on in us after %s", seconds(time.Since(died)))
+	f.heals(f.starts("eu"))
+	f.ends()
+}
