@@ -23,8 +23,9 @@ import (
 const (
 	// startLimit bounds a start of servers: slow machines take a minute for a JVM among others.
 	startLimit = 3 * time.Minute
-	// stopLimit bounds the stop of each; it is killed then.
-	stopLimit = 10 * time.Second
+	// endLimit is how long a server may take to end by itself. PostgreSQL should, or a piece of shared memory stays behind; the
+	// last broker of a quorum cannot, for it waits minutes for others that have left; nobody will ask for their data.
+	endLimit = 3 * time.Second
 	// shown is how much of each server's log a failure shows, in bytes.
 	shown = 6 << 10
 )
@@ -239,7 +240,10 @@ func (m *Member) end() error {
 	if !m.running() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
 	defer cancel()
-	return m.process.Stop(ctx)
+	if err := m.process.Stop(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return m.process.Kill()
 }
