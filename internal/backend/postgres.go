@@ -33,6 +33,7 @@ type PostgresConfig struct {
 	Port     int               // 5432 if 0
 	Binaries string            // folder with postgres and initdb; empty: found on the machine
 	Settings map[string]string // of postgresql.conf, beside and above those that every server gets
+	Password string            // of PostgresUser, set when the data folder is made; empty: made up
 	Segment  int               // size of a WAL segment in MB, for small disks; set when the data folder is made; 16 if 0
 	Unsynced bool              // never waits for the disk: what a crash of the machine, not of the server, may destroy is for tests
 	Progress func(string)      // told one line at a time what takes long; may be nil
@@ -65,7 +66,7 @@ func (p *Postgres) Name() string { return p.cfg.Name }
 // Addr is the host:port that it listens on.
 func (p *Postgres) Addr() string { return address(p.cfg.Host, p.cfg.Port) }
 
-// Password is PostgresUser's, made by the first Prepare and kept in the folder.
+// Password is PostgresUser's, set by the first Prepare and kept in the folder.
 func (p *Postgres) Password() string { return p.password }
 
 // URL is the connection URL of a database, password included: keep it out of logs.
@@ -153,7 +154,7 @@ func (p *Postgres) initialise(ctx context.Context) (string, error) {
 		return strings.TrimSpace(string(password)), nil
 	}
 	p.cfg.Progress("PostgreSQL: making a new database folder")
-	password := rand.Text()
+	password := cmp.Or(p.cfg.Password, rand.Text())
 	if err := os.WriteFile(passwordPath, []byte(password+"\n"), 0o600); err != nil {
 		return "", fmt.Errorf("%s: password: %w", name, err)
 	}
