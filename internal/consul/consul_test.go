@@ -413,7 +413,8 @@ func TestEntriesSettleTwoNodes(t *testing.T) {
 	}
 	list := []*api.ServiceEntry{
 		entry("imserver", "b", "b1", 5), entry("imserver", "a", "old", 10), entry("imserver", "a", "new", 20),
-		{Service: &api.AgentService{Service: "antipode-imserver", Meta: nil}}, {Service: &api.AgentService{Service: "web"}},
+		{Service: &api.AgentService{Service: "antipode-imserver", Meta: nil}},
+		{Service: &api.AgentService{Service: "web"}},
 	}
 	var got []string
 	for _, e := range c.entries("eu", list) {
