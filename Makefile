@@ -55,7 +55,7 @@ lint: ## run golangci-lint, the formatter's check, and the check of deploy/
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
 
 vet: ## run go vet
-	$(GO) vet ./...
+	$(GO) vet -tags real ./...
 
 fmt: ## format the code
 	git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs tools/run gofumpt -w
