@@ -99,6 +99,7 @@ imservers of eu, eu the region, all everything.`,
   antipode cluster logs -f eu/imserver-1
   antipode cluster cut eu us
   antipode cluster down`,
+		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	f.register(cmd)
 	cmd.AddCommand(newClusterUp(&f), newClusterDown(&f), newClusterPS(&f), newClusterLogs(&f))

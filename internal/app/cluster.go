@@ -272,10 +272,15 @@ func (l clusterLinks) Delay(ctx context.Context, from, to im.Region, d time.Dura
 // known gives an error about what does not exist the form that the console answers 404 to.
 func known(err error) error {
 	if errors.Is(err, cluster.ErrUnknown) {
-		return fmt.Errorf("%w: %w", err, console.ErrUnknown)
+		return unknownError{err}
 	}
 	return err
 }
+
+type unknownError struct{ error }
+
+// Is makes it the console's.
+func (unknownError) Is(target error) bool { return target == console.ErrUnknown }
 
 // clusterSwitch gives orders of the console about gateways and regions.
 type clusterSwitch struct{ c *Cluster }

@@ -62,7 +62,7 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 	c := config.Defaults()
 	c.Region, c.Origins, c.Partitions = r.Name, p.Origins(), p.File.Kafka.Partitions
 	c.Listen, c.RPC, c.Admin = "", "", ""
-	c.Drain = 5 * time.Second
+	c.Drain, c.StartWait = 5*time.Second, 30*time.Second
 	c.Log = config.Log{Replication: p.File.Kafka.Brokers, MinInSync: (p.File.Kafka.Brokers + 1) / 2}
 	for _, k := range r.Of(backendKafka) {
 		c.Log.Brokers = append(c.Log.Brokers, k.Listen)

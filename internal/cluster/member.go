@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -57,7 +58,7 @@ const (
 	probeTimeout    = 2 * time.Second
 	probeWhileStart = 100 * time.Millisecond
 	probeWhileUp    = 2 * time.Second
-	killedTimeout   = 10 * time.Second
+	stopWhileStart  = 3 * time.Second // for what has never been ready: some servers do not listen to signals before
 	restartFirst    = 200 * time.Millisecond
 	restartMost     = 5 * time.Second
 	restartForget   = time.Minute // what ran so long begins with the shortest pause again
@@ -79,7 +80,7 @@ type member struct {
 	proc     *process.Process   // the last one; nil before the first start
 	cancel   context.CancelFunc // ends the watch over the process, not the process
 	over     chan struct{}      // closed when that watch has ended
-	exits    int                // by itself since the last order
+	exits    int                // by itself since the last order, but for want of a backend
 	changed  chan struct{}      // closed at the next change
 	proberun chan struct{}      // asks for a probe now
 }
@@ -155,7 +156,7 @@ func (m *member) start(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 		m.unwatch()
-		err := m.finish(true)
+		err := m.finish(true, 0)
 		m.enter(StateDown, "its start was given up")
 		return errors.Join(ctx.Err(), err)
 	}
@@ -182,7 +183,11 @@ func (m *member) watch(ctx context.Context, started chan<- error) {
 			return
 		}
 		m.mu.Lock()
-		m.exits++
+		if code := exitCode(proc); code == exitConfig {
+			m.exits = maxExits
+		} else if code != exitBackend {
+			m.exits++
+		}
 		m.mu.Unlock()
 		if !m.plan.Service() || first && proc == nil {
 			m.enter(StateExited, err.Error())
@@ -305,17 +310,25 @@ func (m *member) end(hard bool, why string) error {
 	m.orders.Lock()
 	defer m.orders.Unlock()
 	m.unwatch()
-	if s, _ := m.snapshot(); s.State == StateDown {
+	s, _ := m.snapshot()
+	if s.State == StateDown {
 		return nil
 	}
 	m.enter(StateStopping, why)
-	err := m.finish(hard)
+	patience := m.stopIn
+	if s.State == StateStarting {
+		patience = min(patience, stopWhileStart)
+	}
+	err := m.finish(hard, patience)
 	m.enter(StateDown, why)
+	if patience < m.stopIn {
+		return nil
+	}
 	return err
 }
 
 // finish ends the process that nobody watches any more.
-func (m *member) finish(hard bool) error {
+func (m *member) finish(hard bool, patience time.Duration) error {
 	m.mu.Lock()
 	proc := m.proc
 	m.mu.Unlock()
@@ -330,7 +343,7 @@ func (m *member) finish(hard bool) error {
 	if hard {
 		return proc.Kill()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), m.stopIn)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return proc.Stop(ctx)
 }
@@ -383,6 +396,21 @@ func (m *member) hurry() {
 	case m.proberun <- struct{}{}:
 	default:
 	}
+}
+
+// The exit codes by which a service of Antipode tells what is wrong.
+const (
+	exitConfig  = 2 // its configuration cannot be: starting it again does not help
+	exitBackend = 3 // a backend is missing: it may come yet
+)
+
+func exitCode(proc *process.Process) int {
+	if proc != nil {
+		if e, ok := errors.AsType[*exec.ExitError](proc.Err()); ok {
+			return e.ExitCode()
+		}
+	}
+	return 0
 }
 
 // maxExits is how often a member may end by itself before who waits for it gives up.
