@@ -14,15 +14,17 @@ import (
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
-// applier reads the owned partitions of every origin and applies them, one batch after the other:
+// applier reads the owned partitions of one database, of every origin, and applies them, one batch after the other:
 //
 //	read ──▶ gather ──▶ number ──▶ ┌ commit  ┐ ──▶ next
 //	                               └ deliver ┘
 //
 // While a batch is under way the next is gathered and numbered, and no further one: that is the back-pressure, and the
-// log is the queue. Everything here belongs to one goroutine, but for what a flight does.
+// log is the queue. Everything here belongs to one goroutine, but for what a flight does. A database that is gone holds up
+// no applier but its own.
 type applier struct {
 	s         *Server
+	database  int
 	reader    Reader
 	owned     map[int]*shard
 	tails     []*view.Tail           // of what is owned, by partition
@@ -52,16 +54,16 @@ type polled struct {
 // errOwners ends a reign because the owners changed.
 var errOwners = errors.New("owners changed")
 
-func newApplier(s *Server) *applier {
+func newApplier(s *Server, database int) *applier {
 	return &applier{
-		s: s, owned: map[int]*shard{}, committed: map[im.Partition]int64{}, sent: map[im.Partition]im.Position{},
+		s: s, database: database, owned: map[int]*shard{}, committed: map[im.Partition]int64{}, sent: map[im.Partition]im.Position{},
 		gapped: map[im.Partition]bool{}, halted: map[im.Partition]bool{},
 	}
 }
 
 // run applies until ctx ends. What is under way then may still land until hard ends.
 func (a *applier) run(ctx, hard context.Context) {
-	defer a.s.shards.set(nil)
+	defer a.s.shards.set(a.database, nil)
 	for ctx.Err() == nil {
 		err := a.reign(ctx, hard)
 		if ctx.Err() != nil || errors.Is(err, errOwners) {
@@ -79,7 +81,8 @@ func (a *applier) run(ctx, hard context.Context) {
 // reign applies what is owned now. It returns when the owners change, when a commit is fenced, or when ctx ends; by then
 // nothing is under way.
 func (a *applier) reign(ctx, hard context.Context) error {
-	numbers, changed := a.s.deps.Ownership.Owned()
+	all, changed := a.s.deps.Ownership.Owned()
+	numbers := slices.DeleteFunc(slices.Clone(all), func(n int) bool { return n%a.s.cfg.Databases != a.database })
 	if err := a.takeOver(ctx, hard, numbers); err != nil {
 		return err
 	}

@@ -179,8 +179,13 @@ func (s *fakeStore) do(ctx context.Context, what string, op func() error) error 
 	return s.step(ctx, "after "+what)
 }
 
-func (s *fakeStore) Positions(ctx context.Context) (positions []view.Position, err error) {
-	err = s.do(ctx, "positions", func() error { positions = s.view.Positions(); return nil })
+func (s *fakeStore) Positions(ctx context.Context, numbers ...int) (positions []view.Position, err error) {
+	err = s.do(ctx, "positions", func() error {
+		positions = slices.DeleteFunc(s.view.Positions(), func(p view.Position) bool {
+			return len(numbers) > 0 && !slices.Contains(numbers, p.Partition.Number)
+		})
+		return nil
+	})
 	return positions, err
 }
 
@@ -207,9 +212,10 @@ func (s *fakeStore) Known(ctx context.Context, ask view.Ask) (facts view.Facts, 
 	return facts, err
 }
 
-func (s *fakeStore) Sent(ctx context.Context) (sent []im.Position, err error) {
+func (s *fakeStore) Sent(ctx context.Context, numbers ...int) (sent []im.Position, err error) {
 	err = s.do(ctx, "sent", func() error {
 		sent = slices.SortedFunc(maps.Values(s.sent), func(a, b im.Position) int { return a.Partition.Compare(b.Partition) })
+		sent = slices.DeleteFunc(sent, func(p im.Position) bool { return len(numbers) > 0 && !slices.Contains(numbers, p.Partition.Number) })
 		return nil
 	})
 	return sent, err

@@ -195,7 +195,7 @@ func TestHaltedMovesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newApplier(s)
+	a := newApplier(s, 0)
 	if err := a.takeOver(t.Context(), t.Context(), []int{0}); err != nil {
 		t.Fatal(err)
 	}
@@ -284,4 +284,76 @@ func (l *boundless) Bounds(ctx context.Context, partitions []im.Partition) (map[
 		return nil, errDown
 	}
 	return l.fakeLog.Bounds(ctx, partitions)
+}
+
+// parted is a store of two databases, of which the one with the odd partitions may be gone.
+type parted struct {
+	*fakeStore
+	gone atomic.Bool
+}
+
+func (s *parted) Apply(ctx context.Context, parts []view.Part) error {
+	for i := range parts {
+		if parts[i].Partition.Number%2 != parts[0].Partition.Number%2 {
+			return fmt.Errorf("%v and %v in one transaction", parts[0].Partition, parts[i].Partition)
+		}
+		if s.gone.Load() && parts[i].Partition.Number%2 == 1 {
+			return errDown
+		}
+	}
+	return s.fakeStore.Apply(ctx, parts)
+}
+
+// A database that is gone holds up the partitions that live in it, and no others.
+func TestDatabasesFailAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newFakeLog(), &parted{fakeStore: newFakeStore(4)}
+		log.create("eu", 4)
+		cfg, deps := minimal(log, store.fakeStore, newFakeOwnership(0, 1, 2, 3))
+		cfg.Partitions, cfg.Databases = 4, 2
+		deps.Store = store
+		s, err := New(cfg, deps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(time.Second)
+		if n := len(s.shards.numbers()); n != 4 {
+			t.Fatalf("%d partitions are owned, want 4", n)
+		}
+		store.gone.Store(true)
+		conversations := map[int]im.Conversation{}
+		for i := 0; len(conversations) < 4; i++ {
+			c := im.Direct("ann", im.UID(fmt.Sprint("bob", i)))
+			conversations[s.number(c)] = c
+		}
+		for n, c := range conversations {
+			record := im.Record{ID: im.ID{Conversation: c, Sender: "ann"}, Kind: im.KindMessage, Version: 1}
+			log.put(im.Partition{Topic: "msg.eu.direct", Number: n}, wire.EncodeRecord(&record))
+		}
+		applied := func(n int) uint64 {
+			store.mu.Lock()
+			defer store.mu.Unlock()
+			return store.view.Last(view.HeadKey{Conversation: conversations[n], Origin: "eu"})
+		}
+		time.Sleep(time.Second)
+		for n := range 4 {
+			if got, want := applied(n), uint64(1-n%2); got != want {
+				t.Errorf("with the odd database gone, %d records of partition %d were applied, want %d", got, n, want)
+			}
+		}
+		store.gone.Store(false)
+		time.Sleep(time.Minute)
+		for n := range 4 {
+			if got := applied(n); got != 1 {
+				t.Errorf("with both databases back, %d records of partition %d were applied, want 1", got, n)
+			}
+		}
+		end()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Origin     im.Origin   // under which this region accepts
 	Origins    []im.Origin // every origin that is applied, the own included
 	Partitions int         // of each lane and of read.<origin>, equal in every region [16]
+	Databases  int         // of the timelines: partition p is in number p mod Databases, and each is applied by itself [1]
 
 	MaxText    int // bytes of a text [16 KiB]
 	MaxTitle   int // bytes of a title [256]
@@ -43,7 +44,7 @@ type Config struct {
 	CreateWindow  time.Duration // for a group's create, from the time in its id on; equal in every region [2 min]
 	MarkInterval  time.Duration // between two cursors records of one user and conversation [1 s]
 
-	BatchRows      int           // of one transaction [500]
+	BatchRows      int           // of one transaction [2,000]
 	BatchWait      time.Duration // for a batch to fill [2 ms]
 	DeliverTimeout time.Duration // for routers to take a batch; after it the batch is given up and clients pull [5 s]
 	SentInterval   time.Duration // between saves of what was delivered [1 s]
@@ -59,6 +60,7 @@ type Config struct {
 
 func (c Config) withDefaults() (Config, error) {
 	def(&c.Partitions, 16)
+	def(&c.Databases, 1)
 	def(&c.MaxText, 16<<10)
 	def(&c.MaxTitle, 256)
 	def(&c.MaxMembers, 500)
@@ -72,7 +74,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.MaxAge, 24*time.Hour)
 	def(&c.CreateWindow, 2*time.Minute)
 	def(&c.MarkInterval, time.Second)
-	def(&c.BatchRows, 500)
+	def(&c.BatchRows, 2000)
 	def(&c.BatchWait, 2*time.Millisecond)
 	def(&c.DeliverTimeout, 5*time.Second)
 	def(&c.SentInterval, time.Second)
@@ -105,6 +107,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Partitions < 0 || c.Partitions > 1<<15 {
 		return c, fmt.Errorf("imserver: %d partitions: want 1 to 32768", c.Partitions)
 	}
+	if c.Databases < 0 || c.Databases > c.Partitions {
+		return c, fmt.Errorf("imserver: %d databases for %d partitions: some would stay empty", c.Databases, c.Partitions)
+	}
 	return c, nil
 }
 
@@ -136,9 +141,10 @@ type Reader interface {
 
 // Applied is the writing side of the region's timelines.
 type Applied interface {
-	// Positions are how far every partition is.
-	Positions(ctx context.Context) ([]view.Position, error)
-	// Apply commits the parts together or not at all. view.ErrFenced: another owner was faster.
+	// Positions are how far the partitions with the given numbers are; all, if none is given.
+	Positions(ctx context.Context, numbers ...int) ([]view.Position, error)
+	// Apply commits the parts together or not at all. view.ErrFenced: another owner was faster. Numbers of parts of one
+	// call are equal modulo Config.Databases.
 	Apply(ctx context.Context, parts []view.Part) error
 	// Known returns what the store has of what is asked, in one snapshot.
 	Known(ctx context.Context, ask view.Ask) (view.Facts, error)
@@ -146,7 +152,8 @@ type Applied interface {
 
 // Sent keeps how far partitions were delivered. It is saved once a second: a new owner delivers again from there.
 type Sent interface {
-	Sent(ctx context.Context) ([]im.Position, error)
+	// Sent is of the partitions with the given numbers; of all, if none is given.
+	Sent(ctx context.Context, numbers ...int) ([]im.Position, error)
 	SaveSent(ctx context.Context, sent []im.Position) error
 }
 
@@ -242,7 +249,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, deps: deps, marks: newMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: newMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
 	if s.meter, err = newMeter(deps.Meter); err != nil {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}
@@ -277,7 +284,9 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	defer stop()
 	var wg sync.WaitGroup
-	wg.Go(func() { newApplier(s).run(ctx, hard) })
+	for database := range s.cfg.Databases {
+		wg.Go(func() { newApplier(s, database).run(ctx, hard) })
+	}
 	wg.Go(func() { s.heartbeat(ctx) })
 	wg.Go(func() { s.keepMarks(ctx, hard) })
 	s.ready.Store(true)

@@ -31,30 +31,34 @@ func newShard(number, cached int) *shard {
 	}
 }
 
-// shards are those that this instance owns.
+// shards are those that this instance owns, by database and number.
 type shards struct {
 	mu    sync.RWMutex
-	owned map[int]*shard
+	owned []map[int]*shard
 }
+
+func newShards(databases int) shards { return shards{owned: make([]map[int]*shard, databases)} }
 
 func (s *shards) get(number int) *shard {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.owned[number]
+	return s.owned[number%len(s.owned)][number]
 }
 
-func (s *shards) set(owned map[int]*shard) {
+func (s *shards) set(database int, owned map[int]*shard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owned = owned
+	s.owned[database] = owned
 }
 
 func (s *shards) numbers() []int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	numbers := make([]int, 0, len(s.owned))
-	for n := range s.owned {
-		numbers = append(numbers, n)
+	var numbers []int
+	for _, owned := range s.owned {
+		for n := range owned {
+			numbers = append(numbers, n)
+		}
 	}
 	return numbers
 }
@@ -139,7 +143,7 @@ func (s *Server) watermark(ctx context.Context, c im.Conversation, o im.Origin) 
 		defer sh.mu.Unlock()
 		return sh.watermarks[p.Topic], nil
 	}
-	positions, err := s.deps.Store.Positions(ctx)
+	positions, err := s.deps.Store.Positions(ctx, p.Number)
 	if err != nil {
 		return 0, err
 	}

@@ -30,10 +30,10 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	var stored []view.Position
 	var sent []im.Position
 	if err := a.s.patiently(ctx, "read positions", func() (err error) {
-		if stored, err = a.s.deps.Store.Positions(ctx); err != nil {
+		if stored, err = a.s.deps.Store.Positions(ctx, fresh...); err != nil {
 			return err
 		}
-		sent, err = a.s.deps.Store.Sent(ctx)
+		sent, err = a.s.deps.Store.Sent(ctx, fresh...)
 		return err
 	}); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (a *applier) publish() {
 		}
 	}
 	slices.SortFunc(a.tails, func(x, y *view.Tail) int { return x.At().Partition.Compare(y.At().Partition) })
-	a.s.shards.set(owned)
+	a.s.shards.set(a.database, owned)
 }
 
 // forget drops everything remembered.

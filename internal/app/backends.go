@@ -62,9 +62,21 @@ func consulAt(c *config.Config) backend {
 	return backend{"consul", c.Discovery.Address, consul.Explain}
 }
 
-// postgresAt names one database by its URL.
-func postgresAt(url string) backend {
-	return backend{"postgres", databaseOf(url), postgres.Explain}
+// postgresAt names all databases of timelines; an error that is about one of them names that one.
+func postgresAt(site *Site) backend {
+	addrs := make([]string, len(site.Timelines.URLs))
+	for i, url := range site.Timelines.URLs {
+		addrs[i] = databaseOf(url)
+	}
+	return backend{"postgres", strings.Join(addrs, ","), postgres.Explain}
+}
+
+// where is the address that an error is about.
+func (b backend) where(err error) string {
+	if e, ok := errors.AsType[*postgres.Error](err); ok && e.Addr != "" {
+		return e.Addr
+	}
+	return b.address
 }
 
 // databaseOf is host:port/database of a URL, without what is secret in it.
@@ -82,7 +94,7 @@ func (b backend) why(site *Site, err error) (e *BackendError, final bool) {
 	if site != nil && site.File != "" {
 		remedy = strings.Replace(remedy, "antipode migrate", "antipode migrate --config "+site.File, 1)
 	}
-	return &BackendError{Backend: b.name, Address: b.address, Problem: problem, Remedy: remedy, Err: err}, final
+	return &BackendError{Backend: b.name, Address: b.where(err), Problem: problem, Remedy: remedy, Err: err}, final
 }
 
 // check makes a readiness check whose reasons name the address, also when the backend hangs.
@@ -102,7 +114,7 @@ func (b backend) check(ask func(context.Context) error) telemetry.Check {
 			return nil
 		}
 		problem, _, _ := b.explain(err)
-		return fmt.Errorf("%s: %s", b.address, problem)
+		return fmt.Errorf("%s: %s", b.where(err), problem)
 	}
 }
 

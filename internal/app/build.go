@@ -115,16 +115,17 @@ func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluste
 
 // timelines opens the region's PostgreSQL, whose schema must be this build's.
 func (p *process) timelines(ctx context.Context) (*postgres.Timelines, error) {
-	at := postgresAt(p.site.Timelines[0])
+	at := postgresAt(&p.site)
 	var store *postgres.Timelines
 	err := p.reach(ctx, at, func(ctx context.Context) (err error) {
-		store, err = postgres.Open(ctx, postgres.Config{URL: p.site.Timelines[0], MaxConns: p.site.TimelinesConns}, p.tel.Log)
+		store, err = postgres.Open(ctx, p.site.databases(), p.tel.Log)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.onClose(store.Close)
+	p.push("timelines", store.Run)
 	p.tel.Ready(at.name, at.check(store.Ping))
 	return store, nil
 }

@@ -47,9 +47,12 @@ func SiteOf(c *config.Config) (Site, error) {
 		SASL: kafka.SASL{Mechanism: c.Log.SASL.Mechanism, User: c.Log.SASL.User, Password: c.Log.SASL.Password.Reveal()},
 	}
 	for _, u := range c.Timelines.URLs {
-		s.Timelines = append(s.Timelines, u.Reveal())
+		s.Timelines.URLs = append(s.Timelines.URLs, u.Reveal())
 	}
-	s.TimelinesConns, s.PublicURL = c.Timelines.MaxConns, c.PublicURL
+	s.Timelines.MaxConns = c.Timelines.MaxConns
+	s.Timelines.ConnectTimeout, s.Timelines.ConnLifetime = c.Timelines.ConnectTimeout, c.Timelines.ConnLifetime
+	s.Timelines.StatementTimeout, s.Timelines.LockTimeout = c.Timelines.StatementTimeout, c.Timelines.LockTimeout
+	s.PublicURL = c.PublicURL
 	s.Redis = &goredis.UniversalOptions{
 		Addrs: c.Routes.Addrs, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
 	}

@@ -306,7 +306,7 @@ func (d *Dev) Start(ctx context.Context) error {
 		if err := pg.CreateDatabase(ctx, database); err != nil {
 			return err
 		}
-		r.site.Timelines = []string{pg.URL(database)}
+		r.site.Timelines.URLs = []string{pg.URL(database)}
 	}
 	d.onClose(d.stopRegions)
 	errs := make([]error, len(d.regions))

@@ -20,12 +20,7 @@ func Migrate(ctx context.Context, log *kafka.Cluster, site Site) error {
 	if err := MigrateLog(ctx, log, site); err != nil {
 		return err
 	}
-	for _, url := range site.Timelines {
-		if err := postgres.Migrate(ctx, url); err != nil {
-			return err
-		}
-	}
-	return nil
+	return postgres.Migrate(ctx, site.databases())
 }
 
 // migrateTimeout bounds what is done to one backend: brokers take seconds to make many topics, and a migration may rewrite a
@@ -50,12 +45,12 @@ func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logg
 		}
 		progress(fmt.Sprintf("kafka at %s: %d topics of %d partitions are as they must be", at.address, len(site.topics()), site.Partitions))
 	}
-	for _, url := range site.Timelines {
-		at := postgresAt(url)
-		if err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Answers(ctx, url) }); err != nil {
+	if len(site.Timelines.URLs) > 0 {
+		at, cfg := postgresAt(site), site.databases()
+		if err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Answers(ctx, cfg) }); err != nil {
 			return err
 		}
-		if err := at.alter(ctx, site, func(ctx context.Context) error { return postgres.Migrate(ctx, url) }); err != nil {
+		if err := at.alter(ctx, site, func(ctx context.Context) error { return postgres.Migrate(ctx, cfg) }); err != nil {
 			return err
 		}
 		progress(fmt.Sprintf("postgres at %s: the schema is this build's", at.address))

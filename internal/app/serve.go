@@ -193,7 +193,7 @@ func MigrateConfigured(ctx context.Context, l Launch, patience time.Duration, pr
 		return &ConfigError{err}
 	}
 	site.File = l.File
-	if len(site.Kafka.Brokers) == 0 && len(site.Timelines) == 0 {
+	if len(site.Kafka.Brokers) == 0 && len(site.Timelines.URLs) == 0 {
 		return &ConfigError{errors.New("config: nothing to migrate: set log.brokers, timelines.urls or both")}
 	}
 	log := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](l.Log, os.Stderr), nil))

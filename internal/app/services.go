@@ -61,6 +61,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 
 	cfg := p.site.IMServer
 	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	cfg.Databases = store.Databases()
 	s, err := imserver.New(cfg, imserver.Deps{
 		Log:       log,
 		NewReader: func(from map[im.Partition]int64) imserver.Reader { return log.NewReader(from) },

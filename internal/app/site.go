@@ -11,6 +11,7 @@ import (
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/postgres"
 	"github.com/antipode-im/antipode/internal/registry"
 	"github.com/antipode-im/antipode/internal/telemetry"
 	"github.com/antipode-im/antipode/ipconf"
@@ -36,14 +37,13 @@ type Site struct {
 	Origins    []im.Origin // whose logs are followed, own included
 	Partitions int         // of every topic, equal in every region
 
-	Kafka          kafka.Config
-	LinkPace       time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
-	Topic          kafka.TopicSpec // replication and retention of new topics
-	Timelines      []string        // PostgreSQL URLs
-	TimelinesConns int             // to each of them, of one process; 0 is the adapter's default
-	Redis          *goredis.UniversalOptions
-	RedisPrefix    string               // of the keys, where regions share a server
-	Peers          map[im.Region]string // where the other regions' replicators are reached
+	Kafka       kafka.Config
+	LinkPace    time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
+	Topic       kafka.TopicSpec // replication and retention of new topics
+	Timelines   postgres.Config // all but how many partitions there are
+	Redis       *goredis.UniversalOptions
+	RedisPrefix string               // of the keys, where regions share a server
+	Peers       map[im.Region]string // where the other regions' replicators are reached
 
 	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
 
@@ -55,6 +55,13 @@ type Site struct {
 	Router     router.Config
 	IMServer   imserver.Config
 	Replicator replicator.Config
+}
+
+// databases is what the timelines' adapter is told.
+func (s *Site) databases() postgres.Config {
+	cfg := s.Timelines
+	cfg.Partitions = s.Partitions
+	return cfg
 }
 
 // Discovery is what services find each other through.

@@ -306,6 +306,8 @@ func checkLimits(c *Config, bad report) {
 	}
 	g, p := &c.Gateway, &c.IPConf.Policy
 	times := map[string]time.Duration{
+		"timelines.connect_timeout": c.Timelines.ConnectTimeout, "timelines.statement_timeout": c.Timelines.StatementTimeout,
+		"timelines.lock_timeout": c.Timelines.LockTimeout, "timelines.conn_lifetime": c.Timelines.ConnLifetime,
 		"start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
 		"gateway.hello_timeout": g.HelloTimeout, "gateway.call_timeout": g.CallTimeout, "gateway.heartbeat": g.Heartbeat,
 		"gateway.idle_timeout": g.IdleTimeout, "gateway.resume_window": g.ResumeWindow,

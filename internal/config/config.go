@@ -92,6 +92,11 @@ type Timelines struct {
 	Password     Secret `yaml:"password,omitempty"`
 	PasswordFile string `yaml:"password_file,omitempty"`
 	MaxConns     int    `yaml:"max_conns"` // of one process, to each
+
+	ConnectTimeout   time.Duration `yaml:"connect_timeout"`   // for a connection to be made
+	StatementTimeout time.Duration `yaml:"statement_timeout"` // for one statement, held by the server
+	LockTimeout      time.Duration `yaml:"lock_timeout"`      // for one lock, held by the server
+	ConnLifetime     time.Duration `yaml:"conn_lifetime"`     // after which a connection is made anew
 }
 
 // Routes is the region's Redis.
@@ -222,9 +227,12 @@ func Defaults() *Config {
 		StartWait:   10 * time.Second,
 		Drain:       15 * time.Second,
 		Log:         Log{Replication: 3, MinInSync: 2},
-		Timelines:   Timelines{MaxConns: 8},
-		Discovery:   Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 2 * time.Second},
-		Auth:        Auth{Leeway: 10 * time.Second},
+		Timelines: Timelines{
+			MaxConns: 8, ConnectTimeout: 5 * time.Second, StatementTimeout: 10 * time.Second, LockTimeout: 3 * time.Second,
+			ConnLifetime: 30 * time.Minute,
+		},
+		Discovery: Discovery{Kind: "consul", Address: "127.0.0.1:8500", TTL: 2 * time.Second},
+		Auth:      Auth{Leeway: 10 * time.Second},
 		Gateway: Gateway{
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
@@ -244,7 +252,7 @@ func Defaults() *Config {
 		IMServer: IMServer{
 			MaxMembers: 500, Rate: 20, Burst: 40,
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
-			BatchRows: 500, BatchWait: 2 * time.Millisecond,
+			BatchRows: 2000, BatchWait: 2 * time.Millisecond,
 		},
 		Replicator: Replicator{WindowBytes: 8 << 20, BatchBytes: 512 << 10, LinkTimeout: 5 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},

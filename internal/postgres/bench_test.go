@@ -1,10 +1,16 @@
 package postgres
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver/view"
@@ -16,10 +22,18 @@ import (
 // operation is one record.
 //
 //	go test -run '^$' -bench Apply -benchtime 200000x ./internal/postgres
+var benchServer = flag.String("postgres", "", "URL of a PostgreSQL server to measure, instead of an embedded one")
+
 func BenchmarkApply(b *testing.B) {
+	if *benchServer != "" {
+		for _, rows := range []int{500, 2000} {
+			b.Run(fmt.Sprintf("batch=%d", rows), func(b *testing.B) { benchmarkApply(b, scratch(b), rows) })
+		}
+		return
+	}
 	server := startServer(b)
 	for _, rows := range []int{100, 500, 2000} {
-		b.Run(fmt.Sprintf("batch=%d", rows), func(b *testing.B) { benchmarkApply(b, openDatabase(b, server), rows) })
+		b.Run(fmt.Sprintf("batch=%d", rows), func(b *testing.B) { benchmarkApply(b, open(b, server, 1), rows) })
 	}
 }
 
@@ -90,4 +104,37 @@ func benchmarkApply(b *testing.B, timelines *Timelines, rows int) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/time.Since(begun).Seconds(), "records/s")
+}
+
+// scratch is a database of its own on the server that the flag names.
+func scratch(b *testing.B) *Timelines {
+	b.Helper()
+	name := "bench" + strings.ReplaceAll(im.NewUUID(time.Now()).String(), "-", "")
+	administer := func(ctx context.Context, sql string) {
+		conn, err := pgx.Connect(ctx, *benchServer)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close(ctx)
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			b.Fatal(err)
+		}
+	}
+	administer(b.Context(), "CREATE DATABASE "+name)
+	b.Cleanup(func() { administer(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)") })
+	u, err := url.Parse(*benchServer)
+	if err != nil {
+		b.Fatal(err)
+	}
+	u.Path = "/" + name
+	cfg := Config{URLs: []string{u.String()}}
+	if err := Migrate(b.Context(), cfg); err != nil {
+		b.Fatal(err)
+	}
+	timelines, err := Open(b.Context(), cfg, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(timelines.Close)
+	return timelines
 }

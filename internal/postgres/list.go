@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"maps"
 
 	"github.com/jackc/pgx/v5"
 
@@ -10,62 +11,96 @@ import (
 )
 
 // List returns the rows of a user's list that changed, the latest first. Direct conversations are found in the user's
-// inbox; groups by joining what says that the user is a member with the groups' heads.
+// inbox; groups by joining what says that the user is a member with the groups' heads. Each database lists its own
+// conversations; a list cursor says how far the list is in each partition, and a partition is in one database.
 func (t *Timelines) List(ctx context.Context, q view.ListQuery) (page view.ListPage, err error) {
-	err = t.snapshot(ctx, "list", func(tx pgx.Tx) error {
-		l := lister{ctx: ctx, tx: tx, uid: q.UID, intervals: map[im.Conversation][]view.Interval{}}
-		next, err := l.next()
-		if err != nil {
-			return err
-		}
-		touches, err := l.touches(q)
-		if err != nil {
-			return err
-		}
-		picked, cursor, more := q.CutList(touches, next)
-		page = view.ListPage{Cursor: cursor, More: more}
-		page.Rows, err = l.rows(picked)
+	err = t.everywhere(ctx, "list", func(txs []pgx.Tx) error {
+		page, err = t.list(ctx, q, txs)
 		return err
 	})
 	return page, err
 }
 
+func (t *Timelines) list(ctx context.Context, q view.ListQuery, txs []pgx.Tx) (view.ListPage, error) {
+	listers := make([]lister, len(txs))
+	if err := each(len(txs), func(i int) error {
+		l := &listers[i]
+		*l = lister{ctx: ctx, tx: txs[i], uid: q.UID, intervals: map[im.Conversation][]view.Interval{}}
+		return explain(t.dbs[i].addr, "list", l.look(q))
+	}); err != nil {
+		return view.ListPage{}, err
+	}
+	var touches []view.Touch
+	next := map[im.Partition]int64{}
+	for i := range listers {
+		touches = append(touches, listers[i].touches...)
+		maps.Copy(next, listers[i].next)
+	}
+	picked, cursor, more := q.CutList(touches, next)
+	if err := each(len(txs), func(i int) error {
+		var own []im.Conversation
+		for _, c := range picked {
+			if t.home(c) == t.dbs[i] {
+				own = append(own, c)
+			}
+		}
+		return explain(t.dbs[i].addr, "list", listers[i].fill(own))
+	}); err != nil {
+		return view.ListPage{}, err
+	}
+	page := view.ListPage{Cursor: cursor, More: more}
+	for i := range listers {
+		page.Rows = append(page.Rows, listers[i].rows...)
+	}
+	view.SortRows(page.Rows)
+	return page, nil
+}
+
+// lister is one database's part of a list.
 type lister struct {
 	ctx       context.Context
 	tx        pgx.Tx
 	uid       im.UID
 	intervals map[im.Conversation][]view.Interval // of the groups that the user ever was in
+	next      map[im.Partition]int64              // how far the view is
+	touches   []view.Touch                        // what changed at or past the query's cursor
+	rows      []view.ListRow
 }
 
-// next is how far the view is.
-func (l *lister) next() (map[im.Partition]int64, error) {
+// look finds what changed.
+func (l *lister) look(q view.ListQuery) error {
+	if err := l.readNext(); err != nil {
+		return err
+	}
+	return l.readTouches(q)
+}
+
+func (l *lister) readNext() error {
 	rows, err := l.tx.Query(l.ctx, `SELECT topic, part, next FROM positions`)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	next := map[im.Partition]int64{}
+	l.next = map[im.Partition]int64{}
 	var p im.Partition
 	var n int64
 	_, err = pgx.ForEachRow(rows, []any{&p.Topic, &p.Number, &n}, func() error {
-		next[p] = n
+		l.next[p] = n
 		return nil
 	})
-	return next, err
+	return err
 }
 
-// touches lists what changed in the user's list at or past the query's cursor.
-func (l *lister) touches(q view.ListQuery) ([]view.Touch, error) {
+func (l *lister) readTouches(q view.ListQuery) error {
 	var topics []string
 	var parts []int32
 	var offsets []int64
 	for p, offset := range q.Cursor {
 		topics, parts, offsets = append(topics, p.Topic), append(parts, int32(p.Number)), append(offsets, offset)
 	}
-	var touches []view.Touch
 	var t view.Touch
 	fields := []any{(*string)(&t.Conversation), &t.Partition.Topic, &t.Partition.Number, &t.Offset}
 	take := func() error {
-		touches = append(touches, t)
+		l.touches = append(l.touches, t)
 		return nil
 	}
 	rows, err := l.tx.Query(l.ctx, `
@@ -73,10 +108,10 @@ func (l *lister) touches(q view.ListQuery) ([]view.Touch, error) {
 		LEFT JOIN unnest($2::text[], $3::int[], $4::bigint[]) AS c(topic, part, seen) ON c.topic = i.topic AND c.part = i.part
 		WHERE i.uid = $1 AND i.log_offset >= coalesce(c.seen, 0)`, string(l.uid), topics, parts, offsets)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := pgx.ForEachRow(rows, fields, take); err != nil {
-		return nil, err
+		return err
 	}
 
 	events := map[im.Conversation][]view.Event{}
@@ -86,14 +121,14 @@ func (l *lister) touches(q view.ListQuery) ([]view.Touch, error) {
 		FROM members m JOIN heads h ON h.conversation = m.conversation AND h.origin = m.origin
 		WHERE m.uid = $1`, string(l.uid))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := pgx.ForEachRow(rows, append(fields[:3:3], eventFields(&e)...), func() error {
 		events[t.Conversation] = append(events[t.Conversation], e)
 		t.Offset = e.Offset // one who left hears of the leaving and nothing after it
 		return take()
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	var current []im.Conversation
 	for c, of := range events {
@@ -104,16 +139,16 @@ func (l *lister) touches(q view.ListQuery) ([]view.Touch, error) {
 	}
 	rows, err = l.tx.Query(l.ctx, `SELECT conversation, topic, part, log_offset FROM heads WHERE conversation = ANY($1)`, texts(current))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, err = pgx.ForEachRow(rows, fields, take)
-	return touches, err
+	return err
 }
 
-// rows fills in the picked conversations, a statement for each thing that rows show.
-func (l *lister) rows(picked []im.Conversation) ([]view.ListRow, error) {
+// fill makes the rows of the picked conversations, a statement for each thing that rows show.
+func (l *lister) fill(picked []im.Conversation) error {
 	if len(picked) == 0 {
-		return nil, nil
+		return nil
 	}
 	list := make([]view.ListRow, len(picked))
 	row := make(map[im.Conversation]*view.ListRow, len(picked))
@@ -134,29 +169,29 @@ func (l *lister) rows(picked []im.Conversation) ([]view.ListRow, error) {
 	}
 	titles := map[im.Conversation][]view.Title{}
 	if err := readTitles(l.ctx, l.tx, groups, func(c im.Conversation, t view.Title) { titles[c] = append(titles[c], t) }); err != nil {
-		return nil, err
+		return err
 	}
 	for c, of := range titles {
 		row[c].Title = view.TitleFor(of, l.intervals[c])
 	}
 	heads, err := headsOf(l.ctx, l.tx, members)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for c, head := range heads {
 		row[c].Head = head
 	}
 	if err := l.own(picked, row); err != nil {
-		return nil, err
+		return err
 	}
 	if err := l.last(members, row); err != nil {
-		return nil, err
+		return err
 	}
 	if err := l.unread(members, row); err != nil {
-		return nil, err
+		return err
 	}
-	view.SortRows(list)
-	return list, nil
+	l.rows = list
+	return nil
 }
 
 // own reads the user's own cursors.
@@ -207,8 +242,8 @@ const visibleSQL = `m.shown AND m.kind = 'message'
 	AND (m.stamp, m.origin, m.seq) >= (s.from_stamp, s.from_origin COLLATE "C", s.from_seq)
 	AND (m.stamp, m.origin, m.seq) <= (s.to_stamp, s.to_origin COLLATE "C", s.to_seq)
 	AND NOT EXISTS (
-		SELECT FROM ids i
-		WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender
+		SELECT FROM messages i
+		WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.stamp <= m.stamp
 			AND (i.stamp, i.origin, i.seq) < (m.stamp, m.origin, m.seq))`
 
 // last reads the visible message with the highest place of each conversation.
@@ -246,10 +281,10 @@ func (l *lister) unread(members []im.Conversation, row map[im.Conversation]*view
 			SELECT FROM heads h
 			LEFT JOIN cursors c ON c.conversation = h.conversation AND c.origin = h.origin AND c.uid = $8
 			JOIN messages m ON m.conversation = h.conversation AND m.origin = h.origin AND m.seq > coalesce(c.read, 0)
-			WHERE h.conversation = s.conversation COLLATE "C" AND m.sender <> $8 AND `+visibleSQL+`
+			WHERE h.conversation = s.conversation COLLATE "C" AND h.seq > coalesce(c.read, 0) AND m.sender <> $8 AND `+visibleSQL+`
 				AND NOT EXISTS (
-					SELECT FROM ids i JOIN cursors r ON r.conversation = i.conversation AND r.origin = i.origin AND r.uid = $8
-					WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.first_seq <= r.read)
+					SELECT FROM messages i JOIN cursors r ON r.conversation = i.conversation AND r.origin = i.origin AND r.uid = $8
+					WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.seq <= r.read)
 			LIMIT $9) counted
 		GROUP BY s.conversation`, append(l.spans(members), string(l.uid), view.UnreadLimit)...)
 	if err != nil {

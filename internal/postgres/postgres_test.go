@@ -18,24 +18,39 @@ import (
 	"github.com/antipode-im/antipode/internal/embedded"
 )
 
-// One server for all tests: each gets a database of its own.
+// One server for all tests: each gets databases of its own. What a store does must not depend on how many it has.
 func TestTimelines(t *testing.T) {
 	server := startServer(t)
-	for name, test := range map[string]func(*testing.T, func(*testing.T) *Timelines){
-		"behaves like the view":       testBehavesLikeView,
-		"fences the slower owner":     testFence,
-		"commits all parts or none":   testAllOrNone,
-		"retries conflicts":           testConflicts,
-		"keeps how far was sent":      testSent,
-		"tells a newer schema":        testNewerSchema,
-		"knows heads and groups":      testKnown,
-		"survives a second owner":     testTwoOwners,
-		"migrates twice, and at once": testMigrate,
-	} {
-		t.Run(name, func(t *testing.T) {
-			test(t, func(t *testing.T) *Timelines { return openDatabase(t, server) })
+	type tests map[string]func(*testing.T, *Timelines)
+	run := func(count int, all tests) {
+		for name, test := range all {
+			t.Run(fmt.Sprintf("%d databases/%s", count, name), func(t *testing.T) { test(t, open(t, server, count)) })
+		}
+	}
+	for _, count := range []int{1, 2} {
+		run(count, tests{
+			"behaves like the view":   testBehavesLikeView,
+			"knows heads and groups":  testKnown,
+			"keeps how far was sent":  testSent,
+			"keeps to its layout":     testLayout,
+			"keeps to one database":   testOneDatabase,
+			"moves what had no month": testRest,
+			"upgrades what was there": testUpgrade,
 		})
 	}
+	run(1, tests{
+		"fences the slower owner":     testFence,
+		"commits all parts or none":   testAllOrNone,
+		"hears seqs that come twice":  testSeqsTwice,
+		"retries conflicts":           testConflicts,
+		"tells a newer schema":        testNewerSchema,
+		"survives a second owner":     testTwoOwners,
+		"migrates twice, and at once": testMigrate,
+		"stores by month":             testMonths,
+		"ends what hangs":             testTimeouts,
+		"looks rows up by index":      testPlans,
+	})
+	t.Run("explains", func(t *testing.T) { testErrors(t, server) })
 }
 
 func startServer(t testing.TB) *embedded.Postgres {
@@ -48,16 +63,27 @@ func startServer(t testing.TB) *embedded.Postgres {
 	return server
 }
 
-func openDatabase(t testing.TB, server *embedded.Postgres) *Timelines {
+// configure makes empty databases.
+func configure(t testing.TB, server *embedded.Postgres, count int) Config {
 	t.Helper()
-	name := "t" + strings.ReplaceAll(im.NewUUID(time.Now()).String(), "-", "")
-	if err := server.CreateDatabase(t.Context(), name); err != nil {
+	cfg := Config{Partitions: 2}
+	for range count {
+		name := "t" + strings.ReplaceAll(im.NewUUID(time.Now()).String(), "-", "")
+		if err := server.CreateDatabase(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		cfg.URLs = append(cfg.URLs, server.URL(name))
+	}
+	return cfg
+}
+
+func open(t testing.TB, server *embedded.Postgres, count int) *Timelines {
+	t.Helper()
+	cfg := configure(t, server, count)
+	if err := Migrate(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
-	if err := Migrate(t.Context(), server.URL(name)); err != nil {
-		t.Fatal(err)
-	}
-	timelines, err := Open(t.Context(), Config{URL: server.URL(name)}, nil)
+	timelines, err := Open(t.Context(), cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,18 +91,40 @@ func openDatabase(t testing.TB, server *embedded.Postgres) *Timelines {
 	return timelines
 }
 
-// wipe empties every table, which is faster than a new database.
+// wipe empties every table, which is faster than new databases.
 func wipe(t testing.TB, timelines *Timelines) {
 	t.Helper()
-	if _, err := timelines.pool.Exec(t.Context(), `TRUNCATE positions, sent, heads, ids, messages, inbox, members, titles, cursors`); err != nil {
+	for _, db := range timelines.dbs {
+		exec(t, db, `TRUNCATE positions, sent, heads, messages, inbox, members, titles, cursors`)
+	}
+}
+
+func exec(t testing.TB, db *database, sql string, args ...any) {
+	t.Helper()
+	if _, err := db.pool.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// apply commits parts as an imserver does: those of each database together.
+func apply(ctx context.Context, timelines *Timelines, parts []view.Part) error {
+	for n := range timelines.Databases() {
+		var of []view.Part
+		for _, p := range parts {
+			if p.Partition.Number%timelines.Databases() == n {
+				of = append(of, p)
+			}
+		}
+		if err := timelines.Apply(ctx, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Made-up logs, read in random order and batches, are applied to PostgreSQL and to the view that specifies it. After every
 // few batches both are asked the same questions.
-func testBehavesLikeView(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testBehavesLikeView(t *testing.T, timelines *Timelines) {
 	seeds := uint64(8)
 	if testing.Short() {
 		seeds = 5
@@ -84,6 +132,7 @@ func testBehavesLikeView(t *testing.T, open func(*testing.T) *Timelines) {
 	for seed := range seeds {
 		wipe(t, timelines)
 		logs := viewtest.Make(seed, 120)
+		timelines.cfg.Partitions = logs.Count // who is in which database
 		rng := rand.New(rand.NewPCG(seed, 3))
 		model := view.NewView(logs.Count)
 		tails, left := map[im.Partition]*view.Tail{}, map[im.Partition][]im.Entry{}
@@ -117,7 +166,7 @@ func testBehavesLikeView(t *testing.T, open func(*testing.T) *Timelines) {
 					parts = append(parts, part)
 				}
 			}
-			if err := timelines.Apply(t.Context(), parts); err != nil {
+			if err := apply(t.Context(), timelines, parts); err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
 			if err := model.Apply(parts); err != nil {
@@ -217,8 +266,7 @@ var (
 	us0 = im.Partition{Topic: "msg.us.direct"}
 )
 
-func testFence(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testFence(t *testing.T, timelines *Timelines) {
 	ctx := t.Context()
 	if err := timelines.Apply(ctx, []view.Part{part(eu0, 0, 1, 3, "d:ann:bob")}); err != nil {
 		t.Fatal(err)
@@ -237,8 +285,7 @@ func testFence(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
-func testAllOrNone(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testAllOrNone(t *testing.T, timelines *Timelines) {
 	ctx := t.Context()
 	if err := timelines.Apply(ctx, []view.Part{part(us0, 0, 1, 1, "d:ann:bob")}); err != nil {
 		t.Fatal(err)
@@ -258,9 +305,30 @@ func testAllOrNone(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
+// A stream has every seq once, whatever months its records are of.
+func testSeqsTwice(t *testing.T, timelines *Timelines) {
+	ctx := t.Context()
+	if err := timelines.Apply(ctx, []view.Part{part(eu0, 0, 1, 3, "d:ann:bob")}); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := timelines.Digest(ctx)
+	for _, seq := range []uint64{1, 2, 3, 5} {
+		err := timelines.Apply(ctx, []view.Part{part(eu0, 3, seq, 2, "d:ann:bob")})
+		if err == nil || errors.Is(err, view.ErrFenced) {
+			t.Fatalf("seq %d after 3: %v", seq, err)
+		}
+		refused(t, err, timelines.of(0).addr, "heads")
+	}
+	if after, _ := timelines.Digest(ctx); !maps.Equal(before, after) {
+		t.Fatal("a refused batch left something")
+	}
+	if err := timelines.Apply(ctx, []view.Part{part(eu0, 3, 4, 2, "d:ann:bob")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Two owners that overlap, each with its own idea of the position, leave what one alone would have.
-func testTwoOwners(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testTwoOwners(t *testing.T, timelines *Timelines) {
 	const n = 200
 	var all []view.Record
 	for i, r := range part(eu0, 0, 1, n, "d:ann:bob").Records {
@@ -299,18 +367,17 @@ func testTwoOwners(t *testing.T, open func(*testing.T) *Timelines) {
 		}
 	}
 	var rows, last int
-	if err := timelines.pool.QueryRow(t.Context(), `SELECT count(*), max(seq) FROM messages`).Scan(&rows, &last); err != nil || rows != n || last != n {
+	if err := timelines.dbs[0].pool.QueryRow(t.Context(), `SELECT count(*), max(seq) FROM messages`).Scan(&rows, &last); err != nil || rows != n || last != n {
 		t.Fatalf("%d rows to seq %d, %v", rows, last, err)
 	}
 }
 
-func testConflicts(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testConflicts(t *testing.T, timelines *Timelines) {
 	attempts := 0
-	err := timelines.retry(t.Context(), "test", func() error {
+	err := timelines.dbs[0].retry(t.Context(), "test", func() error {
 		attempts++
 		if attempts < 3 {
-			_, err := timelines.pool.Exec(t.Context(), `DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$`)
+			_, err := timelines.dbs[0].pool.Exec(t.Context(), `DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$`)
 			return err
 		}
 		return nil
@@ -319,9 +386,9 @@ func testConflicts(t *testing.T, open func(*testing.T) *Timelines) {
 		t.Fatalf("%d attempts, %v", attempts, err)
 	}
 	attempts = 0
-	err = timelines.retry(t.Context(), "test", func() error {
+	err = timelines.dbs[0].retry(t.Context(), "test", func() error {
 		attempts++
-		_, err := timelines.pool.Exec(t.Context(), `SELECT 1/0`)
+		_, err := timelines.dbs[0].pool.Exec(t.Context(), `SELECT 1/0`)
 		return err
 	})
 	if err == nil || attempts != 1 {
@@ -329,8 +396,7 @@ func testConflicts(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
-func testSent(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testSent(t *testing.T, timelines *Timelines) {
 	for _, next := range []int64{5, 9, 7} { // the slower of two owners changes nothing
 		if err := timelines.SaveSent(t.Context(), []im.Position{{Partition: eu0, Next: next, Local: 2 * next}}); err != nil {
 			t.Fatal(err)
@@ -342,9 +408,9 @@ func testSent(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
-func testKnown(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
+func testKnown(t *testing.T, timelines *Timelines) {
 	logs := viewtest.Make(7, 300)
+	timelines.cfg.Partitions = logs.Count
 	model := view.NewView(logs.Count)
 	var keys []view.HeadKey
 	for _, p := range logs.Partitions() {
@@ -360,7 +426,7 @@ func testKnown(t *testing.T, open func(*testing.T) *Timelines) {
 		for _, r := range part.Records {
 			keys = append(keys, view.HeadKey{Conversation: r.Conversation, Origin: r.Place.Origin})
 		}
-		if err := errors.Join(model.Apply([]view.Part{part}), timelines.Apply(t.Context(), []view.Part{part})); err != nil {
+		if err := errors.Join(model.Apply([]view.Part{part}), apply(t.Context(), timelines, []view.Part{part})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -410,9 +476,8 @@ func testKnown(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
-func testNewerSchema(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
-	if _, err := timelines.pool.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, true)`); err != nil {
+func testNewerSchema(t *testing.T, timelines *Timelines) {
+	if _, err := timelines.dbs[0].pool.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, true)`); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(t.Context(), timelines.cfg, nil)
@@ -421,9 +486,8 @@ func testNewerSchema(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 }
 
-func testMigrate(t *testing.T, open func(*testing.T) *Timelines) {
-	timelines := open(t)
-	if _, err := timelines.pool.Exec(t.Context(), `DROP SCHEMA public CASCADE; CREATE SCHEMA public`); err != nil {
+func testMigrate(t *testing.T, timelines *Timelines) {
+	if _, err := timelines.dbs[0].pool.Exec(t.Context(), `DROP SCHEMA public CASCADE; CREATE SCHEMA public`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(t.Context(), timelines.cfg, nil); err == nil {
@@ -431,7 +495,7 @@ func testMigrate(t *testing.T, open func(*testing.T) *Timelines) {
 	}
 	errs := make(chan error, 3)
 	for range 3 {
-		go func() { errs <- Migrate(t.Context(), timelines.cfg.URL) }()
+		go func() { errs <- Migrate(t.Context(), timelines.cfg) }()
 	}
 	for range 3 {
 		if err := <-errs; err != nil {

@@ -13,20 +13,43 @@ import (
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
-// snapshot runs statements that must see one state of the database.
-func (t *Timelines) snapshot(ctx context.Context, what string, do func(pgx.Tx) error) error {
-	return t.retry(ctx, what, func() error {
-		return pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, do)
-	})
+// Known returns what the store has of what is asked: what one database holds, in one snapshot of it.
+func (t *Timelines) Known(ctx context.Context, ask view.Ask) (view.Facts, error) {
+	facts := view.Facts{
+		Heads: make(map[view.HeadKey]uint64, len(ask.Heads)), Groups: make(map[im.Conversation]*view.Group, len(ask.Groups)),
+		Next: make(map[im.Partition]int64, len(ask.Partitions)),
+	}
+	asks := make(map[*database]*view.Ask, len(t.dbs))
+	of := func(db *database) *view.Ask {
+		if asks[db] == nil {
+			asks[db] = &view.Ask{}
+		}
+		return asks[db]
+	}
+	for _, k := range ask.Heads {
+		a := of(t.home(k.Conversation))
+		a.Heads = append(a.Heads, k)
+	}
+	for _, c := range ask.Groups {
+		a := of(t.home(c))
+		a.Groups = append(a.Groups, c)
+	}
+	for _, p := range ask.Partitions {
+		a := of(t.of(p.Number))
+		a.Partitions = append(a.Partitions, p)
+	}
+	for db, ask := range asks { // one, but for calls that look at several
+		if err := db.known(ctx, ask, &facts); err != nil {
+			return view.Facts{}, err
+		}
+	}
+	return facts, nil
 }
 
-// Known returns what the store has of what is asked, in one snapshot.
-func (t *Timelines) Known(ctx context.Context, ask view.Ask) (view.Facts, error) {
-	var facts view.Facts
-	err := t.snapshot(ctx, "known", func(tx pgx.Tx) error {
-		facts = view.Facts{
-			Heads: make(map[view.HeadKey]uint64, len(ask.Heads)), Groups: make(map[im.Conversation]*view.Group, len(ask.Groups)),
-			Next: make(map[im.Partition]int64, len(ask.Partitions)),
+func (d *database) known(ctx context.Context, ask *view.Ask, facts *view.Facts) error {
+	return d.snapshot(ctx, "known", func(tx pgx.Tx) error {
+		for _, c := range ask.Groups {
+			delete(facts.Groups, c) // of an attempt that lost a conflict
 		}
 		if len(ask.Heads) > 0 {
 			if err := readKnownHeads(ctx, tx, ask.Heads, facts.Heads); err != nil {
@@ -43,23 +66,24 @@ func (t *Timelines) Known(ctx context.Context, ask view.Ask) (view.Facts, error)
 		}
 		return nil
 	})
-	return facts, err
 }
 
 // Find returns where the record of an id is, at its lowest place; false if the store has none.
 func (t *Timelines) Find(ctx context.Context, id im.ID) (found view.Found, ok bool, err error) {
+	db := t.home(id.Conversation)
+	ctx, cancel := db.bounded(ctx)
+	defer cancel()
 	var stamp, seq int64
-	err = t.pool.QueryRow(ctx, `
-		SELECT i.origin, i.stamp, i.seq, m.log_offset FROM ids i
-		JOIN messages m ON m.conversation = i.conversation AND m.origin = i.origin AND m.seq = i.seq
-		WHERE i.conversation = $1 AND i.client_id = $2 AND i.sender = $3
-		ORDER BY i.stamp, i.origin, i.seq LIMIT 1`,
+	err = db.pool.QueryRow(ctx, `
+		SELECT origin, stamp, seq, log_offset FROM messages
+		WHERE conversation = $1 AND client_id = $2 AND sender = $3 AND NOT opaque
+		ORDER BY stamp, origin, seq LIMIT 1`,
 		string(id.Conversation), uuid(id.ClientID), string(id.Sender)).Scan((*string)(&found.Place.Origin), &stamp, &seq, &found.Offset)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return view.Found{}, false, nil
 	case err != nil:
-		return view.Found{}, false, fail("find", err)
+		return view.Found{}, false, explain(db.addr, "find", err)
 	}
 	found.Place.Stamp, found.Place.Seq = im.Stamp(stamp), uint64(seq)
 	return found, true, nil
@@ -161,7 +185,7 @@ func eventFields(e *view.Event) []any {
 
 // Pull returns a page of a conversation. A caller who never was a member gets an empty page.
 func (t *Timelines) Pull(ctx context.Context, q view.PullQuery) (page view.Page, err error) {
-	err = t.snapshot(ctx, "pull", func(tx pgx.Tx) error {
+	err = t.home(q.Conversation).snapshot(ctx, "pull", func(tx pgx.Tx) error {
 		intervals, err := readIntervals(ctx, tx, q.UID, q.Conversation)
 		if err != nil || len(intervals) == 0 {
 			page = view.Page{Cursor: q.Cursor.Clone()}
@@ -241,8 +265,8 @@ func readStreams(ctx context.Context, tx pgx.Tx, q view.PullQuery) ([]view.Strea
 	rows, err := tx.Query(ctx, `
 		SELECT m.origin, m.seq, m.stamp, m.log_offset, m.kind, m.version, m.sender, m.client_id, m.trace, m.opaque, m.shown, m.body,
 			NOT m.opaque AND NOT EXISTS (
-				SELECT FROM ids i
-				WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender
+				SELECT FROM messages i
+				WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.stamp <= m.stamp
 					AND (i.stamp, i.origin, i.seq) < (m.stamp, m.origin, m.seq)) AS lowest
 		FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(origin, after, upto)
 		CROSS JOIN LATERAL (
@@ -309,10 +333,13 @@ func headsOf(ctx context.Context, tx pgx.Tx, names []im.Conversation) (map[im.Co
 
 // Receipts returns the cursors of those of the users who have any, sorted by uid.
 func (t *Timelines) Receipts(ctx context.Context, c im.Conversation, users []im.UID) ([]view.Receipt, error) {
-	rows, err := t.pool.Query(ctx, `
+	db := t.home(c)
+	ctx, cancel := db.bounded(ctx)
+	defer cancel()
+	rows, err := db.pool.Query(ctx, `
 		SELECT uid, origin, delivered, read FROM cursors WHERE conversation = $1 AND uid = ANY($2) ORDER BY uid, origin`, string(c), texts(users))
 	if err != nil {
-		return nil, fail("receipts", err)
+		return nil, explain(db.addr, "receipts", err)
 	}
 	receipts := map[im.UID]*view.Receipt{}
 	if err := scanReceipts(rows, func(uid im.UID) *view.Receipt {
@@ -321,7 +348,7 @@ func (t *Timelines) Receipts(ctx context.Context, c im.Conversation, users []im.
 		}
 		return receipts[uid]
 	}); err != nil {
-		return nil, fail("receipts", err)
+		return nil, explain(db.addr, "receipts", err)
 	}
 	var all []view.Receipt
 	for _, uid := range slices.Sorted(maps.Keys(receipts)) {

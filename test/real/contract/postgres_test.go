@@ -20,7 +20,7 @@ import (
 // timelines as if nothing had happened.
 func TestPostgresLosesRowsAndPositionsTogether(t *testing.T) {
 	url, member := database(t), servers.members[servers.postgres]
-	if err := postgres.Migrate(t.Context(), url); err != nil {
+	if err := postgres.Migrate(t.Context(), postgres.Config{URLs: []string{url}}); err != nil {
 		t.Fatal(err)
 	}
 	logs, rng := viewtest.Make(7, 600), rand.New(rand.NewPCG(7, 7))
@@ -36,7 +36,7 @@ func TestPostgresLosesRowsAndPositionsTogether(t *testing.T) {
 	var kills, lost int
 	applied := map[im.Partition]view.Position{}
 	for finished := false; !finished; kills++ {
-		timelines, err := postgres.Open(t.Context(), postgres.Config{URL: url}, nil)
+		timelines, err := postgres.Open(t.Context(), postgres.Config{URLs: []string{url}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

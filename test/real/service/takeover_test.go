@@ -200,7 +200,7 @@ func TestPausedOwner(t *testing.T) {
 	single := start(t, "imserver", "imserver-9", plain)
 	share(t, single)
 	digest := func(url string) map[string]string {
-		store, err := postgres.Open(t.Context(), postgres.Config{URL: url}, nil)
+		store, err := postgres.Open(t.Context(), postgres.Config{URLs: []string{url}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func applied(t *testing.T, log *kafka.Cluster, url string) error {
 	if err != nil {
 		return err
 	}
-	store, err := postgres.Open(t.Context(), postgres.Config{URL: url}, nil)
+	store, err := postgres.Open(t.Context(), postgres.Config{URLs: []string{url}}, nil)
 	if err != nil {
 		return err
 	}
