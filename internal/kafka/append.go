@@ -56,7 +56,7 @@ func (c *Cluster) Append(ctx context.Context, p im.Partition, entries []im.Entry
 	case <-w.done:
 		return w.first, w.err
 	default:
-		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v while waiting for the broker: it may have landed", p, ctx.Err()), ctx.Err()}
+		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v while waiting for the broker%s: it may have landed", p, ctx.Err(), c.app.why(w)), ctx.Err()}
 	}
 }
 
@@ -203,6 +203,16 @@ func (a *appender) withdraw(w *call) bool {
 		}
 	}
 	return false
+}
+
+// why tells how the last attempt to send a call failed, if one did.
+func (a *appender) why(w *call) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.batch == nil || w.batch.last == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (attempt %d: %v: %s)", w.batch.attempts, w.batch.last, remedy(w.batch.last))
 }
 
 // run decides what to send until the cluster is closed.
@@ -457,7 +467,14 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 	}
 	ctx, cancel := context.WithTimeout(a.c.ctx, timeout)
 	defer cancel()
-	res, err := a.c.roundTrip(ctx, 0, req.prepare())
+	ps := func(yield func(im.Partition) bool) {
+		for _, b := range batches {
+			if !yield(b.queue.partition) {
+				return
+			}
+		}
+	}
+	res, err := a.c.askLeader(ctx, 0, leader, ps, req.prepare())
 	if err != nil {
 		a.settle(batches, nil, fmt.Errorf("%s: %w", broker, err))
 		return

@@ -49,7 +49,7 @@ func (r *appendRequest) Required(versions map[protocol.ApiKey]int16) bool {
 // RawExchange sends it and decodes the answer.
 func (r *appendRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	if r.version < produceVersion {
-		return nil, fmt.Errorf("%w: the broker speaks produce up to version %d, Antipode %d: it needs Apache Kafka 2.7 or later", kafkago.UnsupportedVersion, r.version, produceVersion)
+		return nil, fmt.Errorf("%w: the broker speaks produce up to version %d, Antipode %d", kafkago.UnsupportedVersion, r.version, produceVersion)
 	}
 	defer r.buffers.put(r.wire)
 	body, err := exchange(rw, r.wire)

@@ -2,16 +2,21 @@ package kafka
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/apiversions"
 	"github.com/segmentio/kafka-go/sasl"
 
 	"github.com/antipode-im/antipode/im"
@@ -56,13 +61,43 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Cluster, error) {
 	c.socks.open = make(map[net.Conn]struct{})
 	c.lay.init(c)
 	c.app.init(c)
-	err = c.retry(ctx, cfg.RequestTimeout, func(ctx context.Context) error { return c.lay.load(ctx) })
+	err = c.retry(ctx, cfg.RequestTimeout, func(ctx context.Context) error {
+		if err := c.lay.load(ctx); err != nil {
+			if refused(err) {
+				return &lastingError{err}
+			}
+			return err
+		}
+		return c.checkVersions(ctx)
+	})
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("kafka: no broker of %v answers: check that it runs, the address, TLS and SASL: %w", cfg.Brokers, err)
 	}
 	c.spawn(c.app.run)
 	return c, nil
+}
+
+// checkVersions refuses brokers that do not speak what this package does.
+func (c *Cluster) checkVersions(ctx context.Context) error {
+	res, err := c.roundTrip(ctx, 0, &apiversions.Request{})
+	if err != nil {
+		return err
+	}
+	answer := res.(*apiversions.Response)
+	if err := codeError(answer.ErrorCode, ""); err != nil {
+		return err
+	}
+	for _, need := range []struct {
+		key     protocol.ApiKey
+		version int16
+	}{{protocol.Produce, produceVersion}, {protocol.Fetch, fetchVersion}} {
+		i := slices.IndexFunc(answer.ApiKeys, func(k apiversions.ApiKeyResponse) bool { return k.ApiKey == int16(need.key) })
+		if i < 0 || answer.ApiKeys[i].MinVersion > need.version || answer.ApiKeys[i].MaxVersion < need.version {
+			return fmt.Errorf("%w: the broker does not speak version %d of %v: %s", kafkago.UnsupportedVersion, need.version, need.key, remedy(kafkago.UnsupportedVersion))
+		}
+	}
+	return nil
 }
 
 // spawn runs work that Close waits for; it returns false when the cluster is closed.
@@ -113,16 +148,60 @@ func (c *Cluster) roundTrip(ctx context.Context, extra time.Duration, req protoc
 	return res, err
 }
 
+// slowAnswer is how long a leader may be silent, beyond what it was told to wait, before it is asked for elsewhere
+// whether it leads still: a broker that hangs keeps its conns, and others lead in its place long before RequestTimeout.
+const slowAnswer = time.Second
+
+// askLeader is roundTrip to the leader of partitions. It ends early when another broker leads one of them.
+func (c *Cluster) askLeader(ctx context.Context, extra time.Duration, leader int32, ps iter.Seq[im.Partition], req protocol.Message) (protocol.Message, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var mu sync.Mutex // so that the watch below is set before it is reset, and not reset after its end
+	mu.Lock()
+	var watch *time.Timer
+	watch = time.AfterFunc(extra+slowAnswer, func() {
+		lay := c.lay.layout()
+		for p := range ps {
+			if now, err := lay.leader(p); err == nil && now != leader {
+				cancel(fmt.Errorf("no answer for %v, and %s leads %v now: %w", slowAnswer, lay.broker(now), p, kafkago.NotLeaderForPartition))
+				return
+			}
+		}
+		c.lay.refresh()
+		mu.Lock()
+		defer mu.Unlock()
+		if ctx.Err() == nil {
+			watch.Reset(slowAnswer / 4)
+		}
+	})
+	mu.Unlock()
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		cancel(nil)
+		watch.Stop()
+	}()
+	res, err := c.roundTrip(ctx, extra, req)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, kafkago.NotLeaderForPartition) {
+		err = cause
+	}
+	return res, err
+}
+
 // retry calls try until it succeeds, fails for good, or ctx (or the limit) ends. Each failure that may pass makes the
 // layout be learnt anew.
 func (c *Cluster) retry(ctx context.Context, limit time.Duration, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var last error
 	for attempt := 0; ; attempt++ {
 		err := try(ctx)
 		if err == nil || final(err) {
 			return err
 		}
+		if last != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = last // what was wrong before time ran out says more
+		}
+		last = err
 		c.lay.refresh()
 		select {
 		case <-c.ctx.Done():
@@ -161,9 +240,10 @@ func final(err error) bool {
 		ranged  *RangeError
 		setting *SettingError
 		coded   *im.Error
+		lasting *lastingError
 	)
 	switch {
-	case errors.As(err, &ranged), errors.As(err, &setting), errors.Is(err, ErrClosed):
+	case errors.As(err, &ranged), errors.As(err, &setting), errors.As(err, &lasting), errors.Is(err, ErrClosed):
 		return true
 	case errors.As(err, &coded):
 		return coded.Code != im.CodeUnavailable
@@ -180,6 +260,24 @@ func final(err error) bool {
 	return false
 }
 
+// refused tells whether two ends do not accept each other's certificates. When a cluster is opened that ends the
+// attempts; later it may be a certificate that is being replaced.
+func refused(err error) bool {
+	var (
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		alert     tls.AlertError
+	)
+	return errors.As(err, &authority) || errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &alert)
+}
+
+// lastingError is one that would come again.
+type lastingError struct{ error }
+
+// Unwrap returns what would.
+func (e *lastingError) Unwrap() error { return e.error }
+
 // remedy says what to do about an error, for people.
 func remedy(err error) string {
 	var code kafkago.Error
@@ -188,11 +286,13 @@ func remedy(err error) string {
 	}
 	switch code {
 	case kafkago.UnknownTopicOrPartition:
-		return "create the topics with antipode migrate"
+		return "run: antipode migrate"
 	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.SASLAuthenticationFailed:
 		return "check the user's password and ACLs"
 	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
 		return "bring the missing replicas' brokers back"
+	case kafkago.UnsupportedVersion:
+		return "upgrade the brokers to Apache Kafka 2.7 or later"
 	case kafkago.MessageSizeTooLarge, kafkago.RecordListTooLarge:
 		return "raise the topic's max.message.bytes to at least the configured batch size"
 	}

@@ -22,6 +22,8 @@ func Explain(err error) (problem, cure string, lasting bool) {
 		code      kafkago.Error
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		alert     tls.AlertError
 		record    tls.RecordHeaderError
 		timed     net.Error
 		name      *net.DNSError
@@ -39,6 +41,10 @@ func Explain(err error) (problem, cure string, lasting bool) {
 		return "its certificate is signed by an authority that is not trusted", "set log.tls.ca to the brokers' authority", true
 	case errors.As(err, &hostname):
 		return line(hostname.Error()), "name the brokers in log.brokers as their certificates do", true
+	case errors.As(err, &invalid):
+		return "its certificate is not good: " + line(invalid.Error()), "renew the brokers' certificates, or correct this machine's clock", true
+	case errors.As(err, &alert):
+		return "it does not accept the certificate it was shown, or none: " + line(alert.Error()), "set log.tls.cert and log.tls.key to what the brokers trust", true
 	case errors.As(err, &record):
 		return "it does not speak TLS", "set log.tls.enabled to false, or name the brokers' TLS port in log.brokers", true
 	case errors.Is(err, syscall.ECONNREFUSED):

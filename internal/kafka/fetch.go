@@ -25,7 +25,14 @@ func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []w
 			waitMillis: int32(wait.Milliseconds()), maxBytes: int32(c.cfg.FetchBytes), perPartition: int32(maxBytes),
 			buffers: &c.buffers, table: c.app.table,
 		}
-		res, err := c.roundTrip(ctx, wait, req.prepare())
+		ps := func(yield func(im.Partition) bool) {
+			for i := range wants {
+				if !yield(wants[i].partition) {
+					return
+				}
+			}
+		}
+		res, err := c.askLeader(ctx, wait, broker, ps, req.prepare())
 		if err == nil {
 			answer := res.(*fetchResponse)
 			if answer.err == nil {
@@ -72,7 +79,7 @@ func (c *Cluster) Read(ctx context.Context, p im.Partition, from int64, maxBytes
 }
 
 // outOfRange returns the *RangeError of an offset, or another error when the bounds cannot be had or hold the offset
-// after all, as they may while leaders change.
+// after all, as they may while leaders change. The epoch goes with the question, so that a former leader does not answer.
 func (c *Cluster) outOfRange(ctx context.Context, p im.Partition, wanted int64) error {
 	all, err := c.bounds(ctx, []im.Partition{p})
 	if err != nil {
@@ -126,7 +133,7 @@ func (c *Cluster) bounds(ctx context.Context, ps []im.Partition) (map[im.Partiti
 	const earliest, latest = -2, -1
 	for leader, group := range groups {
 		for _, at := range []int64{earliest, latest} {
-			offsets, err := c.offsets(ctx, group, at)
+			offsets, err := c.offsets(ctx, lay, group, at)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", lay.broker(leader), err)
 			}
@@ -144,7 +151,7 @@ func (c *Cluster) bounds(ctx context.Context, ps []im.Partition) (map[im.Partiti
 	return all, nil
 }
 
-func (c *Cluster) offsets(ctx context.Context, ps []im.Partition, at int64) (map[im.Partition]int64, error) {
+func (c *Cluster) offsets(ctx context.Context, lay *layout, ps []im.Partition, at int64) (map[im.Partition]int64, error) {
 	req := &offsetsRequest{ReplicaID: -1}
 	topics := make(map[string]int, 8)
 	seen := make(map[im.Partition]bool, len(ps))
@@ -160,7 +167,7 @@ func (c *Cluster) offsets(ctx context.Context, ps []im.Partition, at int64) (map
 			req.Topics = append(req.Topics, listoffsets.RequestTopic{Topic: p.Topic})
 		}
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, listoffsets.RequestPartition{
-			Partition: int32(p.Number), CurrentLeaderEpoch: -1, Timestamp: at,
+			Partition: int32(p.Number), CurrentLeaderEpoch: lay.epochs[p], Timestamp: at,
 		})
 	}
 	res, err := c.roundTrip(ctx, 0, req)

@@ -23,6 +23,8 @@ type layout struct {
 	leaders map[im.Partition]int32
 	epochs  map[im.Partition]int32 // of the leaders; -1 is unknown
 	topics  map[string]topicLayout
+	learnt  time.Time
+	older   map[im.Partition]time.Time // when those were learnt that were kept of a former layout
 }
 
 type topicLayout struct {
@@ -45,6 +47,21 @@ func (l *layout) leader(p im.Partition) (int32, error) {
 // broker names a broker for errors.
 func (l *layout) broker(id int32) string {
 	return fmt.Sprintf("broker %d at %s", id, l.brokers[id])
+}
+
+// since tells when the leader of a partition was last told by a broker.
+func (l *layout) since(p im.Partition) time.Time {
+	if t, ok := l.older[p]; ok {
+		return t
+	}
+	return l.learnt
+}
+
+func (l *layout) kept(p im.Partition, since time.Time) {
+	if l.older == nil {
+		l.older = make(map[im.Partition]time.Time)
+	}
+	l.older[p] = since
 }
 
 // byLeader groups partitions by who leads them; those without a leader are returned apart.
@@ -217,11 +234,32 @@ func (k *layoutKeeper) addresses() []string {
 	return all
 }
 
+// staleAfter is for how long a leader is preferred to one of a lower epoch that is told later: a broker that hung and
+// goes on tells what it knew, itself as the leader of logs that others have written since. A topic that was made anew has
+// lower epochs for good.
+const staleAfter = 30 * time.Second
+
+// keep takes over from the former layout the leaders of higher epochs.
+func (l *layout) keep(former *layout) {
+	for p, epoch := range l.epochs {
+		if known, ok := former.epochs[p]; ok && known > epoch && l.learnt.Sub(former.since(p)) < staleAfter {
+			if _, alive := l.brokers[former.leaders[p]]; alive {
+				l.leaders[p] = former.leaders[p]
+			} else {
+				l.leaders[p] = -1
+			}
+			l.epochs[p] = known
+			l.kept(p, former.since(p))
+		}
+	}
+}
+
 // take has a route replace the former.
 func (k *layoutKeeper) take(r *route, now *layout) {
 	k.mu.Lock()
 	out := r
 	if !k.closed {
+		now.keep(k.now)
 		out, k.now, k.route = k.route, now, r
 	}
 	out.replaced = true
@@ -277,6 +315,7 @@ func newLayout(res *metadata.Response) *layout {
 		leaders: make(map[im.Partition]int32),
 		epochs:  make(map[im.Partition]int32),
 		topics:  make(map[string]topicLayout, len(res.Topics)),
+		learnt:  time.Now(),
 	}
 	for _, b := range res.Brokers {
 		l.brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))

@@ -227,6 +227,9 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 			continue
 		}
 		leader, err := lay.leader(p)
+		if epoch := lay.epochs[p]; err == nil && epoch >= 0 && epoch < f.epoch { // it led before what was read was written
+			err = fmt.Errorf("%s is the leader of a former epoch (%d, read was %d): %w", lay.broker(leader), epoch, f.epoch, kafkago.UnknownLeaderEpoch)
+		}
 		if err != nil {
 			r.failed(p, f, err, now)
 			earliest(f.notYet)

@@ -159,7 +159,7 @@ func (r *fetchRequest) Required(versions map[protocol.ApiKey]int16) bool {
 // RawExchange sends it and decodes the answer.
 func (r *fetchRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	if r.version < fetchVersion-1 { // the highest that kafka-go itself knows
-		return nil, fmt.Errorf("%w: the broker speaks fetch up to version %d, Antipode %d: it needs Apache Kafka 2.7 or later", kafkago.UnsupportedVersion, r.version, fetchVersion)
+		return nil, fmt.Errorf("%w: the broker speaks fetch up to version %d, Antipode %d", kafkago.UnsupportedVersion, r.version, fetchVersion)
 	}
 	defer r.buffers.put(r.wire)
 	body, err := exchange(rw, r.wire)

@@ -119,7 +119,7 @@ func (c *Cluster) VerifyTopics(ctx context.Context, specs []TopicSpec) error {
 			if v := found[brokerResource+name]["auto.create.topics.enable"]; v != "false" {
 				problems = append(problems, &SettingError{
 					"(all)", "auto.create.topics.enable of " + lay.broker(id), show(v), "false",
-					"set it in the broker's configuration: a mistyped name would otherwise become a topic",
+					"set it in that broker's server.properties and restart it: a mistyped name would otherwise become a topic",
 				})
 			}
 		}
@@ -132,23 +132,23 @@ func (c *Cluster) verify(s TopicSpec, has topicLayout, settings map[string]strin
 		problems = append(problems, &SettingError{s.Name, setting, found, wanted, remedy})
 	}
 	if has.partitions == 0 {
-		wrong("the topic", "missing", "present", "create the topics with antipode migrate")
+		wrong("the topic", "missing", "present", "run: antipode migrate")
 		return problems
 	}
 	if has.partitions != s.Partitions {
 		wrong("partitions", strconv.Itoa(has.partitions), strconv.Itoa(s.Partitions),
-			"configure the count that the topic has; it changes only with a new origin epoch")
+			"set partitions to what the topic has: it changes only with a new origin epoch")
 	}
 	if has.replication < s.Replication {
 		wrong("replication", strconv.Itoa(has.replication), strconv.Itoa(s.Replication)+" or more",
-			"reassign the topic's partitions with kafka-reassign-partitions")
+			"give its partitions more replicas with kafka-reassign-partitions, or configure log.replication")
 	}
 	value := func(name string) (string, bool) {
 		v, ok := settings[name]
 		return v, ok || !c.cfg.Embedded
 	}
 	alter := func(name, value string) string {
-		return "kafka-configs --alter --topic " + s.Name + " --add-config " + name + "=" + value
+		return fmt.Sprintf("run: kafka-configs --bootstrap-server %s --alter --topic %s --add-config %s=%s", c.cfg.Brokers[0], s.Name, name, value)
 	}
 	exact := func(name, want string) {
 		if v, told := value(name); told && v != want {

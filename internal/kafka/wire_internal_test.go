@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -177,4 +178,43 @@ func FuzzFetchAnswer(f *testing.F) {
 			t.Errorf("%d entries of %d bytes", len(rs.entries), len(b))
 		}
 	})
+}
+
+// What a broker that hung tells of leaders does not replace what was learnt since, but for a while: a topic may be new.
+func TestFormerLeadersAreNotTakenBack(t *testing.T) {
+	p := im.Partition{Topic: "t"}
+	told := func(leader, epoch int32, at time.Time) *layout {
+		return &layout{
+			brokers: map[int32]string{2: "b:1", 3: "c:1"}, learnt: at,
+			leaders: map[im.Partition]int32{p: leader}, epochs: map[im.Partition]int32{p: epoch},
+		}
+	}
+	start := time.Now()
+	now := told(2, 6, start)
+	for _, step := range []struct {
+		after         time.Duration
+		leader, epoch int32 // told
+		want          int32
+	}{
+		{10 * time.Second, 3, 5, 2},
+		{25 * time.Second, 3, 5, 2}, // counted from when it was told, not from when it was kept
+		{26 * time.Second, 3, 6, 3}, // the same epoch again
+		{30 * time.Second, 3, 7, 3},
+		{45 * time.Second, 2, 0, 3},
+		{61 * time.Second, 2, 0, 2}, // for good
+	} {
+		next := told(step.leader, step.epoch, start.Add(step.after))
+		next.keep(now)
+		now = next
+		if got, err := now.leader(p); err != nil || got != step.want {
+			t.Errorf("after %v: leader %d, %v, want %d", step.after, got, err, step.want)
+		}
+	}
+	gone := told(3, 5, start.Add(62*time.Second))
+	delete(gone.brokers, 2)
+	former := told(2, 6, start.Add(61*time.Second))
+	gone.keep(former)
+	if got, err := gone.leader(p); err == nil {
+		t.Errorf("the leader is %d, which is gone", got)
+	}
 }
