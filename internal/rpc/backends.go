@@ -36,12 +36,19 @@ type BackendPool struct {
 
 	mu       sync.Mutex
 	byName   map[string][]im.Instance
-	everSeen map[string]bool // names that were served once: their absence is an outage, not a mistake
+	present  map[string]presence // by address
+	everSeen map[string]bool     // names that were served once: their absence is an outage, not a mistake
+}
+
+// presence lasts while discovery lists an instance.
+type presence struct {
+	ctx context.Context
+	end context.CancelFunc
 }
 
 // NewBackendPool returns a pool that knows of no service until Run watches.
 func NewBackendPool(cfg BackendPoolConfig, deps BackendPoolDeps) *BackendPool {
-	return &BackendPool{cfg: cfg, deps: deps, byName: map[string][]im.Instance{}, everSeen: map[string]bool{}}
+	return &BackendPool{cfg: cfg, deps: deps, byName: map[string][]im.Instance{}, present: map[string]presence{}, everSeen: map[string]bool{}}
 }
 
 // Run watches the region's instances until ctx ends.
@@ -67,6 +74,20 @@ func (p *BackendPool) set(live []im.Instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.byName = byName
+	listed := map[string]bool{}
+	for _, i := range live {
+		listed[i.Addr] = true
+		if _, known := p.present[i.Addr]; !known {
+			ctx, end := context.WithCancel(context.Background())
+			p.present[i.Addr] = presence{ctx, end}
+		}
+	}
+	for addr, gone := range p.present {
+		if !listed[addr] {
+			delete(p.present, addr)
+			time.AfterFunc(goneGrace, gone.end)
+		}
+	}
 	for name := range byName {
 		p.everSeen[name] = true
 	}
@@ -84,38 +105,51 @@ func (p *BackendPool) Services() []string {
 	return names
 }
 
-// Call runs a call at the owner of its key, or of the caller's uid when it has no key.
+// Call runs a call at the owner of its key, or of the caller's uid when it has no key. It fails as soon as discovery gives
+// the owner up: one that hangs would keep the caller until its deadline, while another owns the partition already.
 func (p *BackendPool) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
-	owner, err := p.owner(c)
+	owner, here, err := p.owner(c)
 	if err != nil {
 		return im.CallResult{}, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(here, cancel)()
 	cc, err := p.deps.Conns.Conn(owner.Addr)
 	if err != nil {
 		return im.CallResult{}, &im.Error{Code: im.CodeUnavailable, Detail: err.Error(), RetryAfter: retryAfter}
 	}
-	return NewBackend(cc).Call(ctx, c)
+	result, err := NewBackend(cc).Call(ctx, c)
+	if err != nil && here.Err() != nil {
+		return result, &im.Error{Code: im.CodeUnavailable, Detail: "the owner of the conversation is gone; sending again is safe", RetryAfter: retryAfter}
+	}
+	return result, err
 }
 
-const retryAfter = 200 * time.Millisecond
+const (
+	retryAfter = 200 * time.Millisecond
+	goneGrace  = 500 * time.Millisecond // for the last answers of an instance that stops in order
+)
 
-func (p *BackendPool) owner(c im.Call) (im.Instance, error) {
+// owner returns who takes a call, and a context that ends when discovery gives it up.
+func (p *BackendPool) owner(c im.Call) (owner im.Instance, here context.Context, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	live := p.byName[c.Service]
 	if len(live) == 0 {
 		if p.everSeen[c.Service] || len(p.everSeen) == 0 {
-			return im.Instance{}, &im.Error{Code: im.CodeUnavailable, Detail: "no instance of service " + c.Service + " is up", RetryAfter: retryAfter}
+			return owner, nil, &im.Error{Code: im.CodeUnavailable, Detail: "no instance of service " + c.Service + " is up", RetryAfter: retryAfter}
 		}
-		return im.Instance{}, im.Errorf(im.CodeUnknownService, "nothing here is registered as service %q", c.Service)
+		return owner, nil, im.Errorf(im.CodeUnknownService, "nothing here is registered as service %q", c.Service)
 	}
 	key := c.Key
 	if key == "" {
 		key = string(c.UID)
 	}
-	owner, ok := p.deps.Owner(wire.Partition(key, p.cfg.Partitions), live)
+	var ok bool
+	owner, ok = p.deps.Owner(wire.Partition(key, p.cfg.Partitions), live)
 	if !ok {
-		return im.Instance{}, &im.Error{Code: im.CodeUnavailable, Detail: "nobody owns the conversation at the moment", RetryAfter: retryAfter}
+		return owner, nil, &im.Error{Code: im.CodeUnavailable, Detail: "nobody owns the conversation at the moment", RetryAfter: retryAfter}
 	}
-	return owner, nil
+	return owner, p.present[owner.Addr].ctx, nil
 }

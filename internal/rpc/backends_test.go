@@ -97,3 +97,38 @@ func TestBackendPool(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An owner that hangs is given up when discovery is: its callers need not wait for their deadlines.
+func TestBackendPoolLeavesWhoHangs(t *testing.T) {
+	called, release := make(chan struct{}), make(chan struct{})
+	hangs := &raw{call: func(context.Context, *antipodev1.BackendCallRequest) (*antipodev1.BackendCallResponse, error) {
+		close(called)
+		<-release
+		return &antipodev1.BackendCallResponse{}, nil
+	}}
+	addr, _ := serve(t, ServerConfig{}, hangs)
+	defer close(release)
+	dialer := NewDialer(DialConfig{})
+	defer dialer.Close()
+	p := NewBackendPool(BackendPoolConfig{Partitions: 1}, BackendPoolDeps{
+		Conns: dialer, Owner: func(_ int, live []im.Instance) (im.Instance, bool) { return live[0], true },
+	})
+	p.set([]im.Instance{{ID: "a", Addr: addr, Serves: []string{"im"}}})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.Call(t.Context(), im.Call{Service: "im", Key: "d:ann:bob"})
+		ended <- err
+	}()
+	<-called
+	p.set(nil) // a catalogue without memory gives nobody up
+	p.set([]im.Instance{{ID: "a", Addr: addr, Serves: []string{"im"}}, {ID: "b", Addr: "127.0.0.1:1", Serves: []string{"im"}}})
+	select {
+	case err := <-ended:
+		t.Fatalf("the call ended though its owner is listed: %v", err)
+	default:
+	}
+	p.set([]im.Instance{{ID: "b", Addr: "127.0.0.1:1", Serves: []string{"im"}}})
+	if err := <-ended; im.CodeOf(err) != im.CodeUnavailable {
+		t.Fatal(err)
+	}
+}
