@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-go test-browser test-infra test-real deps bench lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,25 @@ build: ## build bin/antipode
 
 run: build ## start three regions on this machine (ARGS="--fresh" forgets their data)
 	@exec bin/antipode dev $(ARGS)
+
+# What make up runs differently from cluster.yaml: make up KAFKA_BROKERS=3 DATABASES=2 IMSERVERS=2 ROUTERS=2
+CLUSTER_SET := $(if $(KAFKA_BROKERS),--set kafka.brokers=$(KAFKA_BROKERS)) $(if $(DATABASES),--set postgres.databases=$(DATABASES)) \
+	$(if $(IMSERVERS),--set services.imserver=$(IMSERVERS)) $(if $(ROUTERS),--set services.router=$(ROUTERS))
+
+up: build deps ## start three regions of real servers, each part a process (ARGS=--fresh forgets their data)
+	@bin/antipode cluster up --detach $(CLUSTER_SET) $(ARGS)
+
+bin/antipode: # what runs is looked at and stopped by what is there, also where the code does not build now
+	@$(MAKE) --no-print-directory build
+
+down: bin/antipode ## stop what make up started
+	@bin/antipode cluster down
+
+ps: bin/antipode ## list the parts of make up and how they are
+	@bin/antipode cluster ps
+
+logs: bin/antipode ## show and follow what they say (ARGS=eu/kafka: of one part)
+	@bin/antipode cluster logs -f $(ARGS)
 
 demo: build ## send messages while links and a gateway fail, and check the invariants
 	bin/antipode demo $(ARGS)

@@ -45,6 +45,17 @@ func (f *clusterFlags) args() []string {
 	return args
 }
 
+// place are those of the flags that commands need to find a cluster that was started: the rest is in its data folder.
+func (f *clusterFlags) place() []string {
+	p := clusterFlags{file: f.file}
+	for _, s := range f.set {
+		if strings.HasPrefix(s, "data=") {
+			p.set = append(p.set, s)
+		}
+	}
+	return p.args()
+}
+
 func (f *clusterFlags) read() (cluster.File, error) {
 	path := f.file
 	if path == "" {
@@ -67,12 +78,23 @@ func readClusterFile(path string, pairs []string) (cluster.File, error) {
 	return cluster.ReadFile(path, set)
 }
 
+// plan is that of the cluster that was last started on the data folder, or else what would be started.
 func (f *clusterFlags) plan() (*cluster.Plan, error) {
 	file, err := f.read()
 	if err != nil {
 		return nil, err
 	}
-	return cluster.NewPlan(file)
+	p, err := cluster.NewPlan(file)
+	if err != nil {
+		return nil, err
+	}
+	switch recorded, err := cluster.Recorded(p.Data); {
+	case err == nil:
+		return recorded, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	return p, nil
 }
 
 // remote finds the running cluster.
@@ -262,7 +284,7 @@ func listRegions(regions []im.Region) string {
 }
 
 func clusterBanner(c *app.Cluster, f *clusterFlags, file cluster.File, took time.Duration) string {
-	flags := strings.Join(append([]string{""}, f.args()...), " ")
+	flags := strings.Join(append([]string{""}, f.place()...), " ")
 	return fmt.Sprintf(`Antipode is up (%.1f s): %s, %v apart one way.
 
   chat      %s/?as=ann&region=%s&to=bob

@@ -28,10 +28,10 @@ func kafkaOf(p *Plan, r *RegionPlan, m MemberPlan) *backend.Kafka {
 	return backend.NewKafka(c)
 }
 
-// postgresOf gives all servers of a region the password of the first: services know one.
-func postgresOf(r *RegionPlan, m MemberPlan) *backend.Postgres {
+// postgresOf gives all servers the same password: a service's configuration names one.
+func postgresOf(m MemberPlan, password string) *backend.Postgres {
 	host, port := hostPort(m.Listen)
-	return backend.NewPostgres(backend.PostgresConfig{Name: m.Name, Dir: m.Dir, Host: host, Port: port})
+	return backend.NewPostgres(backend.PostgresConfig{Name: m.Name, Dir: m.Dir, Host: host, Port: port, Password: password})
 }
 
 func redisOf(m MemberPlan) *backend.Redis {

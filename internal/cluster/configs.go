@@ -75,7 +75,7 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 		}).String()))
 		c.Timelines.URLs = append(c.Timelines.URLs, u)
 	}
-	c.Timelines.PasswordFile = filepath.Join(r.Of(backendPostgres)[0].Dir, "password")
+	c.Timelines.PasswordFile = p.passwordFile()
 	for _, s := range r.Of(backendRedis) {
 		c.Routes.Addrs = append(c.Routes.Addrs, s.Listen)
 	}
@@ -95,3 +95,5 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 	c.Telemetry.OTLP, c.Telemetry.SampleRatio = p.File.Traces, 0 // clients decide about their own submits
 	return c
 }
+
+func (p *Plan) passwordFile() string { return filepath.Join(p.KeysDir(), "postgres-password") }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ const (
 	markerFile  = "antipode-cluster" // by it a data folder is known for one: --fresh deletes nothing else
 	lockFile    = "lock"             // held while a launcher runs
 	controlFile = "control.json"     // where it is reached
+	planFile    = "plan.json"        // the File of the last start
 	logsFolder  = "logs"
 )
 
@@ -157,6 +159,34 @@ func Locked(data string) (pid int, held bool) {
 	return pid, true
 }
 
+// record keeps what was asked for, for commands that come later.
+func (p *Plan) record() error {
+	text, err := json.MarshalIndent(p.File, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.Data, planFile), append(text, '\n'), 0o644); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	return nil
+}
+
+// Recorded is the plan of the cluster that was last started on a data folder: with what was set for that start alone. It
+// is os.ErrNotExist where none was.
+func Recorded(data string) (*Plan, error) {
+	text, err := os.ReadFile(filepath.Join(data, planFile))
+	if err != nil {
+		return nil, err
+	}
+	f := DefaultFile()
+	f.Regions = nil
+	if err := json.Unmarshal(text, &f); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(data, planFile), err)
+	}
+	f.Data = data
+	return NewPlan(f)
+}
+
 func (p *Plan) writeControl() error {
 	text, err := json.Marshal(Control{URL: p.URL(), PID: os.Getpid()})
 	if err != nil {
@@ -175,6 +205,25 @@ func readControl(data string) (Control, error) {
 		return c, err
 	}
 	return c, json.Unmarshal(text, &c)
+}
+
+// postgresPassword reads the password of all PostgreSQL servers, or makes it.
+func (p *Plan) postgresPassword() (string, error) {
+	text, err := os.ReadFile(p.passwordFile())
+	if err == nil {
+		return strings.TrimSpace(string(text)), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	if err := os.MkdirAll(p.KeysDir(), 0o700); err != nil {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	password := rand.Text()
+	if err := os.WriteFile(p.passwordFile(), []byte(password+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	return password, nil
 }
 
 // writeConfigs writes the configuration files of all services.

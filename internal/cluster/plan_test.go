@@ -123,6 +123,9 @@ func TestConfigs(t *testing.T) {
 		if !m.Service() {
 			continue
 		}
+		if err := os.MkdirAll(filepath.Dir(m.Config), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(m.Config, files[m.Config], 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -169,13 +172,9 @@ func fillData(t *testing.T, p *Plan) {
 				t.Fatal(err)
 			}
 		}
-		dir := r.Of(backendPostgres)[0].Dir
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	}
+	if _, err := p.postgresPassword(); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(p.KeysDir(), "token-key.pub"), []byte("MCowBQYDK2VwAyEA\n"), 0o644); err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ type Supervisor struct {
 	members  map[string]*member
 	postgres map[string]*backend.Postgres
 	env      []string
+	password string // of PostgreSQL
 
 	mu    sync.Mutex
 	sinks []*sink
@@ -97,6 +98,9 @@ func (s *Supervisor) prepare() error {
 	if err := s.cfg.Keys(s.plan.KeysDir(), s.plan.Names()); err != nil {
 		return err
 	}
+	if s.password, err = s.plan.postgresPassword(); err != nil {
+		return err
+	}
 	if err := s.plan.writeConfigs(); err != nil {
 		return err
 	}
@@ -106,7 +110,7 @@ func (s *Supervisor) prepare() error {
 	if s.links, err = openLinks(s.plan); err != nil {
 		return err
 	}
-	if err := s.plan.writeControl(); err != nil {
+	if err := errors.Join(s.plan.record(), s.plan.writeControl()); err != nil {
 		return err
 	}
 	for _, m := range s.plan.Members() {
@@ -130,7 +134,7 @@ func (s *Supervisor) server(m MemberPlan) Server {
 	case backendKafka:
 		return kafkaOf(s.plan, r, m)
 	case backendPostgres:
-		p := postgresOf(r, m)
+		p := postgresOf(m, s.password)
 		s.postgres[m.Name] = p
 		return p
 	case backendRedis:
