@@ -127,9 +127,16 @@ const (
 // reach tries to reach a backend until it answers, is seen to be wrong in a way that waiting does not mend, or the time at
 // which patience ends. Its error is a *BackendError.
 func (b backend) reach(ctx context.Context, site *Site, until time.Time, log *slog.Logger, try func(context.Context) error) error {
+	return b.persist(ctx, site, until, min(attemptTimeout, max(time.Until(until), time.Second)), log, try)
+}
+
+// persist is reach with a limit to one try of its own, which patience does not cut short.
+func (b backend) persist(
+	ctx context.Context, site *Site, until time.Time, limit time.Duration, log *slog.Logger, try func(context.Context) error,
+) error {
 	var told time.Time
 	for failures := 0; ; failures++ {
-		attempt, cancel := context.WithTimeout(ctx, min(attemptTimeout, max(time.Until(until), time.Second)))
+		attempt, cancel := context.WithTimeout(ctx, limit)
 		err := try(attempt)
 		cancel()
 		if err == nil {

@@ -209,6 +209,7 @@ func (p *process) watch(service string) func(context.Context, func([]im.Instance
 func (p *process) redis(ctx context.Context) (goredis.UniversalClient, error) {
 	opt := *p.site.Redis
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = time.Second, 2*time.Second, 2*time.Second
+	opt.DialerRetries = 1 // commands are tried again, and their error is to be the dial's
 	client := goredis.NewUniversalClient(&opt)
 	p.onClose(func() { client.Close() })
 	at := redisAt(&p.site)

@@ -23,9 +23,14 @@ func Migrate(ctx context.Context, log *kafka.Cluster, site Site) error {
 	return postgres.Migrate(ctx, site.databases())
 }
 
-// migrateTimeout bounds what is done to one backend: brokers take seconds to make many topics, and a migration may rewrite a
-// table.
-const migrateTimeout = 5 * time.Minute
+const (
+	// migrateTimeout bounds what is done to one backend: brokers take seconds to make many topics, and a migration may
+	// rewrite a table.
+	migrateTimeout = 5 * time.Minute
+	// settleTimeout is how long a backend that answers may go on failing: a broker that has just made a topic does not know
+	// at once that it leads it.
+	settleTimeout = 20 * time.Second
+)
 
 // migrateAll is Migrate for backends that may still be starting, each of which it names in its errors.
 func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logger, progress func(string)) error {
@@ -40,7 +45,10 @@ func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logg
 			return err
 		}
 		defer cluster.Close()
-		if err := at.alter(ctx, site, func(ctx context.Context) error { return MigrateLog(ctx, cluster, *site) }); err != nil {
+		err = at.persist(ctx, site, time.Now().Add(settleTimeout), migrateTimeout, log, func(ctx context.Context) error {
+			return MigrateLog(ctx, cluster, *site)
+		})
+		if err != nil {
 			return err
 		}
 		progress(fmt.Sprintf("kafka at %s: %d topics of %d partitions are as they must be", at.address, len(site.topics()), site.Partitions))
@@ -50,21 +58,13 @@ func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logg
 		if err := at.reach(ctx, site, until, log, func(ctx context.Context) error { return postgres.Answers(ctx, cfg) }); err != nil {
 			return err
 		}
-		if err := at.alter(ctx, site, func(ctx context.Context) error { return postgres.Migrate(ctx, cfg) }); err != nil {
+		err := at.persist(ctx, site, time.Now().Add(settleTimeout), migrateTimeout, log, func(ctx context.Context) error {
+			return postgres.Migrate(ctx, cfg)
+		})
+		if err != nil {
 			return err
 		}
 		progress(fmt.Sprintf("postgres at %s: the schema is this build's", at.address))
-	}
-	return nil
-}
-
-// alter does something to a backend that answers.
-func (b backend) alter(ctx context.Context, site *Site, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
-	defer cancel()
-	if err := do(ctx); err != nil {
-		e, _ := b.why(site, err)
-		return e
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/consul"
@@ -80,6 +82,8 @@ func Serve(ctx context.Context, l Launch) error {
 	tel.Log.Info("starting", "version", l.Version, "pid", os.Getpid(), "origin", site.Origin, "public", binding.Public,
 		"rpc", binding.RPC, "admin", tel.AdminAddr())
 
+	goredis.SetLogger(redisLog{tel.Log}) // the library has one for the whole process, which this service is
+
 	discovery, err := discover(ctx, &site, c, tel)
 	if err != nil {
 		return stopped(ctx, err)
@@ -96,6 +100,14 @@ func Serve(ctx context.Context, l Launch) error {
 		return stopped(ctx, err)
 	}
 	return drained(ctx, svc, c.Drain, tel.Log)
+}
+
+// redisLog writes what the Redis client has to tell into the process's log: it would go to stderr as it is otherwise.
+type redisLog struct{ log *slog.Logger }
+
+// Printf implements the client's logger.
+func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.WarnContext(ctx, "redis client", "told", fmt.Sprintf(format, args...))
 }
 
 // stopped makes nothing of the error of a start that was called off.

@@ -320,3 +320,12 @@ func share(t testing.TB, services ...*service) []int {
 	})
 	return shares
 }
+
+// logged is what a service has logged.
+func (s *service) logged() string {
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
+}
