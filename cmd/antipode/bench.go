@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -26,6 +25,7 @@ func newBenchSendCommand() *cobra.Command {
 		s       loadgen.Send
 		regions []string
 		dev     string
+		cluster string
 	)
 	cmd := &cobra.Command{
 		Use:   "send",
@@ -34,12 +34,14 @@ func newBenchSendCommand() *cobra.Command {
 			"from when it was due. So a stall shows in every message that it delayed.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			api := devAPI{strings.TrimRight(dev, "/")}
+			api, err := devAPIOf(dev, cluster)
+			if err != nil {
+				return err
+			}
 			ipconfs := map[im.Region][]string{}
 			for _, name := range regions {
 				r := im.Region(name)
 				s.Regions = append(s.Regions, r)
-				var err error
 				if ipconfs[r], err = api.ipconfs(cmd.Context(), r); err != nil {
 					return err
 				}
@@ -64,7 +66,8 @@ func newBenchSendCommand() *cobra.Command {
 	cmd.Flags().IntVar(&s.Pairs, "pairs", 16, "pairs of users for each way from region to region")
 	cmd.Flags().IntVar(&s.Size, "size", 300, "bytes of text")
 	cmd.Flags().DurationVar(&s.Drain, "drain", 10*time.Second, "how long to wait for what is under way at the end")
-	cmd.Flags().StringVar(&dev, "dev", "http://"+devListen, "URL of antipode dev")
+	cmd.Flags().StringVar(&dev, "dev", "http://"+devListen, "URL of antipode dev or cluster")
+	cmd.Flags().StringVar(&cluster, "cluster", "", "cluster.yaml of the antipode cluster to measure, instead of --dev")
 	return cmd
 }
 

@@ -25,7 +25,7 @@ type chatFlags struct {
 	as, to, group, newGroup string
 	members                 []string
 	region                  string
-	dev                     string
+	dev, cluster            string
 	ipconf                  []string
 	token, tokenURL         string
 	device                  string
@@ -63,7 +63,8 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 	fs.StringVar(&f.newGroup, "new-group", "", "title of a group to create and talk in")
 	fs.StringSliceVar(&f.members, "members", nil, "members of the new group (uids)")
 	fs.StringVar(&f.region, "region", "", "region to connect to (default: the nearest)")
-	fs.StringVar(&f.dev, "dev", "http://127.0.0.1:7400", "where antipode dev listens; it tells ipconfs and issues tokens unless they are given")
+	fs.StringVar(&f.dev, "dev", "http://127.0.0.1:7400", "where antipode dev or cluster listens; it tells ipconfs and issues tokens unless they are given")
+	fs.StringVar(&f.cluster, "cluster", "", "cluster.yaml of the antipode cluster to ask, instead of --dev")
 	fs.StringArrayVar(&f.ipconf, "ipconf", nil, "base URL of an ipconf, of any region; may be repeated")
 	fs.StringVar(&f.token, "token", "", "token to log in with")
 	fs.StringVar(&f.tokenURL, "token-url", "", "URL that answers GET ?uid= with a token, as text or as JSON {\"token\": …}")
@@ -118,9 +119,11 @@ func (f chatFlags) config(ctx context.Context) (client.Config, error) {
 	if f.device != "" {
 		cfg.Store = client.FileStore{Path: f.device}
 	}
-	dev := devAPI{strings.TrimSuffix(f.dev, "/")}
+	dev, err := devAPIOf(f.dev, f.cluster)
+	if err != nil {
+		return cfg, err
+	}
 	if len(cfg.IPConf) == 0 {
-		var err error
 		if cfg.IPConf, err = dev.ipconfs(ctx, cfg.Region); err != nil {
 			return cfg, fmt.Errorf("%w; or name an ipconf with --ipconf", err)
 		}

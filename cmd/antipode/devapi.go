@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/antipode-im/antipode/client"
@@ -13,8 +14,20 @@ import (
 	"github.com/antipode-im/antipode/internal/console"
 )
 
-// devAPI asks antipode dev what only dev tells.
+// devAPI asks antipode dev, or antipode cluster, what only they tell.
 type devAPI struct{ url string }
+
+// devAPIOf returns the API of the cluster that a cluster.yaml describes, or where none is named of dev at url.
+func devAPIOf(url, clusterFile string) (devAPI, error) {
+	if clusterFile == "" {
+		return devAPI{strings.TrimRight(url, "/")}, nil
+	}
+	plan, err := (&clusterFlags{file: clusterFile}).plan()
+	if err != nil {
+		return devAPI{}, err
+	}
+	return devAPI{plan.URL()}, nil
+}
 
 func (d devAPI) get(ctx context.Context, path string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -25,7 +38,7 @@ func (d devAPI) get(ctx context.Context, path string, v any) error {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("no antipode dev answers at %s (start it with: antipode dev): %w", d.url, err)
+		return fmt.Errorf("neither antipode dev nor cluster answers at %s (start one with: antipode dev): %w", d.url, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

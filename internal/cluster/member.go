@@ -239,6 +239,9 @@ func (m *member) ended(proc *process.Process) error {
 	if err := proc.Err(); err != nil {
 		how = err.Error()
 	}
+	if exitCode(proc) < 0 { // by a signal: what it said last is not why
+		return fmt.Errorf("%s ended, not by order (%s)", m.plan.Name, how)
+	}
 	return fmt.Errorf("%s ended by itself (%s): %s", m.plan.Name, how, m.log.reason())
 }
 

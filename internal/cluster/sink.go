@@ -121,6 +121,9 @@ func (s *sink) reason() string {
 		}
 	}
 	for i := len(s.last) - 1; i >= 0; i-- {
+		if l, ok := parseJSON(s.last[i]); ok {
+			return l.Msg
+		}
 		if text := strings.TrimSpace(s.last[i]); text != "" {
 			return text
 		}
