@@ -249,11 +249,16 @@ func (t *Traffic) Gateways() map[string]int {
 	return all
 }
 
+// Stop has nobody begin another message.
+func (t *Traffic) Stop() {
+	t.stopped.Do(func() { close(t.stop) })
+}
+
 // Settle ends the writing, waits until everything sent is acked, shown and applied everywhere and all views are equal, and
 // returns what was recorded. What does not come true in time is recorded as it is, for the checker to name. An error means
-// that somebody's message was not acked, or that a region could not be asked.
+// that somebody's message was not acked, or that a region could not be asked. Views are equal only when nobody else writes.
 func (t *Traffic) Settle(ctx context.Context, limit time.Duration, truth Truth) (*checker.History, error) {
-	t.stopped.Do(func() { close(t.stop) })
+	t.Stop()
 	ended := make(chan struct{})
 	go func() { t.writers.Wait(); close(ended) }()
 	bound := time.NewTimer(limit)
@@ -283,7 +288,7 @@ func (t *Traffic) Settle(ctx context.Context, limit time.Duration, truth Truth) 
 
 // Close ends everything.
 func (t *Traffic) Close() {
-	t.stopped.Do(func() { close(t.stop) })
+	t.Stop()
 	t.cancel()
 	t.writers.Wait()
 	t.close()

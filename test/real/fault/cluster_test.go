@@ -156,7 +156,7 @@ func (w *world) repair(ctx context.Context) error {
 	return errors.Join(c.Resume(ctx, "all"), c.Start(ctx, "all"), c.WaitReady(ctx))
 }
 
-// end stops the cluster. What its members last said shows if a test failed.
+// end stops the cluster.
 func (w *world) end() error {
 	if w.cluster == nil {
 		return nil

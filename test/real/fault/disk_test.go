@@ -123,7 +123,9 @@ func TestKafkaDiskFull(t *testing.T) {
 func TestPostgresDiskFull(t *testing.T) {
 	f := begin(t, "full disk of PostgreSQL")
 	f.full("us/postgres")
-	f.await(60*time.Second, func() (bool, string) { return f.behind(us) > 0, "apply has not stopped" })
+	f.await(60*time.Second, func() (bool, string) {
+		return f.traffic.Seen(f.broke, us).LongestShow > 2*time.Second, "apply in us has not stopped"
+	})
 	f.accepts(time.Now(), 30*time.Second)
 	f.flows(time.Now(), 30*time.Second, nil, []im.Region{eu})
 	f.heals(f.frees("us/postgres"))

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -37,8 +39,17 @@ type fault struct {
 // begin has users write to each other in a healthy cluster until everybody was shown something of everybody else.
 func begin(t *testing.T, what string) *fault {
 	t.Helper()
-	c := shared.healthy(t)
+	return beginIn(t, shared.healthy(t), what)
+}
+
+func beginIn(t *testing.T, c *app.Cluster, what string) *fault {
+	t.Helper()
 	f := &fault{T: t, Cluster: c, what: what}
+	t.Cleanup(func() {
+		if t.Failed() {
+			f.logs()
+		}
+	})
 	f.traffic = f.more(demo.TrafficConfig{Pairs: 1, Group: true, Every: 250 * time.Millisecond})
 	f.flows(time.Now(), 30*time.Second, nil, nil)
 	return f
@@ -161,6 +172,9 @@ func (f *fault) ends() {
 	f.seen.LongestAck, f.seen.LongestShow = all.LongestAck, all.LongestShow
 	f.seen.Retried, f.seen.Lost = all.Retried, all.Lost
 	began := time.Now()
+	for _, traffic := range f.extra {
+		traffic.Stop()
+	}
 	var errs []error
 	for _, traffic := range f.extra {
 		ctx, cancel := context.WithTimeout(f.Context(), 2*settleLimit)
@@ -214,4 +228,21 @@ func (f *fault) behind(region im.Region) (records int64) {
 		}
 	}
 	return records
+}
+
+// logs shows what the members said last.
+func (f *fault) logs() {
+	const shown = 2 << 10
+	files, err := filepath.Glob(filepath.Join(f.Plan().LogsDir(), "*", "*"))
+	if err != nil {
+		f.Log(err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			f.Log(err)
+			continue
+		}
+		fmt.Fprintf(f.Output(), "--- %s\n%s\n", strings.TrimPrefix(name, f.Plan().LogsDir()), text[max(0, len(text)-shown):])
+	}
 }

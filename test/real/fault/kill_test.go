@@ -3,6 +3,9 @@
 package fault
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -66,14 +69,27 @@ func TestKillPostgres(t *testing.T) {
 }
 
 func TestKillRedis(t *testing.T) {
-	f := begin(t, "kill -9 of Redis")
+	f := begin(t, "kill -9 of Redis, and loss of all it held")
 	f.breaks(f.Kill, "eu/redis")
 	f.lasts(2 * time.Second)
 	f.newcomers()
 	f.flows(time.Now(), 20*time.Second, nil, nil)
 	f.unnoticed()
-	f.heals(f.starts("eu/redis"))
+	f.heals(f.forgets("eu/redis"), f.starts("eu/redis"))
+	f.unnoticed()
 	f.ends()
+}
+
+// forgets removes what a member keeps.
+func (f *fault) forgets(member string) func(context.Context) error {
+	return func(context.Context) error {
+		for _, m := range f.Plan().Members() {
+			if m.Name == member {
+				return os.RemoveAll(m.Dir)
+			}
+		}
+		return fmt.Errorf("no member is called %s", member)
+	}
 }
 
 func TestKillConsul(t *testing.T) {

@@ -39,6 +39,7 @@ func TestKillReplicatorDuringTransfer(t *testing.T) {
 	f.breaks(f.cut, "")
 	burst := f.more(demo.TrafficConfig{Pairs: 2, Every: time.Millisecond})
 	f.await(30*time.Second, func() (bool, string) { return burst.Seen(f.broke).Sent > 1500, "a backlog grows" })
+	burst.Stop()
 	f.do(func(ctx context.Context, _ string) error { return f.joins(ctx) }, "")
 	f.await(20*time.Second, func() (bool, string) { return f.behind(us) < 1500, "the backlog is shipped" })
 	f.do(f.Kill, "eu/replicator-1")

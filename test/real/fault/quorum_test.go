@@ -1,0 +1,54 @@
+//go:build real && linux
+
+package fault
+
+import (
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/internal/cluster"
+)
+
+// A region of three brokers, of which two must have a record, and two PostgreSQL servers. Each broker leads some of the
+// partitions, so whichever dies takes leaders with it.
+func TestLoseBrokersOfThree(t *testing.T) {
+	if err := shared.end(); err != nil { // one cluster at a time is enough for the machine
+		t.Error(err)
+	}
+	file := shared.twoRegions()
+	file.Data += "-quorum"
+	file.Kafka.Brokers, file.Postgres.Servers = 3, 2
+	file.Services = cluster.Services{IPConf: 1, Gateway: 1, Router: 1, IMServer: 1, Replicator: 1}
+	file.Regions = file.Regions[:1]
+	c, err := shared.start(t, file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("kill", func(t *testing.T) {
+		f := beginIn(t, c, "kill -9 of a broker of three")
+		f.breaks(f.Kill, "eu/kafka-2")
+		f.flows(f.broke, 60*time.Second, nil, nil) // without it
+		f.heals(f.starts("eu/kafka-2"))
+		f.ends()
+	})
+	t.Run("pause", func(t *testing.T) {
+		f := beginIn(t, c, "pause of a broker of three")
+		f.breaks(f.Pause, "eu/kafka-3")
+		f.flows(f.broke, 60*time.Second, nil, nil)
+		f.heals(f.resumes("eu/kafka-3"))
+		f.ends()
+	})
+	t.Run("postgres", func(t *testing.T) {
+		f := beginIn(t, c, "kill -9 of a PostgreSQL server of two")
+		f.breaks(f.Kill, "eu/postgres-2")
+		f.lasts(2 * time.Second)
+		f.accepts(time.Now(), 20*time.Second)
+		f.heals(f.starts("eu/postgres-2"))
+		f.ends()
+	})
+}
