@@ -56,8 +56,12 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 		return nil, err
 	}
 	replicators := p.conns(ServiceReplicator, p.site.Region)
-	held := rpc.NewHeld(rpc.NewAny(replicators, p.live(ServiceReplicator)))
+	replicator := rpc.NewAny(replicators, p.live(ServiceReplicator))
+	held := rpc.NewHeld(replicator)
 	p.push("held", held.Run)
+	if err := p.clock(rpc.NewReplicator(replicator, p.site.Region)); err != nil {
+		return nil, err
+	}
 
 	cfg := p.site.IMServer
 	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
@@ -84,6 +88,19 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	self.Serves = []string{wire.ServiceIM}
 	_, err = p.list(ctx, self)
 	return s, err
+}
+
+// clock makes an imserver unready whose clock is off.
+func (p *process) clock(replicator *rpc.Replicator) error {
+	c := &clock{ask: replicator.Clock, bound: cmp.Or(p.site.IMServer.MaxSkew, im.MaxSkew) / 2}
+	unobserve, err := c.observe(p.tel.Meter)
+	if err != nil {
+		return err
+	}
+	p.onClose(func() { _ = unobserve() })
+	p.push("clock", c.run)
+	p.tel.Ready("clock", c.ready)
+	return nil
 }
 
 // Router builds a router.

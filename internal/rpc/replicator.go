@@ -89,6 +89,7 @@ type ReplicatorService interface {
 	Link(ctx context.Context, from im.Region, s wire.LinkSender) error
 	Notify(ctx context.Context, to im.Region, ds []im.Delivery) error
 	Held(ctx context.Context, send func(im.Held) error) error
+	ClockOffsets() map[im.Region]time.Duration
 }
 
 // ReplicatorAccess says who may call: links are for replicators of other regions, everything else for the own region.
@@ -180,6 +181,18 @@ func (s *replicatorServer) caller(ctx context.Context) (string, im.Region, error
 	return service, region, nil
 }
 
+func (s *replicatorServer) Clock(ctx context.Context, _ *antipodev1.ClockRequest) (*antipodev1.ClockResponse, error) {
+	if err := s.own(ctx); err != nil {
+		return nil, err
+	}
+	response := &antipodev1.ClockResponse{}
+	for region, ahead := range s.service.ClockOffsets() {
+		response.Peers = append(response.Peers, &antipodev1.PeerClock{Region: string(region), AheadUs: ahead.Microseconds()})
+	}
+	response.ClockUs = time.Now().UnixMicro()
+	return response, nil
+}
+
 // Replicator calls the own region's replicator.
 type Replicator struct {
 	client antipodev1.ReplicatorClient
@@ -200,4 +213,20 @@ func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery)
 	defer cancel()
 	_, err := r.client.Notify(ctx, wire.NotifyOf(r.region, to, ds))
 	return err
+}
+
+// Clock tells how far the clocks of other regions are ahead of this process's own, as the replicator measured them on its
+// links, to half a round trip of both ways.
+func (r *Replicator) Clock(ctx context.Context) (map[im.Region]time.Duration, error) {
+	asked := time.Now()
+	response, err := r.client.Clock(ctx, &antipodev1.ClockRequest{})
+	if err != nil {
+		return nil, err
+	}
+	ahead := time.UnixMicro(response.ClockUs).Sub(asked.Add(time.Since(asked) / 2)) // the replicator's, of the own
+	all := make(map[im.Region]time.Duration, len(response.Peers))
+	for _, p := range response.Peers {
+		all[im.Region(p.Region)] = ahead + time.Duration(p.AheadUs)*time.Microsecond
+	}
+	return all, nil
 }

@@ -18,7 +18,10 @@ type fakeReplicator struct {
 	mu      sync.Mutex
 	to      im.Region
 	ds      []im.Delivery
+	clocks  map[im.Region]time.Duration
 }
+
+func (f *fakeReplicator) ClockOffsets() map[im.Region]time.Duration { return f.clocks }
 
 func (f *fakeReplicator) Link(context.Context, im.Region, wire.LinkSender) error {
 	return im.Errorf(im.CodeUnready, "no links here")
@@ -139,6 +142,44 @@ func TestHeld(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("peers are still counted without a replicator")
 		}
+	}
+}
+
+// TestClock: both ends of this test have the same clock, so what the replicator measured arrives as it was, but for the way.
+func TestClock(t *testing.T) {
+	ca, err := certs.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeReplicator{clocks: map[im.Region]time.Duration{"us": 3 * time.Second, "ap": -time.Hour}}
+	s := replicatorServerOf(t, ca, f)
+	ask := func(r im.Region) (map[im.Region]time.Duration, error) {
+		id, err := ca.Identity("imserver", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := Dial(s.Addr(), DialConfig{TLS: id.Client("replicator", "eu")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return NewReplicator(conn, "eu").Clock(ctx)
+	}
+	begun := time.Now()
+	got, err := ask("eu")
+	way := time.Since(begun)
+	if err != nil || len(got) != len(f.clocks) {
+		t.Fatalf("%v, %v", got, err)
+	}
+	for region, want := range f.clocks {
+		if d := got[region] - want; d.Abs() > way {
+			t.Errorf("%s is %v ahead, want %v", region, got[region], want)
+		}
+	}
+	if _, err := ask("us"); err == nil {
+		t.Error("another region may ask for clocks")
 	}
 }
 

@@ -2571,6 +2571,149 @@ func (x *HeldResponse) GetPeers() uint32 {
 	return 0
 }
 
+// ClockRequest asks for clocks.
+type ClockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockRequest) Reset() {
+	*x = ClockRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockRequest) ProtoMessage() {}
+
+func (x *ClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
+func (*ClockRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+}
+
+// ClockResponse is a clock, and others against it.
+type ClockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClockUs       int64                  `protobuf:"varint,1,opt,name=clock_us,json=clockUs,proto3" json:"clock_us,omitempty"` // Unix microseconds
+	Peers         []*PeerClock           `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockResponse) Reset() {
+	*x = ClockResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockResponse) ProtoMessage() {}
+
+func (x *ClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
+func (*ClockResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ClockResponse) GetClockUs() int64 {
+	if x != nil {
+		return x.ClockUs
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetPeers() []*PeerClock {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// PeerClock is the clock of a peer whose link was open once.
+type PeerClock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	AheadUs       int64                  `protobuf:"varint,2,opt,name=ahead_us,json=aheadUs,proto3" json:"ahead_us,omitempty"` // of the replicator's, to half a round trip; negative if behind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerClock) Reset() {
+	*x = PeerClock{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerClock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerClock) ProtoMessage() {}
+
+func (x *PeerClock) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
+func (*PeerClock) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PeerClock) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *PeerClock) GetAheadUs() int64 {
+	if x != nil {
+		return x.AheadUs
+	}
+	return 0
+}
+
 // LoadRequest asks for the load.
 type LoadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2580,7 +2723,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2735,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2748,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 // LoadResponse is a gateway's load.
@@ -2624,7 +2767,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2779,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2792,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -2710,7 +2853,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2865,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2878,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 // LoadsResponse returns them with their age.
@@ -2750,7 +2893,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2905,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2918,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -2979,7 +3122,14 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\vHeldRequest\"O\n" +
 	"\fHeldResponse\x12)\n" +
 	"\x04held\x18\x01 \x03(\v2\x15.antipode.v1.PositionR\x04held\x12\x14\n" +
-	"\x05peers\x18\x02 \x01(\rR\x05peers\"\r\n" +
+	"\x05peers\x18\x02 \x01(\rR\x05peers\"\x0e\n" +
+	"\fClockRequest\"X\n" +
+	"\rClockResponse\x12\x19\n" +
+	"\bclock_us\x18\x01 \x01(\x03R\aclockUs\x12,\n" +
+	"\x05peers\x18\x02 \x03(\v2\x16.antipode.v1.PeerClockR\x05peers\">\n" +
+	"\tPeerClock\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x19\n" +
+	"\bahead_us\x18\x02 \x01(\x03R\aaheadUs\"\r\n" +
 	"\vLoadRequest\"\xc8\x01\n" +
 	"\fLoadResponse\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
@@ -3004,12 +3154,13 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x95\x01\n" +
 	"\x04View\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\xcf\x01\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x8f\x02\n" +
 	"\n" +
 	"Replicator\x12?\n" +
 	"\x04Link\x12\x18.antipode.v1.LinkRequest\x1a\x19.antipode.v1.LinkResponse(\x010\x01\x12A\n" +
 	"\x06Notify\x12\x1a.antipode.v1.NotifyRequest\x1a\x1b.antipode.v1.NotifyResponse\x12=\n" +
-	"\x04Held\x12\x18.antipode.v1.HeldRequest\x1a\x19.antipode.v1.HeldResponse0\x012F\n" +
+	"\x04Held\x12\x18.antipode.v1.HeldRequest\x1a\x19.antipode.v1.HeldResponse0\x01\x12>\n" +
+	"\x05Clock\x12\x19.antipode.v1.ClockRequest\x1a\x1a.antipode.v1.ClockResponse2F\n" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
 	"\x06IPConf\x12>\n" +
@@ -3027,7 +3178,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -3069,15 +3220,18 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LinkStatus)(nil),          // 37: antipode.v1.LinkStatus
 	(*HeldRequest)(nil),         // 38: antipode.v1.HeldRequest
 	(*HeldResponse)(nil),        // 39: antipode.v1.HeldResponse
-	(*LoadRequest)(nil),         // 40: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 41: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 42: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 43: antipode.v1.LoadsResponse
-	nil,                         // 44: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 45: antipode.v1.Error
+	(*ClockRequest)(nil),        // 40: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 41: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 42: antipode.v1.PeerClock
+	(*LoadRequest)(nil),         // 43: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 44: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 45: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 46: antipode.v1.LoadsResponse
+	nil,                         // 47: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 48: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	45, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	48, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -3086,12 +3240,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	45, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	48, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	44, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	47, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	24, // 15: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
 	26, // 16: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
 	28, // 17: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
@@ -3109,38 +3263,41 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	36, // 29: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
 	27, // 30: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
 	20, // 31: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	41, // 32: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	0,  // 33: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 34: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 35: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 36: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 37: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 38: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 39: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 40: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 41: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 42: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	38, // 43: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	40, // 44: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	42, // 45: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	1,  // 46: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 47: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 48: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 49: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 50: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 51: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 52: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 53: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	30, // 54: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 55: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	39, // 56: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	41, // 57: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	43, // 58: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	46, // [46:59] is the sub-list for method output_type
-	33, // [33:46] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	42, // 32: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	44, // 33: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	0,  // 34: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 35: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 36: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 37: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 38: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 39: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 40: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 41: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	23, // 42: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 43: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	38, // 44: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	40, // 45: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	43, // 46: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	45, // 47: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	1,  // 48: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 49: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 50: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 51: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 52: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 53: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 54: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 55: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	30, // 56: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 57: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	39, // 58: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	41, // 59: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	44, // 60: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	46, // 61: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	48, // [48:62] is the sub-list for method output_type
+	34, // [34:48] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -3179,7 +3336,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -544,6 +544,7 @@ const (
 	Replicator_Link_FullMethodName   = "/antipode.v1.Replicator/Link"
 	Replicator_Notify_FullMethodName = "/antipode.v1.Replicator/Notify"
 	Replicator_Held_FullMethodName   = "/antipode.v1.Replicator/Held"
+	Replicator_Clock_FullMethodName  = "/antipode.v1.Replicator/Clock"
 )
 
 // ReplicatorClient is the client API for Replicator service.
@@ -558,6 +559,8 @@ type ReplicatorClient interface {
 	Notify(ctx context.Context, in *NotifyRequest, opts ...grpc.CallOption) (*NotifyResponse, error)
 	// Held streams the offsets up to which peers hold the own origin's log.
 	Held(ctx context.Context, in *HeldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HeldResponse], error)
+	// Clock tells the replicator's clock, and how far it measured those of its peers to be ahead of it.
+	Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error)
 }
 
 type replicatorClient struct {
@@ -610,6 +613,16 @@ func (c *replicatorClient) Held(ctx context.Context, in *HeldRequest, opts ...gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicator_HeldClient = grpc.ServerStreamingClient[HeldResponse]
 
+func (c *replicatorClient) Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClockResponse)
+	err := c.cc.Invoke(ctx, Replicator_Clock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicatorServer is the server API for Replicator service.
 // All implementations must embed UnimplementedReplicatorServer
 // for forward compatibility.
@@ -622,6 +635,8 @@ type ReplicatorServer interface {
 	Notify(context.Context, *NotifyRequest) (*NotifyResponse, error)
 	// Held streams the offsets up to which peers hold the own origin's log.
 	Held(*HeldRequest, grpc.ServerStreamingServer[HeldResponse]) error
+	// Clock tells the replicator's clock, and how far it measured those of its peers to be ahead of it.
+	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
 	mustEmbedUnimplementedReplicatorServer()
 }
 
@@ -640,6 +655,9 @@ func (UnimplementedReplicatorServer) Notify(context.Context, *NotifyRequest) (*N
 }
 func (UnimplementedReplicatorServer) Held(*HeldRequest, grpc.ServerStreamingServer[HeldResponse]) error {
 	return status.Error(codes.Unimplemented, "method Held not implemented")
+}
+func (UnimplementedReplicatorServer) Clock(context.Context, *ClockRequest) (*ClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Clock not implemented")
 }
 func (UnimplementedReplicatorServer) mustEmbedUnimplementedReplicatorServer() {}
 func (UnimplementedReplicatorServer) testEmbeddedByValue()                    {}
@@ -698,6 +716,24 @@ func _Replicator_Held_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicator_HeldServer = grpc.ServerStreamingServer[HeldResponse]
 
+func _Replicator_Clock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).Clock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_Clock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).Clock(ctx, req.(*ClockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replicator_ServiceDesc is the grpc.ServiceDesc for Replicator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -708,6 +744,10 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Notify",
 			Handler:    _Replicator_Notify_Handler,
+		},
+		{
+			MethodName: "Clock",
+			Handler:    _Replicator_Clock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
