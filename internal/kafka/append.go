@@ -449,7 +449,7 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 		if q.producer.id < 0 {
 			p, err := a.newProducer()
 			if err != nil {
-				a.settle(batches, nil, fmt.Errorf("%s: get a producer id: %w", broker, err))
+				a.settle(batches, broker, nil, fmt.Errorf("%s: get a producer id: %w", broker, err))
 				return
 			}
 			q.producer = p
@@ -476,14 +476,14 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 	}
 	res, err := a.c.askLeader(ctx, 0, leader, ps, req.prepare())
 	if err != nil {
-		a.settle(batches, nil, fmt.Errorf("%s: %w", broker, err))
+		a.settle(batches, broker, nil, fmt.Errorf("%s: %w", broker, err))
 		return
 	}
-	a.settle(batches, res.(*appendResponse), nil)
+	a.settle(batches, broker, res.(*appendResponse), nil)
 }
 
 // settle finishes, repeats or fails each batch of a request by its answer.
-func (a *appender) settle(batches []*batch, res *appendResponse, failure error) {
+func (a *appender) settle(batches []*batch, broker string, res *appendResponse, failure error) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -517,10 +517,14 @@ func (a *appender) settle(batches []*batch, res *appendResponse, failure error) 
 			a.finish(b, fmt.Errorf("kafka: append to %v: %w: %s", q.partition, err, remedy(err)))
 			q.producer.abandon()
 		default:
+			// The broker forgot what it knew of this producer, or knows better. Nothing but this batch is in flight, so that
+			// a producer that starts over cannot overtake, nor leave out, what went before.
 			switch {
 			case errors.Is(err, kafkago.OutOfOrderSequenceNumber):
+				a.c.log.Warn("kafka: the broker does not know the batch before: it may have lost acknowledged records", "partition", q.partition.String(), "broker", broker, "error", err)
 				q.producer.abandon()
 			case errors.Is(err, kafkago.UnknownProducerId), errors.Is(err, kafkago.InvalidProducerEpoch), errors.Is(err, kafkago.InvalidProducerIDMapping):
+				a.c.log.Warn("kafka: the broker does not know the producer: another goes on", "partition", q.partition.String(), "broker", broker, "error", err)
 				q.producer.forget()
 			}
 			a.postpone(b, now, err)

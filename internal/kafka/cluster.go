@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -260,17 +261,27 @@ func final(err error) bool {
 	return false
 }
 
-// refused tells whether two ends do not accept each other's certificates. When a cluster is opened that ends the
+// refused tells whether two ends do not accept each other's certificates, or only one speaks TLS. When a cluster is opened that ends the
 // attempts; later it may be a certificate that is being replaced.
 func refused(err error) bool {
 	var (
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
+		record    tls.RecordHeaderError
 	)
-	return errors.As(err, &authority) || errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &alert)
+	return errors.As(err, &authority) || errors.As(err, &hostname) || errors.As(err, &invalid) || errors.As(err, &record) ||
+		alerted(err) || wantsTLS(err)
 }
+
+// alerted tells whether the broker ended a handshake by saying why. The type of what it said is crypto/tls's own.
+func alerted(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
+// wantsTLS tells whether kafka-go saw an alert of TLS where an answer was to come.
+func wantsTLS(err error) bool { return strings.Contains(err.Error(), "expecting TLS") }
 
 // lastingError is one that would come again.
 type lastingError struct{ error }

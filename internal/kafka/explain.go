@@ -23,7 +23,6 @@ func Explain(err error) (problem, cure string, lasting bool) {
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
 		record    tls.RecordHeaderError
 		timed     net.Error
 		name      *net.DNSError
@@ -43,8 +42,10 @@ func Explain(err error) (problem, cure string, lasting bool) {
 		return line(hostname.Error()), "name the brokers in log.brokers as their certificates do", true
 	case errors.As(err, &invalid):
 		return "its certificate is not good: " + line(invalid.Error()), "renew the brokers' certificates, or correct this machine's clock", true
-	case errors.As(err, &alert):
-		return "it does not accept the certificate it was shown, or none: " + line(alert.Error()), "set log.tls.cert and log.tls.key to what the brokers trust", true
+	case alerted(err):
+		return "it does not accept our certificate, or that there is none: " + alert(err), "set log.tls.cert and log.tls.key to what the brokers trust", true
+	case wantsTLS(err):
+		return "it speaks TLS", "set log.tls.enabled to true, or name the brokers' plain port in log.brokers", true
 	case errors.As(err, &record):
 		return "it does not speak TLS", "set log.tls.enabled to false, or name the brokers' TLS port in log.brokers", true
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -86,6 +87,14 @@ func count(err error) int {
 		return count(e.Unwrap())
 	}
 	return 0
+}
+
+// alert is what a broker said when it ended a handshake.
+func alert(err error) string {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return line(op.Err.Error())
+	}
+	return line(err.Error())
 }
 
 // line makes one line of a text.
