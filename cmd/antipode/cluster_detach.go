@@ -60,6 +60,7 @@ func (u *clusterUp) runDetached(ctx context.Context, f *clusterFlags) error {
 		args = append(args, "--fresh")
 	}
 	cmd := exec.Command(program, args...) //nolint:noctx // it outlives this process
+	cmd.Args[0] = os.Args[0]              // as it was called: it says what to call next
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = said, said, []*os.File{tell}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

@@ -158,7 +158,7 @@ func (m *member) start(ctx context.Context) error {
 		m.unwatch()
 		err := m.finish(true, 0)
 		m.enter(StateDown, "its start was given up")
-		return errors.Join(ctx.Err(), err)
+		return errors.Join(fmt.Errorf("%s: its start was given up: %w", m.plan.Name, context.Cause(ctx)), err)
 	}
 }
 
@@ -256,7 +256,9 @@ func (m *member) follow(ctx context.Context, proc *process.Process) {
 					return
 				}
 				s.Ready, s.Why = err == nil, ""
-				if err != nil {
+				if waits := m.log.waitsFor(); err != nil && s.State == StateStarting && m.plan.Service() && waits != "" {
+					s.Why = waits
+				} else if err != nil {
 					s.Why = strings.TrimPrefix(err.Error(), s.Name+": ")
 				} else if s.State == StateStarting {
 					s.State, s.Since = StateUp, time.Now()
@@ -438,7 +440,7 @@ func (m *member) waitReady(ctx context.Context) error {
 		case <-changed:
 		case <-ctx.Done():
 			s, _ := m.snapshot()
-			return fmt.Errorf("%s is not ready: %s: %w", m.plan.Name, s.Why, ctx.Err())
+			return fmt.Errorf("%s is not ready: %s: %w", m.plan.Name, s.Why, context.Cause(ctx))
 		}
 	}
 }

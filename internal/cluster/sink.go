@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -150,9 +151,27 @@ func complaint(line string) string {
 	return ""
 }
 
+// waitsFor is what a service that has not become ready warned of last, "" for nothing.
+func (s *sink) waitsFor() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.last) - 1; i >= 0; i-- {
+		l, ok := parseJSON(s.last[i])
+		switch {
+		case !ok:
+		case l.Msg == "starting": // what is older was said by the process before
+			return ""
+		case l.Backend != "":
+			return fmt.Sprintf("waits for %s at %s: %s", l.Backend, l.Address, cmp.Or(l.Reason, l.Error))
+		}
+	}
+	return ""
+}
+
 // jsonLine is what matters of a line that a service logged.
 type jsonLine struct {
-	Time, Level, Msg, Error string
+	Level, Msg, Error        string
+	Backend, Address, Reason string
 }
 
 func parseJSON(line string) (l jsonLine, ok bool) {

@@ -76,3 +76,24 @@ func TestReason(t *testing.T) {
 		s.close()
 	}
 }
+
+// What a service waits for is what it said last, but not before its last start.
+func TestWaitsFor(t *testing.T) {
+	for _, c := range []struct{ name, said, want string }{
+		{"a backend", `{"level":"WARN","msg":"waiting for a backend","backend":"consul","address":"127.0.0.11:8500","reason":"connection refused"}`, "waits for consul at 127.0.0.11:8500: connection refused"},
+		{"a start after it", `{"level":"WARN","msg":"waiting for a backend","backend":"consul"}` + "\n" + `{"level":"INFO","msg":"starting"}`, ""},
+		{"nothing", "", ""},
+	} {
+		s, err := newSink("x", filepath.Join(t.TempDir(), "log"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write([]byte(c.said + "\n")); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.waitsFor(); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+		s.close()
+	}
+}

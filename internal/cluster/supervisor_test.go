@@ -238,7 +238,6 @@ func TestInterruptedStart(t *testing.T) {
 // Who waits in vain is told for what.
 func TestStartTooLate(t *testing.T) {
 	cfg, _ := setup(t)
-	cfg.File.StartIn = time.Second
 	real := cfg.server
 	cfg.server = func(m MemberPlan) Server {
 		s := real(m).(*script)
@@ -252,7 +251,24 @@ func TestStartTooLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Up(t.Context()); err == nil || !strings.Contains(err.Error(), "us/redis is not ready: there is no file ready") {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	go func() { // the moment when nothing else is waited for
+		for waits := true; waits; {
+			waits = false
+			for _, st := range s.Status() {
+				switch {
+				case st.Name == "us/redis":
+					waits = waits || st.Why != "there is no file ready"
+				case st.Region == "eu" || slices.Contains(stages[0], st.Kind):
+					waits = waits || !st.Ready
+				}
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		cancel(errors.New("too late"))
+	}()
+	if err := s.Up(ctx); err == nil || err.Error() != "us/redis is not ready: there is no file ready: too late" {
 		t.Errorf("got %v", err)
 	}
 }
