@@ -5,6 +5,10 @@ package fault
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,19 +38,67 @@ func TestCutLinks(t *testing.T) {
 	f.ends()
 }
 
+// A long way keeps what a sender sent under way for a while: then each end is killed.
 func TestKillReplicatorDuringTransfer(t *testing.T) {
 	f := begin(t, "kill -9 of both ends of a link during a transfer")
 	f.breaks(f.cut, "")
 	burst := f.more(demo.TrafficConfig{Pairs: 2, Every: time.Millisecond})
 	f.await(30*time.Second, func() (bool, string) { return burst.Seen(f.broke).Sent > 1500, "a backlog grows" })
 	burst.Stop()
+	if err := f.Delay(t.Context(), eu, us, 400*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
 	f.do(func(ctx context.Context, _ string) error { return f.joins(ctx) }, "")
-	f.await(20*time.Second, func() (bool, string) { return f.behind(us) < 1500, "the backlog is shipped" })
+	f.ships()
+	f.do(f.Kill, "us/replicator-1") // what is under way to it is lost
+	f.do(f.Start, "us/replicator-1")
+	f.ships()
 	f.do(f.Kill, "eu/replicator-1")
-	f.do(f.Start, "eu/replicator-1")
-	f.do(f.Kill, "us/replicator-1")
-	f.heals(f.starts("us/replicator-1"))
+	f.heals(
+		func(ctx context.Context) error { return f.Delay(ctx, eu, us, f.Plan().File.LinkDelay) },
+		f.starts("eu/replicator-1"),
+	)
 	f.ends()
+}
+
+// ships waits until eu's replicator sends more than heartbeats to us.
+func (f *fault) ships() {
+	f.Helper()
+	shipped := func() float64 {
+		return f.metric("eu/replicator-1", "antipode_replicator_shipped_size_bytes_total", `direction="out"`)
+	}
+	before := shipped()
+	f.await(30*time.Second, func() (bool, string) {
+		return shipped() > before+100_000, "eu ships nothing to us"
+	})
+}
+
+// metric reads a metric of a member, summed over the series that have the label; 0 if it does not answer.
+func (f *fault) metric(member, name, label string) (sum float64) {
+	f.Helper()
+	for _, m := range f.Plan().Members() {
+		if m.Name != member {
+			continue
+		}
+		resp, err := http.Get("http://" + m.Admin + "/metrics")
+		if err != nil {
+			return 0
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return 0
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, name) && strings.Contains(line, label) {
+				fields := strings.Fields(line)
+				if n, err := strconv.ParseFloat(fields[len(fields)-1], 64); err == nil {
+					sum += n
+				}
+			}
+		}
+	}
+	return sum
 }
 
 func TestDemo(t *testing.T) {
