@@ -54,7 +54,7 @@ func SiteOf(c *config.Config) (Site, error) {
 	s.Timelines.StatementTimeout, s.Timelines.LockTimeout = c.Timelines.StatementTimeout, c.Timelines.LockTimeout
 	s.PublicURL = c.PublicURL
 	s.Redis = &goredis.UniversalOptions{
-		Addrs: c.Routes.Addrs, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
+		Addrs: c.Routes.Addrs, IsClusterMode: c.Routes.Cluster, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
 	}
 	if c.Routes.TLS {
 		s.Redis.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}

@@ -101,7 +101,8 @@ type Timelines struct {
 
 // Routes is the region's Redis.
 type Routes struct {
-	Addrs        []string `yaml:"addrs"` // host:port; several are a cluster
+	Addrs        []string `yaml:"addrs"`   // host:port; several are a cluster
+	Cluster      bool     `yaml:"cluster"` // a cluster though one address is given
 	User         string   `yaml:"user,omitempty"`
 	Password     Secret   `yaml:"password,omitempty"`
 	PasswordFile string   `yaml:"password_file,omitempty"`

@@ -33,6 +33,7 @@ func Run(t *testing.T, client goredis.UniversalClient, model func(t *testing.T) 
 		{"keeps big numbers exact", bigNumbers},
 		{"lets users expire", func(t *testing.T, s *redis.Routes) { expire(t, s, client) }},
 		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, client) }},
+		{"loads its scripts again", func(t *testing.T, s *redis.Routes) { forgotten(t, s, client) }},
 		{"equals the table", func(t *testing.T, s *redis.Routes) { equals(t, s, model) }},
 	}
 	for _, part := range parts {
@@ -172,6 +173,24 @@ func oneSlot(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
 	}
 	if !slices.Equal(keys, want) {
 		t.Fatalf("keys: %q, want %q", keys, want)
+	}
+}
+
+// forgotten makes the server forget its scripts, as a restart or a failover does.
+func forgotten(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
+	p, first := im.Partition{Topic: "route.eu"}, im.RoutePosition{Next: 1}
+	apply(t, s, im.RouteBatch{Partition: p, To: first, Records: []im.RouteRecord{claim("ann", 1, 0)}})
+	if err := client.ScriptFlush(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 {
+		t.Fatalf("rows after the scripts were forgotten: %+v", rows)
+	}
+	if err := client.ScriptFlush(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if !apply(t, s, im.RouteBatch{Partition: p, From: &first, To: im.RoutePosition{Next: 2}}) {
+		t.Fatal("a batch was refused after the scripts were forgotten")
 	}
 }
 
