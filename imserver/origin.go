@@ -23,8 +23,18 @@ func (s *Server) topics(o im.Origin) []string {
 	return append(topics, im.ReadTopic(o))
 }
 
+// LogError says that the own log is not the one that the timelines were derived from, so that accepting into it would give
+// seqs twice.
+type LogError struct {
+	Problem string
+	Remedy  string
+}
+
+// Error tells both.
+func (e *LogError) Error() string { return "imserver: " + e.Problem + ": " + e.Remedy }
+
 // checkOwnLog compares the own log with what the timelines were derived from. A log that is shorter, or that has another
-// name, was truncated or made anew: accepting into it would give seqs twice.
+// name, was truncated or made anew: that is a *LogError; any other error says that it cannot be told now.
 func (s *Server) checkOwnLog(ctx context.Context) error {
 	positions, err := s.deps.Store.Positions(ctx)
 	if err != nil {
@@ -51,10 +61,10 @@ func (s *Server) checkOwnLog(ctx context.Context) error {
 		b, stored := bounds[p], at[p]
 		switch {
 		case b.End < stored.Next:
-			return fmt.Errorf("imserver: %v ends at %d but the timelines of region %s are at %d: the log of origin %q was truncated or made anew; "+
-				"start this region under the next origin epoch", p, b.End, s.cfg.Region, stored.Next, s.cfg.Origin)
+			return &LogError{fmt.Sprintf("%v ends at %d but the timelines of region %s are at %d: the log of origin %q was truncated or made anew",
+				p, b.End, s.cfg.Region, stored.Next, s.cfg.Origin), nextEpoch}
 		case b.End == 0:
-			return fmt.Errorf("imserver: %v is empty: record 0 must name the log; run \"antipode migrate\"", p)
+			return &LogError{fmt.Sprintf("%v is empty: record 0 must name the log", p), `run "antipode migrate"`}
 		}
 		name, err := s.nameOf(ctx, p, b)
 		if err != nil {
@@ -64,15 +74,20 @@ func (s *Server) checkOwnLog(ctx context.Context) error {
 		case name.IsZero():
 			name = im.LogName{Origin: s.cfg.Origin, ID: stored.Log}
 		case name.Origin != s.cfg.Origin:
-			return fmt.Errorf("imserver: %v says that it is the log of origin %q, not %q", p, name.Origin, s.cfg.Origin)
+			return &LogError{
+				fmt.Sprintf("%v says that it is the log of origin %q, not %q", p, name.Origin, s.cfg.Origin),
+				"correct region and origin_epoch, or log.brokers",
+			}
 		case !stored.Log.IsZero() && name.ID != stored.Log:
-			return fmt.Errorf("imserver: %v is named %v but the timelines of region %s were derived from %v: the log was made anew; "+
-				"start this region under the next origin epoch", p, name, s.cfg.Region, stored.Log)
+			return &LogError{fmt.Sprintf("%v is named %v but the timelines of region %s were derived from %v: the log was made anew",
+				p, name, s.cfg.Region, stored.Log), nextEpoch}
 		}
 		s.names[p] = name
 	}
 	return nil
 }
+
+const nextEpoch = "start this region under the next origin epoch"
 
 // nameOf reads the log's name from record 0, or from the first heartbeat that retention left. It is zero if neither is
 // near the start.

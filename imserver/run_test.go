@@ -357,3 +357,37 @@ func TestDatabasesFailAlone(t *testing.T) {
 		}
 	})
 }
+
+// An own log that cannot be compared at first is waited for; nothing is accepted meanwhile.
+func TestLogOutOfReachAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := &boundless{fakeLog: newFakeLog()}, newFakeStore(1)
+		log.create("eu", 1)
+		log.away.Store(true)
+		cfg, deps := minimal(log.fakeLog, store, newFakeOwnership(0))
+		deps.Log = log
+		s, err := New(cfg, deps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if err := s.Ready(); err == nil {
+			t.Error("ready without having seen the own log")
+		}
+		log.away.Store(false)
+		time.Sleep(5 * time.Second)
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+		end()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Ready(); err == nil {
+			t.Error("ready after its end")
+		}
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
@@ -259,11 +260,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	return s, nil
 }
 
-// Run applies, delivers and beats until ctx ends. It fails at once if the own log is not the one that the timelines were
-// derived from. When ctx ends, what is being committed is finished, and held cursors are written, within DrainTimeout;
+// Run applies, delivers and beats until ctx ends. It fails with a *LogError if the own log is not the one that the timelines
+// were derived from, and begins as soon as that can be told. When ctx ends, what is being committed is finished, and held cursors are written, within DrainTimeout;
 // when it ends by im.ErrKilled, nothing is.
 func (s *Server) Run(ctx context.Context) error {
-	if err := s.checkOwnLog(ctx); err != nil {
+	if err := s.awaitOwnLog(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -295,6 +296,27 @@ func (s *Server) Run(ctx context.Context) error {
 	last := time.AfterFunc(s.cfg.DrainTimeout, end)
 	defer last.Stop()
 	wg.Wait()
+	return nil
+}
+
+// awaitOwnLog is checkOwnLog until it can tell.
+func (s *Server) awaitOwnLog(ctx context.Context) error {
+	wait := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 2 * time.Second}
+	for {
+		err := s.checkOwnLog(ctx)
+		if _, lasting := errors.AsType[*LogError](err); err == nil || lasting || ctx.Err() != nil {
+			return err
+		}
+		s.deps.Logger.Warn("the own log cannot be compared with the timelines yet; trying again", "error", err)
+		sleep(ctx, wait.NextBackOff())
+	}
+}
+
+// Ready tells why nothing is accepted yet, or any more.
+func (s *Server) Ready() error {
+	if !s.ready.Load() {
+		return errors.New("the own log has not been compared with the timelines yet, or it is draining")
+	}
 	return nil
 }
 

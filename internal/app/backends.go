@@ -91,10 +91,15 @@ func databaseOf(text string) string {
 // why makes a *BackendError of what an adapter said; final means that waiting does not help.
 func (b backend) why(site *Site, err error) (e *BackendError, final bool) {
 	problem, remedy, final := b.explain(err)
-	if site != nil && site.File != "" {
-		remedy = strings.Replace(remedy, "antipode migrate", "antipode migrate --config "+site.File, 1)
+	return &BackendError{Backend: b.name, Address: b.where(err), Problem: problem, Remedy: site.remedy(remedy), Err: err}, final
+}
+
+// remedy completes a command with what this process was told.
+func (s *Site) remedy(text string) string {
+	if s.File == "" {
+		return text
 	}
-	return &BackendError{Backend: b.name, Address: b.where(err), Problem: problem, Remedy: remedy, Err: err}, final
+	return strings.Replace(text, "antipode migrate", "antipode migrate --config "+s.File, 1)
 }
 
 // check makes a readiness check whose reasons name the address, also when the backend hangs.

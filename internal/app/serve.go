@@ -13,6 +13,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/consul"
@@ -99,7 +100,12 @@ func Serve(ctx context.Context, l Launch) error {
 	if err != nil {
 		return stopped(ctx, err)
 	}
-	return drained(ctx, svc, c.Drain, tel.Log)
+	err = drained(ctx, svc, c.Drain, tel.Log)
+	if wrong, ok := errors.AsType[*imserver.LogError](err); ok {
+		at := kafkaAt(&site)
+		return &BackendError{Backend: at.name, Address: at.address, Problem: wrong.Problem, Remedy: site.remedy(wrong.Remedy), Err: err}
+	}
+	return err
 }
 
 // redisLog writes what the Redis client has to tell into the process's log: it would go to stderr as it is otherwise.

@@ -80,6 +80,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.tel.Ready("imserver", func(context.Context) error { return s.Ready() })
 	rpc.RegisterBackend(server, s)
 	rpc.RegisterView(server, s)
 	p.push("rpc", server.Run)
