@@ -147,10 +147,14 @@ func (c *Cluster) URL() string { return c.Plan().URL() }
 // Up starts everything and returns when all of it is ready: every member, every link, and every ipconf hands out every
 // gateway.
 func (c *Cluster) Up(ctx context.Context) error {
+	late := time.Now().Add(c.Plan().File.StartIn)
 	if err := c.Supervisor.Up(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	if soonest := time.Now().Add(time.Minute); late.Before(soonest) { // links back off while their other end starts
+		late = soonest
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, late, fmt.Errorf("not ready after %v (start_in)", c.Plan().File.StartIn))
 	defer cancel()
 	return c.WaitReady(ctx)
 }
@@ -175,7 +179,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not ready: %s: %w", missing, ctx.Err())
+			return fmt.Errorf("not ready: %s: %w", missing, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
