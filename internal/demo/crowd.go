@@ -120,7 +120,7 @@ func (u *user) when(id im.ID) time.Time {
 }
 
 // submit sends a message and records it with its answer.
-func (p *crowd) submit(ctx context.Context, c *chat, u *user, text string) error {
+func (p *crowd) submit(ctx context.Context, c *chat, u *user, text string, opts ...client.SubmitOption) error {
 	s := submit{by: u, in: c, sent: time.Now()}
 	if shown := u.client.Messages(c.conversation); len(shown) > 0 {
 		s.Seen = shown[len(shown)-1].Place.Stamp
@@ -130,7 +130,7 @@ func (p *crowd) submit(ctx context.Context, c *chat, u *user, text string) error
 	at := len(p.submits)
 	p.submits = append(p.submits, s)
 	p.mu.Unlock()
-	ack, err := u.client.Submit(ctx, c.conversation, text)
+	ack, err := u.client.Submit(ctx, c.conversation, text, opts...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {

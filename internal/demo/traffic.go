@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/checker"
 )
@@ -19,6 +20,7 @@ type TrafficConfig struct {
 	Pairs int           // pairs of users within each region, and between every two regions
 	Group bool          // one conversation of users of all regions besides
 	Every time.Duration // between one answer and a user's next message
+	Ack   im.AckLevel   // that they ask for; im.AckRegion if empty
 	Log   func(string)  // what is going on; may be nil
 }
 
@@ -38,6 +40,9 @@ type Traffic struct {
 func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Traffic, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string) {}
+	}
+	if cfg.Ack == "" {
+		cfg.Ack = im.AckRegion
 	}
 	t := &Traffic{crowd: newCrowd(cluster, cfg.Log), cfg: cfg, stop: make(chan struct{})}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -100,7 +105,7 @@ func (t *Traffic) gather(ctx context.Context) error {
 // chatter writes one message after the other. The client sends each again until it is acked.
 func (t *Traffic) chatter(c *chat, u *user) {
 	for n := 0; ; n++ {
-		if err := t.submit(t.ctx, c, u, fmt.Sprintf("%s says %d", u.uid, n)); err != nil {
+		if err := t.submit(t.ctx, c, u, fmt.Sprintf("%s says %d", u.uid, n), client.WithAck(t.cfg.Ack)); err != nil {
 			if t.ctx.Err() == nil {
 				t.log(fmt.Sprintf("%s: message %d to %s was refused: %v", u.uid, n, c.conversation, err))
 			}
@@ -163,6 +168,26 @@ func (t *Traffic) Accepts(since time.Time, from ...im.Region) (ok bool, why stri
 		}
 	}
 	return true, ""
+}
+
+// Kept tells whether all messages that a region acked as global were shown to the users whose home is in another one, and
+// how many there are.
+func (t *Traffic) Kept(by, in im.Region) (ok bool, messages int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ok = true
+	for _, s := range t.submits {
+		if !s.Acked || !s.Ack.Global || s.Ack.Origin.Region() != by {
+			continue
+		}
+		for _, u := range s.in.members {
+			if u.region == in {
+				messages++
+				ok = ok && !u.when(s.ID).IsZero()
+			}
+		}
+	}
+	return ok, messages
 }
 
 // Seen is what users noticed.

@@ -145,3 +145,22 @@ func TestKillRegion(t *testing.T) {
 	f.heals(f.starts("eu"))
 	f.ends()
 }
+
+func TestKillRegionAfterGlobalAcks(t *testing.T) {
+	f := begin(t, "kill -9 of a region; what it acked as global")
+	global := f.more(demo.TrafficConfig{Pairs: 2, Every: 20 * time.Millisecond, Ack: im.AckGlobal})
+	f.await(30*time.Second, func() (bool, string) {
+		_, n := global.Kept(eu, us)
+		return n >= 50, "not enough messages of eu are acked as global"
+	})
+	f.breaks(f.Kill, "eu")
+	since := time.Now()
+	f.await(20*time.Second, func() (bool, string) { // while eu is gone
+		ok, n := global.Kept(eu, us)
+		return ok, fmt.Sprintf("of %d messages that eu acked as global some are not shown in us", n)
+	})
+	_, n := global.Kept(eu, us)
+	f.Logf("%d messages that eu acked as global are shown in us, %s after it died", n, seconds(time.Since(since)))
+	f.heals(f.starts("eu"))
+	f.ends()
+}
