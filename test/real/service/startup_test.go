@@ -31,24 +31,32 @@ func with(t *testing.T, text string, change func(*url.URL)) string {
 	return u.String()
 }
 
+// execute runs a statement.
+func execute(t *testing.T, url, statement string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestStartUpErrors: whatever is wrong with a backend, a start says it in one line that names backend, address and remedy,
 // and ends with its exit code.
 func TestStartUpErrors(t *testing.T) {
 	good, empty, newer := database(t), database(t), database(t)
 	migrate(t, settings{"timelines.urls": good})
 	migrate(t, settings{"timelines.urls": newer})
+	execute(t, newer, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99990101000000, true)")
+	ahead := database(t)
+	migrate(t, settings{"timelines.urls": ahead})
+	execute(t, ahead, `INSERT INTO positions (topic, part, next, local, generation, watermark, log_id)
+		VALUES ('msg.eu.direct', 3, 1000000000, 1000000000, 0, 0, '00000000-0000-0000-0000-000000000000')`)
 	first, second := database(t), database(t)
 	migrate(t, settings{"timelines.urls": first + "," + second})
-	conn, err := pgx.Connect(t.Context(), newer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), "INSERT INTO goose_db_version (version_id, is_applied) VALUES (99990101000000, true)"); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	log, err := kafka.Open(t.Context(), kafka.Config{Brokers: []string{world.kafka.Addr()}}, kafka.Deps{})
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +153,9 @@ func TestStartUpErrors(t *testing.T) {
 			[]string{"postgres at " + refused() + "/antipode: connection refused"},
 		},
 		{"imserver", "two databases in another order", settings{"timelines.urls": second + "," + first}, 3, []string{"postgres at " + pg}},
+		{"imserver", "the log was truncated", settings{"timelines.urls": ahead}, 3, []string{
+			"kafka at " + brokers + ": msg.eu.direct/3 ends at ", "was truncated or made anew: start this region under the next origin epoch",
+		}},
 		{"imserver", "one database of two", settings{"timelines.urls": first}, 3, []string{"postgres at " + pg}},
 		{
 			"imserver", "no schema",
