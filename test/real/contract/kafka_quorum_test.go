@@ -50,40 +50,53 @@ func startQuorum(t testing.TB) *quorum {
 	return q
 }
 
-// inSync waits until all three brokers hold all of a topic, and returns who leads its partitions.
+// inSync waits until all three brokers hold all of a topic, and returns who leads its partitions. All of them must say
+// so: one that hung says for a while what was so before.
 func (q *quorum) inSync(t testing.TB, topic string) (leaders map[int]int) {
 	t.Helper()
-	client := kafkago.Client{Addr: kafkago.TCP(q.brokers...), Timeout: 5 * time.Second, Transport: &kafkago.Transport{MetadataTTL: 100 * time.Millisecond}}
-	defer client.Transport.(*kafkago.Transport).CloseIdleConnections()
 	eventually(t, "the brokers are in sync", func() error {
-		m, err := client.Metadata(t.Context(), &kafkago.MetadataRequest{Topics: []string{topic}})
-		if err != nil {
-			return err
-		}
 		leaders = make(map[int]int)
-		for _, p := range m.Topics[0].Partitions {
-			if len(p.Isr) < 3 {
-				return fmt.Errorf("of partition %d: %d", p.ID, len(p.Isr))
+		for _, broker := range q.brokers {
+			transport := &kafkago.Transport{}
+			client := kafkago.Client{Addr: kafkago.TCP(broker), Timeout: 5 * time.Second, Transport: transport}
+			m, err := client.Metadata(t.Context(), &kafkago.MetadataRequest{Topics: []string{topic}})
+			transport.CloseIdleConnections()
+			if err != nil {
+				return err
 			}
-			leaders[p.ID] = p.Leader.ID
+			for _, p := range m.Topics[0].Partitions {
+				if len(p.Isr) < 3 {
+					return fmt.Errorf("%s: of partition %d: %d", broker, p.ID, len(p.Isr))
+				}
+				if known, ok := leaders[p.ID]; ok && known != p.Leader.ID {
+					return fmt.Errorf("%s: %d leads partition %d, others say %d", broker, p.Leader.ID, p.ID, known)
+				}
+				leaders[p.ID] = p.Leader.ID
+			}
 		}
 		return nil
 	})
 	return leaders
 }
 
-// While each of three brokers in turn is killed, or hangs, appends to all partitions go on within their deadline: each
-// stands once, in order, and a reader that follows sees the same.
-func TestKafkaLeadersDie(t *testing.T) {
+func TestKafkaQuorum(t *testing.T) {
 	q := startQuorum(t)
+	t.Run("leaders die", func(t *testing.T) { leadersDie(t, q) })
+	t.Run("too few replicas", func(t *testing.T) { tooFewReplicas(t, q) })
+}
+
+// While brokers in turn are killed, or hang, appends to all partitions go on within their deadline: each stands once, in
+// order, and a reader that follows sees the same.
+func leadersDie(t *testing.T, q *quorum) {
 	// A busy machine elects slowly: the times are told, and the order is what must hold.
 	c := openKafka(t, kafka.Config{Brokers: q.brokers, AppendTimeout: patience / 2})
 	for _, fault := range []struct {
 		name        string
+		members     []*testenv.Member
 		begin, heal func(m *testenv.Member) error
 	}{
-		{"killed", (*testenv.Member).Kill, func(m *testenv.Member) error { return m.Start(t.Context()) }},
-		{"hanging", (*testenv.Member).Pause, (*testenv.Member).Resume},
+		{"killed", q.members[:2], (*testenv.Member).Kill, func(m *testenv.Member) error { return m.Start(t.Context()) }},
+		{"hanging", q.members[1:], (*testenv.Member).Pause, (*testenv.Member).Resume},
 	} {
 		t.Run(fault.name, func(t *testing.T) {
 			ps := kafkaTopic(t, c, 6, 3, 2)
@@ -103,7 +116,7 @@ func TestKafkaLeadersDie(t *testing.T) {
 			reader := c.NewReader(from)
 			defer reader.Close()
 			read.Go(func() { w.read(t, reader, from) })
-			for n, member := range q.members {
+			for _, member := range fault.members {
 				q.inSync(t, ps[0].Topic)
 				w.goOn(t)
 				began := time.Now()
@@ -111,7 +124,7 @@ func TestKafkaLeadersDie(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.goOn(t)
-				t.Logf("broker %d %s: appends to all partitions after %v", n+1, fault.name, time.Since(began).Round(10*time.Millisecond))
+				t.Logf("%s %s: appends to all partitions after %v", member.Server.Name(), fault.name, time.Since(began).Round(10*time.Millisecond))
 				if err := fault.heal(member); err != nil {
 					t.Fatal(err)
 				}
@@ -210,8 +223,7 @@ func (w *writers) read(t *testing.T, r *kafka.Reader, next map[im.Partition]int6
 }
 
 // With too few replicas nothing is acked, and it is said so; when they are back, all goes on.
-func TestKafkaWithoutQuorum(t *testing.T) {
-	q := startQuorum(t)
+func tooFewReplicas(t *testing.T, q *quorum) {
 	c := openKafka(t, kafka.Config{Brokers: q.brokers, AppendTimeout: 8 * time.Second})
 	p := kafkaTopic(t, c, 1, 3, 2)[0]
 	put := func(s string) error {
