@@ -4,10 +4,12 @@
 //	file.go      cluster.yaml: which regions, how many of what, where
 //	plan.go      every member with its name, folder and addresses; pure
 //	configs.go   the configuration file of every service; pure
-//	folder.go    the data folder: marker, lock, certificates, keys
+//	folder.go    the data folder: marker, lock, what was asked for
+//	backends.go  how each backend is run here; service.go how a service of Antipode is
 //	member.go    one member: started, watched, started again, stopped, killed, paused
-//	supervisor.go  all members, in the order in which they depend on each other
+//	supervisor.go all members, in the order in which they depend on each other
 //	links.go     links between regions pass proxies in this process, which delay and cut
+//	sink.go      what members write: kept in files, shown
 //	control.go   orders over HTTP, and who gives them
 //
 // A member is called region/part: eu/kafka, eu/imserver-1. An order may name one member, all of a kind (eu/imserver) or a
