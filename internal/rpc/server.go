@@ -27,8 +27,8 @@ const MaxMessage = 16 << 20
 // Flow control windows of a stream and of a connection, in bytes. Without fixed ones gRPC measures the bandwidth by a ping
 // and its answer for nearly every message, which costs a seventh of a small call's CPU.
 const (
-	streamWindow = 1 << 20
-	connWindow   = 8 << 20
+	streamWindow = 4 << 20
+	connWindow   = 16 << 20
 )
 
 // ServerConfig says where and how a server listens.
