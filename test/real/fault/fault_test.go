@@ -214,22 +214,6 @@ func (f *fault) within(ack, show time.Duration) {
 	}
 }
 
-// behind counts the records that a region's timelines lack now, or at least one if it cannot be asked.
-func (f *fault) behind(region im.Region) (records int64) {
-	ctx, cancel := context.WithTimeout(f.Context(), 10*time.Second)
-	defer cancel()
-	all, err := f.Behind(ctx)
-	if err != nil {
-		return 1
-	}
-	for _, b := range all {
-		if b.Region == region {
-			records += b.End - b.Next
-		}
-	}
-	return records
-}
-
 // logs shows what the members said last.
 func (f *fault) logs() {
 	const shown = 2 << 10
