@@ -120,6 +120,14 @@ func TestProbes(t *testing.T) {
 	if status, _ := get(t, tel, "/readyz"); status != 200 {
 		t.Errorf("after it caught up: %d", status)
 	}
+	tel.Degraded("redis", func(context.Context) error { return errors.New("connection refused") })
+	if status, body := get(t, tel, "/readyz"); status != 200 || !strings.Contains(body, `"redis":"connection refused"`) || !strings.Contains(body, `"degraded":["redis"]`) {
+		t.Errorf("without what it works without: %d %s", status, body)
+	}
+	tel.Ready("redis", func(context.Context) error { return errors.New("needed now") })
+	if status, _ := get(t, tel, "/readyz"); status != 503 {
+		t.Errorf("without what it does not work without: %d", status)
+	}
 	release := make(chan struct{})
 	defer close(release)
 	tel.Healthy("stuck", func(context.Context) error { <-release; return nil }) // heeds no context

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/antipode-im/antipode/internal/app"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+	}{
+		{errors.New("whatever"), 1},
+		{errReported, 1},
+		{&app.ConfigError{Err: errors.New("bad")}, 2},
+		{fmt.Errorf("run: %w", &app.BackendError{Backend: "kafka"}), 3},
+	} {
+		if got := exitCode(c.err); got != c.code {
+			t.Errorf("%v ends with %d, want %d", c.err, got, c.code)
+		}
+	}
+}
+
+// TestServiceCommands: each service and migrate read file, variable and flag, and say what of it cannot be.
+func TestServiceCommands(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "eu.yaml")
+	if err := os.WriteFile(file, []byte("region: eu\nlisten: \":1\"\nrpc: \":2\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ANTIPODE_ADMIN", ":3")
+	run := func(args ...string) error {
+		cmd := newRootCommand()
+		cmd.SetArgs(args)
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		return cmd.ExecuteContext(t.Context())
+	}
+	for _, name := range []string{app.ServiceIPConf, app.ServiceGateway, app.ServiceRouter, app.ServiceIMServer, app.ServiceReplicator, "migrate"} {
+		err := run(name, "--config", file, "--set", "listen=:3")
+		if err == nil || exitCode(err) != exitConfig || !strings.Contains(err.Error(), ":3 is the address of listen too") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := run(name, "--config", "/nowhere.yaml"); err == nil || exitCode(err) != exitConfig {
+			t.Errorf("%s without its file: %v", name, err)
+		}
+		if err := run(name, "eu.yaml"); err == nil {
+			t.Errorf("%s takes an argument", name)
+		}
+	}
+}
