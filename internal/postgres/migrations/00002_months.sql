@@ -4,9 +4,9 @@
 -- it in the same place, and all records of one id are together. Finding an id's other records therefore looks into one
 -- partition. What has no readable client_id, or one of a month for which there is no partition, lives in messages_rest.
 -- That (conversation, origin, seq) stands once, whatever the month, is held by heads, where each batch must find the seq
--- before its first (docs/adr/007-messages-by-month.md).
+-- before its first (docs/adr/008-messages-by-month.md).
 --
--- An id's lowest place and first seq are found by an index on the messages themselves; there is no table of ids any more.
+-- An id's lowest place and first seq are found by the primary key; there is no table of ids any more.
 
 -- +goose Up
 
@@ -39,7 +39,7 @@ CREATE TABLE messages (
     sender       text COLLATE "C" NOT NULL,
     trace        text COLLATE "C" NOT NULL,
     body         bytea            NOT NULL,
-    PRIMARY KEY (conversation, origin, seq, client_id)
+    PRIMARY KEY (conversation, client_id, stamp, origin, seq) -- the records of an id, the lowest place first
 ) PARTITION BY RANGE (client_id);
 
 CREATE TABLE messages_rest PARTITION OF messages DEFAULT;
@@ -49,8 +49,8 @@ SELECT stamp, seq, log_offset, version, client_id, opaque, shown, conversation, 
 
 DROP TABLE messages_before, ids;
 
--- For the records of an id, the lowest place first.
-CREATE INDEX messages_by_id ON messages (conversation, client_id, stamp);
+-- For pulls.
+CREATE INDEX messages_by_seq ON messages (conversation, origin, seq);
 
 -- For a list's last message.
 CREATE INDEX messages_by_place ON messages (conversation, stamp) WHERE shown AND kind = 'message';
