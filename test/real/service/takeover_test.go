@@ -140,9 +140,9 @@ func write(t *testing.T, log *kafka.Cluster) *writer {
 }
 
 // TestPausedOwner: an owner that hangs loses its partitions, and what it had in hand when it wakes up is not committed,
-// nor does it do any harm.
+// nor does it do any harm. The timelines live in two databases, and must be equal to those of one.
 func TestPausedOwner(t *testing.T) {
-	over := settings{"timelines.urls": database(t)}
+	over := settings{"timelines.urls": database(t) + "," + database(t)}
 	migrate(t, over)
 	log, err := kafka.Open(t.Context(), kafka.Config{Brokers: []string{world.kafka.Addr()}}, kafka.Deps{})
 	if err != nil {
@@ -200,7 +200,7 @@ func TestPausedOwner(t *testing.T) {
 	single := start(t, "imserver", "imserver-9", plain)
 	share(t, single)
 	digest := func(url string) map[string]string {
-		store, err := postgres.Open(t.Context(), postgres.Config{URLs: []string{url}}, nil)
+		store, err := postgres.Open(t.Context(), postgres.Config{URLs: strings.Split(url, ","), Partitions: partitions}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func applied(t *testing.T, log *kafka.Cluster, url string) error {
 	if err != nil {
 		return err
 	}
-	store, err := postgres.Open(t.Context(), postgres.Config{URLs: []string{url}}, nil)
+	store, err := postgres.Open(t.Context(), postgres.Config{URLs: strings.Split(url, ","), Partitions: partitions}, nil)
 	if err != nil {
 		return err
 	}
