@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ deps: ## fetch Kafka and build Consul for real regions on this machine (once; 3 
 # They start real servers, which take the machine: one package at a time.
 test-real: deps ## run the tests on real Kafka, PostgreSQL, Redis and Consul (15 minutes)
 	$(GO) test -tags real -p 1 -count 1 -timeout 20m ./test/real/...
+
+bench-log: deps ## print the figures of bench/README.md, a line each: name value unit
+	@bench/log
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
