@@ -238,16 +238,20 @@ func (l *lister) spans(members []im.Conversation) []any {
 const spansSQL = `unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[])
 	AS s(conversation, from_stamp, from_origin, from_seq, to_stamp, to_origin, to_seq)`
 
-//
 // With "+ 0" no index is chosen for the sake of the span alone, which is nearly always everything: the planner takes it
 // for a hundredth, and would read a conversation from its beginning to count what is unread at its end.
 const visibleSQL = `m.shown AND m.kind = 'message'
 	AND (m.stamp + 0, m.origin, m.seq) >= (s.from_stamp, s.from_origin COLLATE "C", s.from_seq)
 	AND (m.stamp + 0, m.origin, m.seq) <= (s.to_stamp, s.to_origin COLLATE "C", s.to_seq)
 	AND NOT EXISTS (
-		SELECT FROM messages i
-		WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.stamp <= m.stamp
+		SELECT FROM messages i WHERE ` + sameID + ` AND (i.client_id, i.conversation, i.stamp) <= (m.client_id, m.conversation, m.stamp)
 			AND (i.stamp, i.origin, i.seq) < (m.stamp, m.origin, m.seq))`
+
+// sameID is how messages i of the id of m are found: by the primary key and by nothing else. Were the conversations said to
+// be equal, which comes to the same, the planner would think any index that begins with the conversation as good, and read
+// the whole of it for each message.
+const sameID = `i.client_id = m.client_id AND i.sender = m.sender
+	AND (i.client_id, i.conversation) >= (m.client_id, m.conversation) AND (i.client_id, i.conversation) <= (m.client_id, m.conversation)`
 
 // last reads the visible message with the highest place of each conversation.
 func (l *lister) last(members []im.Conversation, row map[im.Conversation]*view.ListRow) error {
@@ -287,7 +291,7 @@ func (l *lister) unread(members []im.Conversation, row map[im.Conversation]*view
 			WHERE h.conversation = s.conversation COLLATE "C" AND h.seq > coalesce(c.read, 0) AND m.sender <> $8 AND `+visibleSQL+`
 				AND NOT EXISTS (
 					SELECT FROM messages i JOIN cursors r ON r.conversation = i.conversation AND r.origin = i.origin AND r.uid = $8
-					WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.seq <= r.read)
+					WHERE `+sameID+` AND i.seq <= r.read)
 			LIMIT $9) counted
 		GROUP BY s.conversation`, append(l.spans(members), string(l.uid), view.UnreadLimit)...)
 	if err != nil {

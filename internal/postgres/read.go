@@ -266,7 +266,7 @@ func readStreams(ctx context.Context, tx pgx.Tx, q view.PullQuery) ([]view.Strea
 		SELECT m.origin, m.seq, m.stamp, m.log_offset, m.kind, m.version, m.sender, m.client_id, m.trace, m.opaque, m.shown, m.body,
 			NOT m.opaque AND NOT EXISTS (
 				SELECT FROM messages i
-				WHERE i.conversation = m.conversation AND i.client_id = m.client_id AND i.sender = m.sender AND i.stamp <= m.stamp
+				WHERE `+sameID+` AND (i.client_id, i.conversation, i.stamp) <= (m.client_id, m.conversation, m.stamp)
 					AND (i.stamp, i.origin, i.seq) < (m.stamp, m.origin, m.seq)) AS lowest
 		FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(origin, after, upto)
 		CROSS JOIN LATERAL (

@@ -39,7 +39,7 @@ CREATE TABLE messages (
     sender       text COLLATE "C" NOT NULL,
     trace        text COLLATE "C" NOT NULL,
     body         bytea            NOT NULL,
-    PRIMARY KEY (conversation, client_id, stamp, origin, seq) -- the records of an id, the lowest place first
+    PRIMARY KEY (client_id, conversation, stamp, origin, seq) -- the records of an id, the lowest place first
 ) PARTITION BY RANGE (client_id);
 
 CREATE TABLE messages_rest PARTITION OF messages DEFAULT;
