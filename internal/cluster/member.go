@@ -190,10 +190,10 @@ func (m *member) watch(ctx context.Context, started chan<- error) {
 		}
 		m.mu.Unlock()
 		if !m.plan.Service() || first && proc == nil {
-			m.enter(StateExited, err.Error())
 			if !first || proc != nil { // else whoever ordered the start is told
 				m.event(m.plan.Name, err.Error())
 			}
+			m.enter(StateExited, err.Error())
 			return
 		}
 		if time.Since(began) > restartForget {
