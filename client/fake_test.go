@@ -1,19 +1,16 @@
 package client
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -21,87 +18,6 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
-
-// network is TCP in memory, so that tests run on a fake clock.
-type network struct {
-	mu        sync.Mutex
-	listeners map[string]*pipes
-	dials     []string
-	slow      map[string]time.Duration // by address: how long a connection takes; -1: for ever
-}
-
-type pipes struct {
-	addr  string
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: p.addr} }
-
-func (n *network) listen(addr string) *pipes {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p := &pipes{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-	n.listeners[addr] = p
-	return p
-}
-
-func (n *network) unlisten(addr string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if l := n.listeners[addr]; l != nil {
-		l.Close()
-		delete(n.listeners, addr)
-	}
-}
-
-func (n *network) slowly(addr string, d time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.slow[addr] = d
-}
-
-func (n *network) dialled() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clone(n.dials)
-}
-
-func (n *network) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	n.mu.Lock()
-	p, slow := n.listeners[addr], n.slow[addr]
-	n.dials = append(n.dials, addr)
-	n.mu.Unlock()
-	if slow < 0 {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	if err := sleep(ctx, slow+time.Millisecond); err != nil {
-		return nil, err
-	}
-	if p == nil {
-		return nil, fmt.Errorf("%s: connection refused", addr)
-	}
-	here, there := net.Pipe()
-	select {
-	case p.conns <- there:
-		return here, nil
-	case <-p.done:
-		return nil, fmt.Errorf("%s: connection refused", addr)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
 
 // world is a dumb cluster: logs of records, what each region has applied of them, and gateways on scripts.
 type world struct {
@@ -617,115 +533,4 @@ func (g *gateway) http(rw http.ResponseWriter, r *http.Request) {
 		b, _ = wire.Marshal(e)
 	}
 	rw.Write(b)
-}
-
-// client returns a client of ann's, whose events are collected.
-func (w *world) client(change func(*Config)) *rig {
-	w.t.Helper()
-	cfg := Config{IPConf: w.ipconfs, Token: StaticToken("token-ann"), Store: w.store, Dial: w.net.dial}
-	if w.json {
-		cfg.Subprotocol = wire.SubprotocolJSON
-	}
-	if change != nil {
-		change(&cfg)
-	}
-	c, err := New(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	r := &rig{Client: c, w: w, done: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		for e := range c.Events() {
-			r.mu.Lock()
-			r.events = append(r.events, e)
-			r.mu.Unlock()
-		}
-	}()
-	return r
-}
-
-// rig is a client under test.
-type rig struct {
-	*Client
-	w    *world
-	done chan struct{}
-
-	mu     sync.Mutex
-	events []Event
-}
-
-// end closes everything and waits: a goroutine that is left deadlocks the bubble, which fails the test.
-func (r *rig) end() {
-	r.Close()
-	<-r.done
-	r.w.end()
-}
-
-func (w *world) end() {
-	for _, s := range w.servers {
-		s.Close()
-	}
-	for _, g := range w.all() {
-		g.drop()
-	}
-	w.wg.Wait()
-}
-
-func (r *rig) took(e Event) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := 0
-	for _, got := range r.events {
-		if fmt.Sprintf("%T", got) == fmt.Sprintf("%T", e) {
-			n++
-		}
-	}
-	return n
-}
-
-// inserted lists the texts in the order of their events.
-func (r *rig) inserted() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var list []string
-	for _, e := range r.events {
-		if i, ok := e.(Inserted); ok {
-			list = append(list, i.Message.Text)
-		}
-	}
-	return list
-}
-
-func (r *rig) last() Event {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.events) == 0 {
-		return nil
-	}
-	return r.events[len(r.events)-1]
-}
-
-func textsOf(messages []Message) []string {
-	var list []string
-	for _, m := range messages {
-		list = append(list, m.Text)
-	}
-	return list
-}
-
-// eventually waits, on the fake clock, until fn holds; within bounds how much of it may pass.
-func eventually(t *testing.T, within time.Duration, what string, fn func() bool) time.Duration {
-	t.Helper()
-	start := time.Now()
-	for {
-		synctest.Wait()
-		if fn() {
-			return time.Since(start)
-		}
-		if time.Since(start) > within {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }

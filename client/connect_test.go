@@ -1,0 +1,192 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+func TestRace(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		a, b, c := w.gateway("a", "eu"), w.gateway("b", "eu"), w.gateway("c", "eu")
+		d := w.gateway("d", "us")
+		w.net.slowly("a:80", -1)
+		w.net.slowly("b:80", 900*time.Millisecond)
+		w.net.slowly("c:80", 10*time.Millisecond)
+		r := w.client(nil)
+		defer r.end()
+		took := eventually(t, 2*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+		if took < 400*time.Millisecond || took > 500*time.Millisecond {
+			t.Errorf("took %v: two staggers of 200 ms, then c", took)
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if len(a.logins())+len(b.logins())+len(d.logins()) != 0 || len(c.logins()) != 1 {
+			t.Errorf("hellos: %d %d %d %d", len(a.logins()), len(b.logins()), len(c.logins()), len(d.logins()))
+		}
+		if slices.Contains(w.net.dialled(), "d:80") {
+			t.Error("d was dialled though the race is three wide")
+		}
+	})
+}
+
+func TestEveryGatewayIsTried(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		for _, id := range []string{"a", "b", "c", "d"} {
+			w.gateway(id, "eu").kill()
+		}
+		w.gateway("e", "us")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+	})
+}
+
+// A slow ipconf is hedged, a dead one replaced; when none answers, the last list stands.
+func TestIPConfs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.ipconf("slow")
+		w.ipconf("dead")
+		w.ipconf("good")
+		w.net.slowly("slow:80", -1)
+		w.net.unlisten("dead:80")
+		eu := w.gateway("e1", "eu")
+		us := w.gateway("u1", "us")
+		r := w.client(nil)
+		defer r.end()
+		took := eventually(t, 3*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+		if took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		w.net.unlisten("good:80")
+		eu.kill()
+		eventually(t, 10*time.Second, "connected by the old list", func() bool { return len(us.logins()) == 1 })
+	})
+}
+
+func TestKicks(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		eu := w.gateway("e1", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		eu.close(im.CodeLoginTie)
+		eventually(t, 5*time.Second, "logged in again", func() bool { return len(eu.logins()) == 2 })
+		if eu.logins()[1].Login != 2 {
+			t.Errorf("login %d", eu.logins()[1].Login)
+		}
+		eventually(t, time.Second, "connected", func() bool { return r.took(Connected{}) == 2 })
+		s, err := r.Post(t.Context(), "d:ann:carl", "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-s.Done()
+		eu.close(im.CodeReplaced)
+		<-r.done // events are closed
+		if stopped, ok := r.last().(Stopped); !ok || im.CodeOf(stopped.Err) != im.CodeReplaced {
+			t.Errorf("last event %#v", r.last())
+		}
+		if _, err := r.Submit(t.Context(), direct, "x"); im.CodeOf(err) != im.CodeReplaced {
+			t.Errorf("err %v", err)
+		}
+		if err := r.Ready(t.Context()); im.CodeOf(err) != im.CodeReplaced {
+			t.Errorf("err %v", err)
+		}
+		if len(eu.logins()) != 2 {
+			t.Errorf("%d hellos: a replaced client must stay away", len(eu.logins()))
+		}
+	})
+}
+
+func TestTokenExpired(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		eu := w.gateway("e1", "eu")
+		eu.onHello = func(h *wire.Hello) error {
+			if h.Token == "token-old" {
+				return im.Errorf(im.CodeTokenExpired, "old")
+			}
+			return nil
+		}
+		r := w.client(func(c *Config) {
+			c.Token = func(_ context.Context, refresh bool) (string, error) {
+				if refresh {
+					return "token-ann", nil
+				}
+				return "token-old", nil
+			}
+		})
+		defer r.end()
+		eventually(t, 5*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+		eu.script(func() { eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeBadToken, "no") } })
+		eu.drop()
+		<-r.done
+		if stopped, ok := r.last().(Stopped); !ok || im.CodeOf(stopped.Err) != im.CodeBadToken {
+			t.Errorf("last event %#v", r.last())
+		}
+	})
+}
+
+// A goaway is obeyed within its time, on another gateway, before the old socket is given up.
+func TestGoaway(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		a, b := w.gateway("a", "eu"), w.gateway("b", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		a.peer().send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000}))
+		eventually(t, 9*time.Second, "moved", func() bool { return r.took(Connected{}) == 2 })
+		if len(b.logins()) != 1 {
+			t.Errorf("%d logins at b", len(b.logins()))
+		}
+		if r.took(Disconnected{}) != 0 {
+			t.Error("there was a moment without a socket")
+		}
+		submit(t, r, "on b")
+		if len(b.sent()) != 1 {
+			t.Errorf("%d submits at b", len(b.sent()))
+		}
+	})
+}
+
+// A socket that says nothing is dead after a heartbeat and the wait for its pong.
+func TestDeadSocket(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		a, b := w.gateway("a", "eu"), w.gateway("b", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		time.Sleep(5 * time.Minute) // pings keep it alive
+		synctest.Wait()
+		if r.took(Connected{}) != 1 {
+			t.Fatal("a live socket was given up")
+		}
+		a.mu.Lock()
+		a.dead = true
+		a.mu.Unlock()
+		w.net.slowly("a:80", -1)
+		eventually(t, 70*time.Second, "moved", func() bool { return len(b.logins()) == 1 })
+	})
+}
+
+// Without a socket for long, HTTP serves: submits go out, messages come in.
+func TestHTTPFallback(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		w.policy.PollFallbackMs, w.policy.FallbackPullMs = 5_000, 10_000
+		eu := w.gateway("e1", "eu")
+		eu.onHello = func(*wire.Hello) error { return im.Errorf(im.CodeOverloaded, "no sockets") }
+		w.say("eu", direct, "bob", "1")
+		r := w.client(nil)
+		defer r.end()
+		submit(t, r, "2")
+		eventually(t, 15*time.Second, "both", func() bool { return len(r.inserted()) == 2 })
+		if r.took(Connected{}) != 0 {
+			t.Error("connected")
+		}
+	})
+}
