@@ -433,7 +433,7 @@ func TestSlowConsumer(t *testing.T) {
 		p.expectAlive()
 		number := uint64(5)
 		until := time.Now().Add(5 * time.Second)
-		for open := true; open && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		for open := true; open && time.Now().Before(until); time.Sleep(5 * time.Millisecond) { // more pushes, until it is closed
 			r.push("more", 1)
 			number++
 			s := r.g.hub.byConn(1)
@@ -470,10 +470,10 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Heartbeat, c.IdleTimeout = 50*time.Millisecond, 150*time.Millisecond })
+	const idle = 200 * time.Millisecond
+	r := newRig(t, func(c *Config) { c.Heartbeat, c.IdleTimeout, c.Rate, c.Burst = idle/4, idle, 1e6, 1e6 })
 	p, _ := r.login(wire.SubprotocolJSON, "ann", 1)
-	for range 5 { // pings keep it
-		time.Sleep(50 * time.Millisecond)
+	for until := time.Now().Add(2 * idle); time.Now().Before(until); { // pings keep it
 		p.expectAlive()
 	}
 	p.expectClose(im.CodeIdle)

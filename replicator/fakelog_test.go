@@ -23,6 +23,8 @@ type fakeLog struct {
 	changed chan struct{}
 	fault   func(p im.Partition, entries []im.Entry) appendFault // called with mu held; nil: none
 	down    bool
+	refused int // operations, while it was down
+	drops   int // of partitions, by its readers
 	wg      sync.WaitGroup
 }
 
@@ -90,8 +92,8 @@ func (l *fakeLog) Append(ctx context.Context, p im.Partition, entries []im.Entry
 	if l.parts[p] == nil {
 		return 0, fmt.Errorf("no partition %v", p)
 	}
-	if l.down {
-		return 0, im.Errorf(im.CodeUnavailable, "kafka is down")
+	if err := l.away(); err != nil {
+		return 0, err
 	}
 	f := fine
 	if l.fault != nil {
@@ -118,8 +120,8 @@ func (l *fakeLog) Append(ctx context.Context, p im.Partition, entries []im.Entry
 func (l *fakeLog) Bounds(_ context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.down {
-		return nil, im.Errorf(im.CodeUnavailable, "kafka is down")
+	if err := l.away(); err != nil {
+		return nil, err
 	}
 	b := map[im.Partition]im.Bounds{}
 	for _, p := range ps {
@@ -133,8 +135,8 @@ func (l *fakeLog) Bounds(_ context.Context, ps []im.Partition) (map[im.Partition
 func (l *fakeLog) Read(_ context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.down {
-		return nil, im.Errorf(im.CodeUnavailable, "kafka is down")
+	if err := l.away(); err != nil {
+		return nil, err
 	}
 	return l.slice(p, from, maxBytes)
 }
@@ -170,6 +172,22 @@ func (l *fakeLog) retain(p im.Partition, offset int64) {
 	f := l.parts[p]
 	f.entries = slices.Clone(f.entries[offset-f.start:])
 	f.start = offset
+}
+
+// away refuses an operation while the log is down. The caller holds mu.
+func (l *fakeLog) away() error {
+	if !l.down {
+		return nil
+	}
+	l.refused++
+	return im.Errorf(im.CodeUnavailable, "kafka is down")
+}
+
+// count reads one of the counters.
+func (l *fakeLog) count(n *int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return *n
 }
 
 func (l *fakeLog) setDown(down bool) {
@@ -241,8 +259,8 @@ func (r *fakeReader) Poll(ctx context.Context) ([]im.Batch, error) {
 		changed := r.l.changed
 		var out []im.Batch
 		var errs []error
-		if r.l.down {
-			errs = append(errs, im.Errorf(im.CodeUnavailable, "kafka is down"))
+		if err := r.l.away(); err != nil {
+			errs = append(errs, err)
 		} else {
 			for p, at := range r.at {
 				entries, err := r.l.slice(p, at, 512<<10)
@@ -269,8 +287,14 @@ func (r *fakeReader) Poll(ctx context.Context) ([]im.Batch, error) {
 }
 
 func (r *fakeReader) Seek(p im.Partition, offset int64) { r.at[p] = offset }
-func (r *fakeReader) Drop(p im.Partition)               { delete(r.at, p) }
 func (r *fakeReader) Close()                            {}
+
+func (r *fakeReader) Drop(p im.Partition) {
+	delete(r.at, p)
+	r.l.mu.Lock()
+	r.l.drops++
+	r.l.mu.Unlock()
+}
 
 // message is a record of a conversation with some text.
 func message(o im.Origin, text string) im.Entry {

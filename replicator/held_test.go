@@ -61,9 +61,15 @@ func TestHeldIsWhatAPeerReadBack(t *testing.T) {
 	eventually(t, 5*time.Second, "one peer is enough", func() bool { held, _ := w.get(p); return held == 2 })
 	eventually(t, 5*time.Second, "the other is known to be away", func() bool { _, peers := w.get(p); return peers == 1 })
 
-	us.log.setFault(func(im.Partition, []im.Entry) appendFault { return vanished }) // acknowledged, but nothing to read
+	appends := 0
+	us.log.setFault(func(at im.Partition, _ []im.Entry) appendFault { // acknowledged, but nothing to read
+		if at == p {
+			appends++
+		}
+		return vanished
+	})
 	eu.log.must(p, message("eu", "two"))
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, 5*time.Second, "what could not be read is appended again", func() bool { return us.log.count(&appends) >= 2 })
 	if held, _ := w.get(p); held != 2 {
 		t.Fatalf("%d: an append's answer was taken for a record held", held)
 	}

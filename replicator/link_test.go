@@ -103,7 +103,7 @@ func TestChaos(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(time.Duration(rng.IntN(4)) * time.Millisecond)
+		time.Sleep(time.Duration(rng.IntN(4)) * time.Millisecond) // faults meet the links in any state
 	}
 	for _, p := range m.proxies {
 		p.Heal()
@@ -134,7 +134,7 @@ func TestCopyThatLostRecordsIsFilled(t *testing.T) {
 	})
 	for i := range 50 {
 		eu.log.must(p, message("eu", fmt.Sprint(i)))
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // so that they are shipped and appended in several pieces
 	}
 	m.caughtUp(t, 5*time.Second)
 	if n < 3 {
@@ -150,11 +150,11 @@ func TestOwnKafkaAway(t *testing.T) {
 	for i := range 200 {
 		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint(i)))
 	}
-	time.Sleep(100 * time.Millisecond)
+	eventually(t, 5*time.Second, "the peer felt the outage", func() bool { return us.log.count(&us.log.refused) >= 3 })
 	us.log.setDown(false)
 	m.caughtUp(t, 5*time.Second)
 	eu.log.setDown(true)
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, 5*time.Second, "the origin felt the outage", func() bool { return eu.log.count(&eu.log.refused) >= 3 })
 	eu.log.setDown(false)
 	eu.log.must(eu.own()[0], message("eu", "after"))
 	m.caughtUp(t, 5*time.Second)

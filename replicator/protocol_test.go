@@ -375,9 +375,8 @@ func TestSenderPausesAndSeeks(t *testing.T) {
 		p.up <- &wire.LinkRequest{Kind: &wire.LinkRequestSeek{Seek: &wire.LinkSeek{Offset: &wire.LinkOffset{Offset: offset}}}}
 	}
 	seek(wire.LinkPause)
-	time.Sleep(20 * time.Millisecond)
+	eventually(t, 5*time.Second, "the sender reads the partition no more", func() bool { return log.count(&log.drops) == 1 })
 	log.must(at, message("us", "1"), message("us", "2"))
-	time.Sleep(20 * time.Millisecond)
 	seek(2)
 	if b := next(); b.First != 2 || b.Count != 1 {
 		t.Fatalf("after the seek: %d records from %d", b.Count, b.First)
