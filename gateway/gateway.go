@@ -249,7 +249,7 @@ func (g *Gateway) drain(server *http.Server) {
 	}
 }
 
-// await polls for a state until a time.
+// await polls for a state until a time. A drain happens once: what it waits for need not signal it.
 func (g *Gateway) await(until time.Time, done func() bool) {
 	for !done() && time.Now().Before(until) {
 		time.Sleep(min(20*time.Millisecond, time.Until(until)))

@@ -34,7 +34,7 @@ func (g *Gateway) handler() http.Handler {
 			http.Error(w, "draining", http.StatusServiceUnavailable)
 			return
 		}
-		w.Write([]byte("ok\n")) //nolint:errcheck // it left
+		_, _ = w.Write([]byte("ok\n")) // the caller left: nobody to tell
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.handlers.Add(1)
@@ -88,11 +88,11 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	c := g.newConn(ws, codec, ip)
 	ws.SetPingHandler(func(data string) error { // a client's keepalive below the protocol counts as life
 		c.alive()
-		ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(linger)) //nolint:errcheck // the next write fails too
+		_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(linger)) // the next write fails too
 		return nil
 	})
 	ws.SetCloseHandler(func(code int, _ string) error {
-		ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(linger)) //nolint:errcheck // it is leaving
+		_ = ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(linger)) // it is leaving
 		return nil
 	})
 	if !g.addConn(c) {

@@ -73,7 +73,7 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 	fs.BoolVar(&f.json, "json", false, "speak JSON instead of protobuf")
 	fs.IntVar(&f.history, "history", 200, "older messages to fetch, per origin")
 	fs.DurationVar(&f.linger, "linger", 0, "with a pipe as input: how long to go on printing after its end")
-	cmd.MarkFlagRequired("as") //nolint:errcheck // the flag exists
+	cmd.MarkFlagRequired("as")
 	cmd.MarkFlagsMutuallyExclusive("to", "group", "new-group")
 	cmd.MarkFlagsOneRequired("to", "group", "new-group")
 	return cmd

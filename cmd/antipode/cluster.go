@@ -207,7 +207,7 @@ all that was started, in reverse order. What the regions hold stays in the data 
 	cmd.Flags().BoolVar(&u.detach, "detach", false, "return when everything is ready; antipode cluster down stops it")
 	cmd.Flags().StringVar(&u.logs, "logs", "warnings", "what to show of what the parts say: all, services, warnings (of services) or none")
 	cmd.Flags().IntVar(&u.readyFD, "ready-fd", 0, "file descriptor to write to when everything is ready")
-	cmd.Flags().MarkHidden("ready-fd") //nolint:errcheck // the flag exists
+	cmd.Flags().MarkHidden("ready-fd")
 	return cmd
 }
 

@@ -43,8 +43,8 @@ its own login service.`,
 	}
 	cmd.Flags().StringVar(&keys.Dir, "out", "", "folder; made if it is missing")
 	cmd.Flags().StringSliceVar(&names, "regions", nil, "regions whose services get certificates")
-	cmd.MarkFlagRequired("out")     //nolint:errcheck // the flag exists
-	cmd.MarkFlagRequired("regions") //nolint:errcheck // the flag exists
+	cmd.MarkFlagRequired("out")
+	cmd.MarkFlagRequired("regions")
 	return cmd
 }
 
@@ -75,7 +75,7 @@ func newTokenCommand() *cobra.Command {
 	cmd.Flags().StringVar(&keys.Dir, "keys", "", "folder that antipode keys made")
 	cmd.Flags().StringVar(&as, "as", "", "the user (uid)")
 	cmd.Flags().DurationVar(&life, "for", time.Hour, "how long it is good")
-	cmd.MarkFlagRequired("keys") //nolint:errcheck // the flag exists
-	cmd.MarkFlagRequired("as")   //nolint:errcheck // the flag exists
+	cmd.MarkFlagRequired("keys")
+	cmd.MarkFlagRequired("as")
 	return cmd
 }
