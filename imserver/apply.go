@@ -14,35 +14,63 @@ import (
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
-// applier reads the owned partitions of one database, of every origin, and applies them, one batch after the other:
+// applier reads the owned partitions of one database, of every origin, and applies them:
 //
-//	read ──▶ gather ──▶ number ──▶ ┌ commit  ┐ ──▶ next
-//	                               └ deliver ┘
+//	read ──▶ gather ──▶ number ──▶ collect ──▶ commit
+//	                          └──▶ deliver
 //
-// While a batch is under way the next is gathered and numbered, and no further one: that is the back-pressure, and the
-// log is the queue. Everything here belongs to one goroutine, but for what a flight does. A database that is gone holds up
-// no applier but its own.
+// Records are numbered and delivered in small pieces as they come, one hand-over at a time. Meanwhile one batch is being
+// committed, and the pieces are collected into the next. When that is full nothing more is gathered: that is the
+// back-pressure, and the log is the queue. So a delivery waits for no commit, and a slow database gets large batches
+// instead of many. Everything here belongs to one goroutine, but for what a flight and a hand-over do. A database that is
+// gone holds up no applier but its own.
 type applier struct {
 	s         *Server
 	database  int
 	reader    Reader
 	owned     map[int]*shard
-	tails     []*view.Tail           // of what is owned, by partition
-	committed map[im.Partition]int64 // next of the store, as of the last flight that landed
-	flight    *flight
+	tails     []*view.Tail                 // of what is owned, by partition
+	committed map[im.Partition]int64       // next of the store, as of the last flight that landed
+	flight    *flight                      // being committed
+	next      *flight                      // being collected
+	handing   chan struct{}                // closed when the last hand-over is done; nil: it was seen to be
 	batch     uint64                       // the last that was begun
 	sent      map[im.Partition]im.Position // delivered since it was last saved
 	gapped    map[im.Partition]bool        // alarmed
 	halted    map[im.Partition]bool
 }
 
-// flight is a batch that is being committed and delivered.
+// flight is a batch: what was numbered since the one before was sent off, one part for each partition.
 type flight struct {
 	batch  uint64
 	parts  []view.Part
-	to     map[im.Partition]int64
+	index  map[im.Partition]int // into parts
+	rows   int
 	landed chan struct{}
 	err    error // once landed
+}
+
+// add collects a piece behind those of the same partition.
+func (f *flight) add(piece view.Part) {
+	f.rows += len(piece.Records) + len(piece.Cursors)
+	i, ok := f.index[piece.Partition]
+	if !ok {
+		f.index[piece.Partition] = len(f.parts)
+		f.parts = append(f.parts, piece)
+		return
+	}
+	p := &f.parts[i]
+	p.To = piece.To
+	p.Records, p.Cursors = append(p.Records, piece.Records...), append(p.Cursors, piece.Cursors...)
+}
+
+// to tells up to where a partition is committed once the flight has landed.
+func (f *flight) to(p im.Partition) (next int64, ok bool) {
+	i, ok := f.index[p]
+	if !ok {
+		return 0, false
+	}
+	return f.parts[i].To.Next, true
 }
 
 // polled is what a poll returned.
@@ -104,7 +132,7 @@ func (a *applier) reign(ctx, hard context.Context) error {
 	stop()
 	<-ended
 	a.reader.Close()
-	if landed := a.land(hard); err == nil || landed != nil {
+	if landed := a.finish(hard, err == nil || errors.Is(err, errOwners)); err == nil || landed != nil {
 		err = landed
 	}
 	if !killed(ctx) {
@@ -138,51 +166,72 @@ func (a *applier) poll(ctx context.Context, out chan<- polled) {
 func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <-chan struct{}) error {
 	save := time.NewTicker(a.s.cfg.SentInterval)
 	defer save.Stop()
-	full := time.NewTimer(time.Hour)
-	defer full.Stop()
-	var pending []im.Batch
+	wait, pace := time.NewTimer(time.Hour), time.NewTimer(0)
+	defer wait.Stop()
+	defer pace.Stop()
+	var (
+		pending         []im.Batch
+		gathered        int
+		moved           = a.moved() // left by the last reign
+		waiting, waited bool        // for a piece to grow
+		paced           bool        // enough time has passed since the last commit began
+	)
 	for {
-		// Gather: at least something; at most a batch; for as long as the last one is under way, and 2 ms.
-		rows, waiting, waited := 0, false, false
-		moved := a.moved() // left by the last reign
-		for rows < a.s.cfg.BatchRows {
-			pending = a.take(ctx, pending, &rows, &moved)
-			if rows >= a.s.cfg.BatchRows {
-				break
-			}
-			if moved && !waiting {
-				waiting = true
-				full.Reset(a.s.cfg.BatchWait)
-			}
-			var landed chan struct{}
-			if a.flight != nil {
-				landed = a.flight.landed
-			}
-			if waited && landed == nil {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-changed:
-				return errOwners
-			case p := <-out:
-				if p.err != nil {
-					a.pollFailed(ctx, p.err)
-				}
-				pending = append(pending, p.batches...)
-			case <-full.C:
-				waited = waiting
-			case <-landed:
-				if err := a.land(hard); err != nil {
-					return err
-				}
-			case <-save.C:
-				a.saveSent(hard)
-			}
+		rows := gathered
+		if a.next != nil {
+			rows += a.next.rows
 		}
-		if err := a.launch(ctx, hard); err != nil {
-			return err
+		before := rows
+		pending = a.take(ctx, pending, &rows, &moved)
+		gathered += rows - before
+		full := rows >= a.s.cfg.BatchRows
+		if moved && !waiting {
+			waiting = true
+			wait.Reset(a.s.cfg.BatchWait)
+		}
+		if moved && (waited || full) && a.handing == nil {
+			if err := a.number(ctx, hard); err != nil {
+				return err
+			}
+			gathered, moved, waiting, waited = 0, false, false, false
+			continue
+		}
+		if a.next != nil && a.flight == nil && (paced || full) {
+			a.launch(hard)
+			paced = false
+			pace.Reset(a.s.cfg.CommitPace)
+			continue
+		}
+		in := out
+		if len(pending) > 0 { // there is no room for it
+			in = nil
+		}
+		var landed chan struct{}
+		if a.flight != nil {
+			landed = a.flight.landed
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			return errOwners
+		case p := <-in:
+			if p.err != nil {
+				a.pollFailed(ctx, p.err)
+			}
+			pending = p.batches
+		case <-wait.C:
+			waited = waiting
+		case <-pace.C:
+			paced = true
+		case <-a.handing:
+			a.handing = nil
+		case <-landed:
+			if err := a.land(hard); err != nil {
+				return err
+			}
+		case <-save.C:
+			a.saveSent(hard)
 		}
 	}
 }
@@ -235,48 +284,66 @@ func (a *applier) moved() bool { return slices.ContainsFunc(a.tails, a.wants) }
 // wants tells whether a tail has something to commit. What a halted one gathered stays where it is.
 func (a *applier) wants(t *view.Tail) bool { return t.Moved() && !a.halted[t.At().Partition] }
 
-// launch numbers what was gathered and sends it off, once the last flight landed.
-func (a *applier) launch(ctx, hard context.Context) error {
+// number gives what was gathered its seqs, hands its deliveries over, and collects it.
+func (a *applier) number(ctx, hard context.Context) error {
 	byShard := map[int][]view.Part{}
-	n := 0
 	for _, t := range a.tails {
 		if a.wants(t) {
 			p := t.Cut()
 			byShard[p.Partition.Number] = append(byShard[p.Partition.Number], p)
-			n++
 		}
 	}
-	if n == 0 {
+	if len(byShard) == 0 {
 		return nil
 	}
-	a.batch++
+	if a.next == nil {
+		a.batch++
+		a.next = &flight{batch: a.batch, index: map[im.Partition]int{}}
+	}
 	if err := a.recall(ctx, byShard); err != nil {
 		return err
 	}
-	f := &flight{batch: a.batch, to: make(map[im.Partition]int64, n), landed: make(chan struct{})}
 	var deliveries []im.Delivery
 	for number, parts := range byShard {
 		deliveries = append(deliveries, a.owned[number].take(parts, a.s)...)
-		f.parts = append(f.parts, parts...)
-		for i := range parts {
-			f.to[parts[i].Partition] = parts[i].To.Next
+		for _, p := range parts {
+			a.next.add(p)
 		}
 	}
-	if err := a.land(hard); err != nil {
-		return err
+	if len(deliveries) == 0 {
+		return nil
 	}
-	a.flight = f
+	done := make(chan struct{})
+	a.handing = done
 	go func() {
-		defer close(f.landed)
-		delivered := make(chan struct{})
-		go func() {
-			defer close(delivered)
-			a.s.handOver(hard, deliveries)
-		}()
-		f.err = a.s.commit(hard, f.parts)
-		<-delivered
+		defer close(done)
+		a.s.handOver(hard, deliveries)
 	}()
 	return nil
+}
+
+// launch sends off what was collected. It has landed when it is committed and what it holds was handed over.
+func (a *applier) launch(hard context.Context) {
+	f := a.next
+	a.flight, a.next = f, nil
+	f.landed = make(chan struct{})
+	handing := a.handing
+	go func() {
+		defer close(f.landed)
+		f.err = a.s.commit(hard, f.parts)
+		if handing != nil {
+			<-handing
+		}
+	}()
+}
+
+// finish ends a reign with nothing under way. What was numbered is committed, unless what is remembered is wrong.
+func (a *applier) finish(hard context.Context, good bool) error {
+	if err := a.land(hard); err != nil || !good || a.next == nil {
+		return err
+	}
+	a.launch(hard)
+	return a.land(hard)
 }
 
 // recall fetches what the batch needs and is not remembered. Facts of another position than ours are no use: numbered
@@ -306,9 +373,13 @@ func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error
 		return err
 	}
 	for _, p := range all.Partitions {
-		next := facts.Next[p]
-		if next != a.committed[p] && (a.flight == nil || next != a.flight.to[p]) {
-			return view.ErrFenced
+		if next := facts.Next[p]; next != a.committed[p] {
+			if a.flight == nil {
+				return view.ErrFenced
+			}
+			if to, ok := a.flight.to(p); !ok || next != to {
+				return view.ErrFenced
+			}
 		}
 	}
 	for number, ask := range asks {

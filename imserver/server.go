@@ -46,7 +46,8 @@ type Config struct {
 	MarkInterval  time.Duration // between two cursors records of one user and conversation [1 s]
 
 	BatchRows      int           // of one transaction [2,000]
-	BatchWait      time.Duration // for a batch to fill [2 ms]
+	BatchWait      time.Duration // for a piece to grow before it is delivered [2 ms]
+	CommitPace     time.Duration // between the beginnings of commits, unless a batch is full; 0: as soon as the last one landed
 	DeliverTimeout time.Duration // for routers to take a batch; after it the batch is given up and clients pull [5 s]
 	SentInterval   time.Duration // between saves of what was delivered [1 s]
 	Resend         int           // records that a new owner delivers again at most, per partition [2,000]

@@ -193,7 +193,7 @@ func (a *applier) publish() {
 
 // forget drops everything remembered.
 func (a *applier) forget() {
-	a.flight = nil
+	a.flight, a.next = nil, nil
 	for _, sh := range a.owned {
 		a.drop(sh)
 	}

@@ -1,0 +1,174 @@
+package imserver
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// applying is an imserver that applies one partition of its own log, whose store hangs in Apply while told to.
+type applying struct {
+	log     *fakeLog
+	store   *fakeStore
+	router  *fakeRouter
+	hangs   atomic.Bool
+	commits atomic.Int32
+	stop    func()
+}
+
+func apply(t *testing.T, change func(*Config)) *applying {
+	t.Helper()
+	a := &applying{log: newFakeLog(), store: newFakeStore(1), router: &fakeRouter{}}
+	a.log.create("eu", 1)
+	a.store.step = func(ctx context.Context, what string) error {
+		if what == "before apply" {
+			a.commits.Add(1)
+		}
+		for a.hangs.Load() && what == "before apply" && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		return ctx.Err()
+	}
+	cfg, deps := minimal(a.log, a.store, newFakeOwnership(0))
+	cfg.Heartbeat = 1000 * time.Hour
+	change(&cfg)
+	deps.Deliver = a.router
+	s, err := New(cfg, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	a.stop = func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	time.Sleep(time.Second)
+	a.commits.Store(0)
+	return a
+}
+
+// send appends the n-th message of a conversation.
+func (a *applying) send(n int) {
+	a.log.put(im.Partition{Topic: "msg.eu.direct"}, wire.EncodeRecord(&im.Record{
+		ID:   im.ID{Conversation: "d:ann:bob", Sender: "ann", ClientID: im.UUID{6: 0x70, 8: 0x80, 15: byte(n)}},
+		Kind: im.KindMessage, Version: 1,
+	}))
+}
+
+func (a *applying) applied() uint64 {
+	a.store.mu.Lock()
+	defer a.store.mu.Unlock()
+	return a.store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "eu"})
+}
+
+// A delivery waits for no commit; what is delivered ahead of the commit is bounded by a batch; and when the commit lands,
+// everything collected meanwhile goes in one more.
+func TestDeliversWhileACommitHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := apply(t, func(c *Config) { c.BatchRows = 10 })
+		defer a.stop()
+		a.hangs.Store(true)
+		var places []string
+		for n := range 20 {
+			a.send(n)
+			time.Sleep(10 * time.Millisecond)
+			for _, d := range a.router.take() {
+				place, _, _ := strings.Cut(event(t, d.Body), " ")
+				places = append(places, place)
+				if want := fmt.Sprintf("eu/%d", len(places)); place != want {
+					t.Errorf("delivered %s, want %s", place, want)
+				}
+			}
+		}
+		// The first is in the commit that hangs; ten more are collected.
+		if len(places) != 11 {
+			t.Errorf("delivered %v while a commit hung, want 11", places)
+		}
+		if n := a.applied(); n != 0 {
+			t.Errorf("%d records are applied while the commit hangs", n)
+		}
+		a.hangs.Store(false)
+		time.Sleep(time.Second)
+		if n := a.applied(); n != 20 {
+			t.Errorf("%d of 20 records are applied", n)
+		}
+		if n := len(a.router.take()); n != 9 {
+			t.Errorf("%d more were delivered, want 9", n)
+		}
+		if n := a.commits.Load(); n > 4 {
+			t.Errorf("20 records took %d commits: what came while one hung was not collected", n)
+		}
+	})
+}
+
+// With a pace, commits are few however often records come, and deliveries are as quick as ever.
+func TestCommitPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := apply(t, func(c *Config) { c.CommitPace = 100 * time.Millisecond })
+		defer a.stop()
+		for n := range 100 {
+			a.send(n)
+			time.Sleep(10 * time.Millisecond)
+			if got := len(a.router.take()); got != 1 {
+				t.Fatalf("record %d: %d deliveries after 10 ms", n, got)
+			}
+		}
+		if n := a.commits.Load(); n < 10 || n > 12 {
+			t.Errorf("%d commits in a second at a pace of 100 ms", n)
+		}
+		time.Sleep(time.Second)
+		if n := a.applied(); n != 100 {
+			t.Errorf("%d of 100 records are applied", n)
+		}
+	})
+}
+
+// A reign that ends commits what it numbered: nothing is delivered under a seq that its successor gives to another record.
+func TestChangedOwnersCommitWhatWasCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		owns := newFakeOwnership(0)
+		log, store := newFakeLog(), newFakeStore(1)
+		log.create("eu", 1)
+		cfg, deps := minimal(log, store, owns)
+		cfg.CommitPace = time.Hour
+		router := &fakeRouter{}
+		deps.Deliver = router
+		s, err := New(cfg, deps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		time.Sleep(time.Second)
+		a := &applying{log: log, store: store}
+		for n := range 3 {
+			a.send(n)
+			time.Sleep(time.Second)
+		}
+		if n := len(router.take()); n != 3 || a.applied() != 0 {
+			t.Fatalf("%d delivered, %d applied; want 3 delivered ahead of the commit", n, a.applied())
+		}
+		owns.set()
+		time.Sleep(time.Second)
+		if n := a.applied(); n != 3 {
+			t.Errorf("the owner left with %d of 3 records applied", n)
+		}
+		end()
+		if err := <-ended; err != nil {
+			t.Error(fmt.Errorf("run: %w", err))
+		}
+	})
+}
