@@ -73,44 +73,60 @@ func (r *Replicator) continues(ctx context.Context, p im.Partition, want *wire.L
 	}
 	_, ends := r.ends.snapshot()
 	b, ok := ends[p]
-	switch {
-	case !ok:
+	if !ok {
 		return fmt.Sprintf("%v does not exist here", p), nil
-	case name.IsZero():
-		return fmt.Sprintf("%v has no record that names the log: run `antipode migrate` in %s", p, r.cfg.Region), nil
-	case len(want.LogId) > 0 && string(want.LogId) != string(name.ID[:]):
-		return fmt.Sprintf("%v: the receiver has a copy of the log %x, this log is %s: it was recreated or mistaken; the region must return under a new epoch",
-			p, want.LogId, name), nil
-	case want.Next < 0:
-		return fmt.Sprintf("%v: the receiver asks from %d", p, want.Next), nil
-	case want.Next > b.End:
-		return fmt.Sprintf("%v: the receiver has records up to %d, the log ends at %d: it was truncated; the region must return under a new epoch",
-			p, want.Next, b.End), nil
-	case want.Next < b.Start:
-		return fmt.Sprintf("%v: the receiver needs %d, retention has removed everything below %d: seed the peer",
-			p, want.Next, b.Start), nil
-	case want.Next == 0:
-		return "", nil
-	case want.Checksum == 0 && len(want.LogId) == 0:
-		return fmt.Sprintf("%v: the receiver asks from %d but can name neither its log nor its last record: seed the peer", p, want.Next), nil
-	case want.Checksum == 0: // it has applied the record but its copy no longer holds it
-		return "", nil
-	case want.Next == b.Start: // the record to compare is gone by retention; the names agree, or only the checksum could tell
-		if len(want.LogId) == 0 {
-			return fmt.Sprintf("%v: the receiver does not name its log, and record %d, to compare by, is gone by retention: seed the peer",
-				p, want.Next-1), nil
-		}
-		return "", nil
+	}
+	refused, compare := Refuses(p, name, b, want)
+	if refused != "" || !compare {
+		return refused, nil
 	}
 	e, err := r.record(ctx, p, want.Next-1)
 	if err != nil {
 		return "", err
 	}
+	return Parted(p, e, want), nil
+}
+
+// Refuses decides, without a look at records, whether a log of that name and those bounds continues what a receiver has.
+// The text says why not. compare asks for Parted, with the record before the one that the receiver needs next.
+func Refuses(p im.Partition, name im.LogName, b im.Bounds, want *wire.LinkPartition) (refused string, compare bool) {
+	switch {
+	case name.IsZero():
+		return fmt.Sprintf("%v has no record that names the log: run `antipode migrate` in its region", p), false
+	case len(want.LogId) > 0 && string(want.LogId) != string(name.ID[:]):
+		return fmt.Sprintf("%v: the receiver has a copy of the log %x, this log is %s: it was recreated or mistaken; the region must return under a new epoch",
+			p, want.LogId, name), false
+	case want.Next < 0:
+		return fmt.Sprintf("%v: the receiver asks from %d", p, want.Next), false
+	case want.Next > b.End:
+		return fmt.Sprintf("%v: the receiver has records up to %d, the log ends at %d: it was truncated; the region must return under a new epoch",
+			p, want.Next, b.End), false
+	case want.Next < b.Start:
+		return fmt.Sprintf("%v: the receiver needs %d, retention has removed everything below %d: seed the peer",
+			p, want.Next, b.Start), false
+	case want.Next == 0:
+		return "", false
+	case want.Checksum == 0 && len(want.LogId) == 0:
+		return fmt.Sprintf("%v: the receiver asks from %d but can name neither its log nor its last record: seed the peer", p, want.Next), false
+	case want.Checksum == 0: // it has applied the record but its copy no longer holds it
+		return "", false
+	case want.Next == b.Start: // the record to compare is gone by retention; the names agree, or only the checksum could tell
+		if len(want.LogId) == 0 {
+			return fmt.Sprintf("%v: the receiver does not name its log, and record %d, to compare by, is gone by retention: seed the peer",
+				p, want.Next-1), false
+		}
+		return "", false
+	}
+	return "", true
+}
+
+// Parted compares the last record that a receiver has with the log's own. The text says that they differ.
+func Parted(p im.Partition, e *im.Entry, want *wire.LinkPartition) (refused string) {
 	if sum := wire.Checksum(e); sum != want.Checksum {
 		return fmt.Sprintf("%v: record %d has checksum %016x at the receiver and %016x here: the logs have parted; the region must return under a new epoch",
-			p, want.Next-1, want.Checksum, sum), nil
+			p, want.Next-1, want.Checksum, sum)
 	}
-	return "", nil
+	return ""
 }
 
 // record reads one record of the own log.
