@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/owner"
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
@@ -25,52 +26,24 @@ import (
 // instead of many. Everything here belongs to one goroutine, but for what a flight and a hand-over do. A database that is
 // gone holds up no applier but its own.
 type applier struct {
-	s         *Server
-	database  int
-	reader    Reader
-	owned     map[int]*shard
-	tails     []*view.Tail                 // of what is owned, by partition
-	committed map[im.Partition]int64       // next of the store, as of the last flight that landed
-	flight    *flight                      // being committed
-	next      *flight                      // being collected
-	handing   chan struct{}                // closed when the last hand-over is done; nil: it was seen to be
-	batch     uint64                       // the last that was begun
-	sent      map[im.Partition]im.Position // delivered since it was last saved
-	gapped    map[im.Partition]bool        // alarmed
-	halted    map[im.Partition]bool
+	s        *Server
+	database int
+	reader   Reader
+	owned    map[int]*owner.Shard
+	tails    []*view.Tail                 // of what is owned, by partition
+	ledger   *owner.Ledger                // what is committed, being committed, and collected
+	flight   *flight                      // being committed
+	handing  chan struct{}                // closed when the last hand-over is done; nil: it was seen to be
+	sent     map[im.Partition]im.Position // delivered since it was last saved
+	gapped   map[im.Partition]bool        // alarmed
+	halted   map[im.Partition]bool
 }
 
-// flight is a batch: what was numbered since the one before was sent off, one part for each partition.
+// flight is a batch that is being committed.
 type flight struct {
-	batch  uint64
-	parts  []view.Part
-	index  map[im.Partition]int // into parts
-	rows   int
+	*owner.Batch
 	landed chan struct{}
 	err    error // once landed
-}
-
-// add collects a piece behind those of the same partition.
-func (f *flight) add(piece view.Part) {
-	f.rows += len(piece.Records) + len(piece.Cursors)
-	i, ok := f.index[piece.Partition]
-	if !ok {
-		f.index[piece.Partition] = len(f.parts)
-		f.parts = append(f.parts, piece)
-		return
-	}
-	p := &f.parts[i]
-	p.To = piece.To
-	p.Records, p.Cursors = append(p.Records, piece.Records...), append(p.Cursors, piece.Cursors...)
-}
-
-// to tells up to where a partition is committed once the flight has landed.
-func (f *flight) to(p im.Partition) (next int64, ok bool) {
-	i, ok := f.index[p]
-	if !ok {
-		return 0, false
-	}
-	return f.parts[i].To.Next, true
 }
 
 // polled is what a poll returned.
@@ -84,7 +57,7 @@ var errOwners = errors.New("owners changed")
 
 func newApplier(s *Server, database int) *applier {
 	return &applier{
-		s: s, database: database, owned: map[int]*shard{}, committed: map[im.Partition]int64{}, sent: map[im.Partition]im.Position{},
+		s: s, database: database, owned: map[int]*owner.Shard{}, ledger: owner.NewLedger(), sent: map[im.Partition]im.Position{},
 		gapped: map[im.Partition]bool{}, halted: map[im.Partition]bool{},
 	}
 }
@@ -178,8 +151,8 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 	)
 	for {
 		rows := gathered
-		if a.next != nil {
-			rows += a.next.rows
+		if b := a.ledger.Collected(); b != nil {
+			rows += b.Rows
 		}
 		before := rows
 		pending = a.take(ctx, pending, &rows, &moved)
@@ -196,7 +169,7 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 			gathered, moved, waiting, waited = 0, false, false, false
 			continue
 		}
-		if a.next != nil && a.flight == nil && (paced || full) {
+		if a.ledger.Collected() != nil && a.flight == nil && (paced || full) {
 			a.launch(hard)
 			paced = false
 			pace.Reset(a.s.cfg.CommitPace)
@@ -241,11 +214,11 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 	for len(pending) > 0 && *rows < a.s.cfg.BatchRows {
 		b := &pending[0]
 		sh := a.owned[b.Partition.Number]
-		if sh == nil || sh.tails[b.Partition.Topic] == nil || a.halted[b.Partition] {
+		if sh == nil || sh.Tails[b.Partition.Topic] == nil || a.halted[b.Partition] {
 			pending = pending[1:]
 			continue
 		}
-		t := sh.tails[b.Partition.Topic]
+		t := sh.Tails[b.Partition.Topic]
 		n, before := 0, t.Pending()
 		for n < len(b.Entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
 			verdict, err := t.Take(&b.Entries[n])
@@ -296,18 +269,14 @@ func (a *applier) number(ctx, hard context.Context) error {
 	if len(byShard) == 0 {
 		return nil
 	}
-	if a.next == nil {
-		a.batch++
-		a.next = &flight{batch: a.batch, index: map[im.Partition]int{}}
-	}
 	if err := a.recall(ctx, byShard); err != nil {
 		return err
 	}
 	var deliveries []im.Delivery
 	for number, parts := range byShard {
-		deliveries = append(deliveries, a.owned[number].take(parts, a.s)...)
+		deliveries = append(deliveries, a.owned[number].Take(parts, a.s.cfg.Region)...)
 		for _, p := range parts {
-			a.next.add(p)
+			a.ledger.Collect(p)
 		}
 	}
 	if len(deliveries) == 0 {
@@ -324,13 +293,12 @@ func (a *applier) number(ctx, hard context.Context) error {
 
 // launch sends off what was collected. It has landed when it is committed and what it holds was handed over.
 func (a *applier) launch(hard context.Context) {
-	f := a.next
-	a.flight, a.next = f, nil
-	f.landed = make(chan struct{})
+	f := &flight{Batch: a.ledger.Launch(), landed: make(chan struct{})}
+	a.flight = f
 	handing := a.handing
 	go func() {
 		defer close(f.landed)
-		f.err = a.s.commit(hard, f.parts)
+		f.err = a.s.commit(hard, f.Parts)
 		if handing != nil {
 			<-handing
 		}
@@ -339,20 +307,20 @@ func (a *applier) launch(hard context.Context) {
 
 // finish ends a reign with nothing under way. What was numbered is committed, unless what is remembered is wrong.
 func (a *applier) finish(hard context.Context, good bool) error {
-	if err := a.land(hard); err != nil || !good || a.next == nil {
+	if err := a.land(hard); err != nil || !good || a.ledger.Collected() == nil {
 		return err
 	}
 	a.launch(hard)
 	return a.land(hard)
 }
 
-// recall fetches what the batch needs and is not remembered. Facts of another position than ours are no use: numbered
-// from them, records would be delivered under wrong seqs.
+// recall fetches what the batch needs and is not remembered.
 func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error {
+	batch := a.ledger.Number()
 	asks := make(map[int]view.Ask, len(byShard))
 	var all view.Ask
 	for number, parts := range byShard {
-		ask := a.owned[number].missing(parts, a.batch)
+		ask := a.owned[number].Missing(parts, batch)
 		if len(ask.Heads)+len(ask.Groups) == 0 {
 			continue
 		}
@@ -372,18 +340,11 @@ func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error
 	}); err != nil {
 		return err
 	}
-	for _, p := range all.Partitions {
-		if next := facts.Next[p]; next != a.committed[p] {
-			if a.flight == nil {
-				return view.ErrFenced
-			}
-			if to, ok := a.flight.to(p); !ok || next != to {
-				return view.ErrFenced
-			}
-		}
+	if err := a.ledger.Check(all.Partitions, facts.Next); err != nil {
+		return err
 	}
 	for number, ask := range asks {
-		a.owned[number].remember(ask, facts)
+		a.owned[number].Remember(ask, facts)
 	}
 	return nil
 }
@@ -396,16 +357,16 @@ func (a *applier) land(hard context.Context) error {
 	}
 	<-f.landed // both halves end with hard
 	a.flight = nil
+	a.ledger.Land(f.err == nil)
 	if f.err != nil {
 		return f.err
 	}
-	for i := range f.parts {
-		to := f.parts[i].To
-		a.committed[to.Partition] = to.Next
+	for i := range f.Parts {
+		to := f.Parts[i].To
 		a.sent[to.Partition] = to.Position
 	}
 	for _, sh := range a.owned {
-		sh.committed(f.batch)
+		sh.Committed(f.Number)
 	}
 	return hard.Err()
 }

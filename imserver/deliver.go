@@ -8,60 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/imserver/view"
-	"github.com/antipode-im/antipode/wire"
 )
-
-// deliver adds the event of a record for those who may read it. The sender is among them: they have other devices. A
-// repeat is delivered like any record, because its seq counts; a client knows the id. Of a kind or version that this build
-// does not know, the head is, for the same reason. What did not decode is not: its bytes are anything, and the next pull
-// covers it.
-func (sh *shard) deliver(to []im.Delivery, r *view.Record, s *Server) []im.Delivery {
-	recipients := r.Conversation.Members()
-	if recipients == nil {
-		g, ok := sh.groups.get(r.Conversation)
-		if !ok { // remember put it there
-			g = &view.Group{}
-			sh.groups.hold(r.Conversation, g, sh.batch)
-		}
-		if c, changed := view.ChangeOf(r); changed {
-			g.Add(c)
-			sh.changes++
-		}
-		recipients = g.Readers(r.Place)
-	}
-	if r.Opaque || r.Known() && !r.Shown || len(recipients) == 0 {
-		return to
-	}
-	return append(to, im.Delivery{
-		Service: wire.ServiceIM, Method: wire.MethodEvent, Key: string(r.Conversation), Recipients: recipients,
-		Body: wire.AppendRecordEvent(nil, &r.Record, s.cfg.Region), Trace: r.Trace, Notify: s.own(r.Place.Origin),
-	})
-}
-
-// receipt adds the event of a user's cursors for the others of a direct conversation or a group. Super groups have no
-// read lists.
-func (sh *shard) receipt(to []im.Delivery, c wire.Cursors, p im.Partition, s *Server) []im.Delivery {
-	recipients := c.Conversation.Members()
-	switch c.Conversation.Lane() {
-	case im.LaneSuper:
-		return to
-	case im.LaneGroup:
-		if g, ok := sh.groups.get(c.Conversation); ok {
-			recipients = g.Members()
-		}
-	}
-	if len(recipients) == 0 {
-		return to
-	}
-	return append(to, im.Delivery{
-		Service: wire.ServiceIM, Method: wire.MethodEvent, Key: string(c.Conversation), Recipients: recipients,
-		Body: wire.EncodeReceiptEvent(c, s.cfg.Region), Notify: s.own(p.Origin()),
-	})
-}
-
-// own tells whether an origin is this region's: only there are notifies sent from.
-func (s *Server) own(o im.Origin) bool { return o.Region() == s.cfg.Region }
 
 // maxHandOver bounds the bodies of one call to the routers, in bytes.
 const maxHandOver = 1 << 20

@@ -88,12 +88,9 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 		if got := fmt.Sprint(last.Recipients); got != "[ann]" {
 			t.Errorf("it was delivered to %s, want [ann]", got)
 		}
-		sh := s.shards.get(0)
-		sh.mu.Lock()
-		if n := len(sh.seqs.held) + len(sh.groups.held); n > 0 {
+		if n := s.shards.get(0).Held(); n > 0 {
 			t.Errorf("%d heads and groups are held although all is committed", n)
 		}
-		sh.mu.Unlock()
 		end()
 		must(<-ended)
 	})

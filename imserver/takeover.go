@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/owner"
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
@@ -42,9 +43,9 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	for _, p := range stored {
 		at[p.Partition] = p
 	}
-	begun := make([]*shard, 0, len(fresh))
+	begun := make([]*owner.Shard, 0, len(fresh))
 	for _, number := range fresh {
-		sh := newShard(number, a.s.cfg.CachedConversations/a.s.cfg.Partitions)
+		sh := owner.New(number, a.s.cfg.CachedConversations/a.s.cfg.Partitions)
 		for _, o := range a.s.cfg.Origins {
 			for _, topic := range a.s.topics(o) {
 				p := im.Partition{Topic: topic, Number: number}
@@ -56,9 +57,8 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 				if err != nil { // topics are made of checked origins
 					return fmt.Errorf("imserver: %w", err)
 				}
-				sh.tails[topic] = t
-				sh.watermarks[topic] = position.Watermark
-				a.committed[p] = position.Next
+				sh.Follow(t)
+				a.ledger.Begin(p, position.Next)
 			}
 		}
 		a.owned[number] = sh
@@ -77,7 +77,7 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	// commit would leave its records undelivered.
 	var begin []im.Position
 	for _, sh := range begun {
-		for _, t := range sh.tails {
+		for _, t := range sh.Tails {
 			if p := t.At().Position; !noted[p.Partition] {
 				begin = append(begin, p)
 			}
@@ -99,9 +99,9 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 
 // resend delivers again what was applied past the last saved sent offset. Its last owner may have delivered it; clients
 // drop what they have.
-func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position) error {
+func (a *applier) resend(ctx, hard context.Context, sh *owner.Shard, sent im.Position) error {
 	p := sent.Partition
-	current := sh.tails[p.Topic]
+	current := sh.Tails[p.Topic]
 	if current == nil || sent.Next >= current.At().Next {
 		return nil
 	}
@@ -134,7 +134,7 @@ func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position)
 	if len(part.Records)+len(part.Cursors) == 0 {
 		return nil
 	}
-	ask := sh.missing([]view.Part{part}, 0)
+	ask := sh.Missing([]view.Part{part}, 0)
 	ask.Partitions = []im.Partition{p}
 	var facts view.Facts
 	if err := a.s.patiently(ctx, "read heads and groups", func() (err error) {
@@ -146,44 +146,21 @@ func (a *applier) resend(ctx, hard context.Context, sh *shard, sent im.Position)
 	if facts.Next[p] != end {
 		return view.ErrFenced // the last owner is still at it
 	}
-	sh.remember(ask, facts)
-	deliveries := sh.again(part, a.s)
-	sh.committed(0)
+	sh.Remember(ask, facts)
+	deliveries := sh.Again(part, a.s.cfg.Region)
+	sh.Committed(0)
 	a.s.handOver(hard, deliveries)
 	a.sent[p] = current.At().Position
 	return nil
 }
 
-// again makes the deliveries of a part that was applied before: its records are the last of their streams, so their
-// seqs end at the heads.
-func (sh *shard) again(part view.Part, s *Server) []im.Delivery {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	count := map[view.HeadKey]uint64{}
-	for i := range part.Records {
-		count[view.HeadKey{Conversation: part.Records[i].Conversation, Origin: part.Records[i].Place.Origin}]++
-	}
-	view.Number(part.Records, func(k view.HeadKey) uint64 {
-		head, _ := sh.seqs.get(k)
-		return head - count[k]
-	})
-	var deliveries []im.Delivery
-	for i := range part.Records {
-		deliveries = sh.deliver(deliveries, &part.Records[i], s)
-	}
-	for _, c := range part.Cursors {
-		deliveries = sh.receipt(deliveries, c, part.Partition, s)
-	}
-	return deliveries
-}
-
 // publish lists what is owned, and lets accept use what it remembers.
 func (a *applier) publish() {
-	owned := make(map[int]*shard, len(a.owned))
+	owned := make(map[int]*owner.Shard, len(a.owned))
 	a.tails = a.tails[:0]
 	for number, sh := range a.owned {
 		owned[number] = sh
-		for _, t := range sh.tails {
+		for _, t := range sh.Tails {
 			a.tails = append(a.tails, t)
 		}
 	}
@@ -193,22 +170,23 @@ func (a *applier) publish() {
 
 // forget drops everything remembered.
 func (a *applier) forget() {
-	a.flight, a.next = nil, nil
+	a.flight = nil
+	a.ledger.Void()
 	for _, sh := range a.owned {
 		a.drop(sh)
 	}
 	a.publish()
 }
 
-func (a *applier) drop(sh *shard) {
-	for topic := range sh.tails {
-		p := im.Partition{Topic: topic, Number: sh.number}
-		delete(a.committed, p)
+func (a *applier) drop(sh *owner.Shard) {
+	for topic := range sh.Tails {
+		p := im.Partition{Topic: topic, Number: sh.Number}
+		a.ledger.Forget(p)
 		delete(a.gapped, p)
 		if a.halted[p] {
 			delete(a.halted, p)
 			a.s.meter.halt(context.Background(), p.Origin(), -1)
 		}
 	}
-	delete(a.owned, sh.number)
+	delete(a.owned, sh.Number)
 }

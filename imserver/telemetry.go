@@ -110,13 +110,11 @@ func (s *Server) heard(o im.Origin) im.Stamp {
 		if sh == nil { // given up meanwhile
 			continue
 		}
-		sh.mu.Lock()
 		for _, topic := range s.topics(o) {
-			if w := sh.watermarks[topic]; first || w < low {
+			if w := sh.Watermark(topic); first || w < low {
 				low, first = w, false
 			}
 		}
-		sh.mu.Unlock()
 	}
 	return low
 }

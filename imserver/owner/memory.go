@@ -1,4 +1,4 @@
-package imserver
+package owner
 
 import lru "github.com/hashicorp/golang-lru/v2"
 
@@ -17,7 +17,7 @@ type held[V any] struct {
 func newMemory[K comparable, V any](size int) memory[K, V] {
 	recent, err := lru.New[K, V](size)
 	if err != nil {
-		panic("imserver: " + err.Error()) // of a size below 1 only
+		panic("owner: " + err.Error()) // of a size below 1 only
 	}
 	return memory[K, V]{recent: recent, held: map[K]held[V]{}}
 }
