@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/accept"
 	"github.com/antipode-im/antipode/imserver/view"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -107,9 +108,9 @@ func TestEnds(t *testing.T) {
 			slow.Store(true)
 			p := im.Partition{Topic: "msg.eu.direct"}
 			log.put(p, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1}))
-			s.marks.add(markKey{"d:ann:bob", "ann"}, nil, im.Cursor{"eu": 1})
+			s.marks.Add(accept.MarkKey{Conversation: "d:ann:bob", UID: "ann"}, nil, im.Cursor{"eu": 1})
 			time.Sleep(100 * time.Millisecond)
-			s.marks.add(markKey{"d:ann:bob", "ann"}, nil, im.Cursor{"eu": 2})
+			s.marks.Add(accept.MarkKey{Conversation: "d:ann:bob", UID: "ann"}, nil, im.Cursor{"eu": 2})
 			begun := time.Now()
 			if killed {
 				end(im.ErrKilled)

@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/accept"
 	"github.com/antipode-im/antipode/imserver/view"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -85,7 +86,7 @@ func (s *Server) pull(ctx context.Context, c im.Call) (im.CallResult, error) {
 	if err := wire.Unmarshal(c.Body, &request); err != nil {
 		return im.CallResult{}, err
 	}
-	conversation, err := s.conversation(request.Conversation, c.Key)
+	conversation, err := accept.Conversation(request.Conversation, c.Key)
 	if err != nil {
 		return im.CallResult{}, err
 	}
@@ -153,7 +154,7 @@ func (s *Server) receipts(ctx context.Context, c im.Call) (im.CallResult, error)
 	if err := wire.Unmarshal(c.Body, &request); err != nil {
 		return im.CallResult{}, err
 	}
-	conversation, err := s.conversation(request.Conversation, c.Key)
+	conversation, err := accept.Conversation(request.Conversation, c.Key)
 	if err != nil {
 		return im.CallResult{}, err
 	}
@@ -180,7 +181,7 @@ func (s *Server) members(ctx context.Context, c im.Call) (im.CallResult, error) 
 	if err := wire.Unmarshal(c.Body, &request); err != nil {
 		return im.CallResult{}, err
 	}
-	conversation, err := s.conversation(request.Conversation, c.Key)
+	conversation, err := accept.Conversation(request.Conversation, c.Key)
 	if err != nil {
 		return im.CallResult{}, err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/imserver/accept"
 	"github.com/antipode-im/antipode/imserver/view"
 )
 
@@ -233,7 +234,8 @@ type Server struct {
 	meter  *meter
 	shards shards
 	limits *lru.Cache[im.UID, *rate.Limiter]
-	marks  *marks
+	rules  accept.Rules
+	marks  *accept.Marks
 	names  map[im.Partition]im.LogName // of the own log; not written after start
 	ready  atomic.Bool                 // calls are answered
 	gained chan struct{}               // partitions were taken over
@@ -251,7 +253,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: newMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
+	s.rules = accept.Rules{
+		Origin: cfg.Origin, Origins: cfg.Origins, MaxText: cfg.MaxText, MaxTitle: cfg.MaxTitle, MaxMembers: cfg.MaxMembers,
+		MaxSkew: cfg.MaxSkew, MaxAge: cfg.MaxAge, CreateWindow: cfg.CreateWindow, AppendTimeout: cfg.AppendTimeout,
+	}
 	if s.meter, err = newMeter(deps.Meter); err != nil {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}
