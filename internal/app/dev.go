@@ -291,6 +291,7 @@ func (d *Dev) Start(ctx context.Context) error {
 	pg, err := embedded.StartPostgres(ctx, embedded.PostgresConfig{
 		Dir: filepath.Join(d.cfg.Data, "postgres"), Host: d.ports.host, Port: d.ports.base + portPostgres,
 		Progress: d.cfg.Progress,
+		Derived:  true, // from the regions' logs; its flushes would hold up their appends on the same disk
 	})
 	if err != nil {
 		return err

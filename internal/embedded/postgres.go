@@ -2,8 +2,10 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,15 +26,17 @@ type PostgresConfig struct {
 	Cache    string        // where fetched binaries are kept; empty: antipode in the user's, or as root the system's, cache folder
 	Progress func(string)  // told one line at a time what takes long (fetching, first start); may be nil
 	Timeout  time.Duration // for the server to answer; 60 s if 0 (crash recovery can take a while)
+	Derived  bool          // all that it holds can be derived again: it never waits for the disk, and starts empty after a crash of the machine
 }
 
 // Postgres is a running PostgreSQL server, a child of this process. It dies with this process, however that ends.
 type Postgres struct {
-	server *backend.Postgres
-	cfg    PostgresConfig
-	lock   *os.File // holds Dir for this process
-	proc   *process.Process
-	log    *os.File
+	server   *backend.Postgres
+	cfg      PostgresConfig
+	lock     *os.File  // holds Dir for this process
+	unsynced *unsynced // set while what the server wrote may be in memory only
+	proc     *process.Process
+	log      *os.File
 
 	stop    sync.Once
 	stopErr error
@@ -75,8 +79,13 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (_ *Postgres, err er
 			return nil, err
 		}
 	}
+	if cfg.Derived {
+		if err := p.trustMemory(); err != nil {
+			return nil, err
+		}
+	}
 	p.server = backend.NewPostgres(backend.PostgresConfig{
-		Dir: cfg.Dir, Host: cfg.Host, Port: cfg.Port, Binaries: bin, Progress: cfg.Progress,
+		Dir: cfg.Dir, Host: cfg.Host, Port: cfg.Port, Binaries: bin, Progress: cfg.Progress, Unsynced: p.unsynced != nil,
 	})
 	if err := p.server.Prepare(ctx); err != nil {
 		return nil, err
@@ -85,6 +94,23 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (_ *Postgres, err er
 		return nil, err
 	}
 	return p, nil
+}
+
+// trustMemory lets the server leave its writes to the machine, where a crash of the machine would be noticed.
+func (p *Postgres) trustMemory() error {
+	u := &unsynced{data: filepath.Join(p.cfg.Dir, "data"), mark: filepath.Join(p.cfg.Dir, "unsynced"), boot: bootFile}
+	torn, err := u.begin()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("postgres: mark %s as not written to the disk: %w", p.cfg.Dir, err)
+	}
+	if torn {
+		p.cfg.Progress("PostgreSQL: the machine stopped before everything was on disk; its databases are derived again from the logs")
+	}
+	p.unsynced = u
+	return nil
 }
 
 func (p *Postgres) logPath() string { return filepath.Join(p.cfg.Dir, "postgres.log") }
@@ -143,7 +169,10 @@ func (p *Postgres) Stop(ctx context.Context) error {
 	return p.end(func() error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		return p.proc.Stop(ctx)
+		if err := p.proc.Stop(ctx); err != nil || p.unsynced == nil {
+			return err
+		}
+		return p.unsynced.end(ctx)
 	})
 }
 
