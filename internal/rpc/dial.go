@@ -82,6 +82,7 @@ type target struct {
 	addr    string
 	cfg     DialConfig
 	breaker *gobreaker.CircuitBreaker[struct{}]
+	carrier carrier
 }
 
 func (t *target) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -91,7 +92,11 @@ func (t *target) unary(ctx context.Context, method string, req, reply any, cc *g
 		defer cancel()
 	}
 	_, err := t.breaker.Execute(func() (struct{}, error) {
-		return struct{}{}, fromStatus(ctx, t.addr, invoke(ctx, method, req, reply, cc, opts...))
+		err := t.carrier.call(ctx, cc, method, req, reply)
+		if errors.Is(err, errNotCarried) {
+			err = invoke(ctx, method, req, reply, cc, opts...)
+		}
+		return struct{}{}, fromStatus(ctx, t.addr, err)
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		return &im.Error{Code: im.CodeUnavailable, Detail: t.addr + " failed repeatedly and is left alone for a moment", RetryAfter: t.cfg.Open}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/antipode-im/antipode/im"
+	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
 )
 
 // MaxMessage bounds one message of a call or stream, in bytes.
@@ -46,6 +47,8 @@ type Server struct {
 	listener *closableListener
 	grpc     *grpc.Server
 	health   *health.Server
+	calls    *callsServer
+	stopping chan struct{} // closed when Run's context ends
 }
 
 // NewServer binds. A taken port is an error that names it.
@@ -60,7 +63,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc: cannot listen: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: &closableListener{Listener: l}, health: health.NewServer()}
+	s := &Server{cfg: cfg, listener: &closableListener{Listener: l}, health: health.NewServer(), stopping: make(chan struct{})}
+	s.calls = &callsServer{methods: map[string]carried{}, interceptor: s.unary, stopping: s.stopping}
 	options := []grpc.ServerOption{
 		grpc.Creds(transport(cfg.TLS)),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
@@ -75,12 +79,14 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	s.grpc = grpc.NewServer(options...)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
+	antipodev1.RegisterCallsServer(s.grpc, s.calls)
 	return s, nil
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.grpc.RegisterService(desc, impl)
+	s.calls.add(desc, impl)
 }
 
 // Addr is the host:port that the server is bound to.
@@ -97,6 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("rpc: server on %s: %w", s.Addr(), err)
 	case <-ctx.Done():
 	}
+	close(s.stopping)
 	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
 		s.health.Shutdown()
 		stopped := make(chan struct{})

@@ -2942,6 +2942,234 @@ func (x *LoadsResponse) GetAgeMs() int64 {
 	return 0
 }
 
+// CarryRequest is what was waiting to be sent.
+type CarryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*CarriedCall         `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	Cancelled     []uint64               `protobuf:"varint,2,rep,packed,name=cancelled,proto3" json:"cancelled,omitempty"` // calls whose callers gave up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarryRequest) Reset() {
+	*x = CarryRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarryRequest) ProtoMessage() {}
+
+func (x *CarryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
+func (*CarryRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CarryRequest) GetCalls() []*CarriedCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+func (x *CarryRequest) GetCancelled() []uint64 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return nil
+}
+
+// CarriedCall is one call.
+type CarriedCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`        // of the stream
+	Method        string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"` // /package.Service/Method
+	TimeoutMs     uint32                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"` // the method's request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedCall) Reset() {
+	*x = CarriedCall{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedCall) ProtoMessage() {}
+
+func (x *CarriedCall) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
+func (*CarriedCall) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *CarriedCall) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CarriedCall) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *CarriedCall) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *CarriedCall) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+// CarryResponse is what was done since the last one.
+type CarryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*CarriedAnswer       `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarryResponse) Reset() {
+	*x = CarryResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarryResponse) ProtoMessage() {}
+
+func (x *CarryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
+func (*CarryResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// CarriedAnswer answers one call.
+type CarriedAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`     // the method's response
+	Status        []byte                 `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"` // a google.rpc.Status, if it failed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedAnswer) Reset() {
+	*x = CarriedAnswer{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedAnswer) ProtoMessage() {}
+
+func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
+func (*CarriedAnswer) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CarriedAnswer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CarriedAnswer) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *CarriedAnswer) GetStatus() []byte {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 var File_antipode_v1_rpc_proto protoreflect.FileDescriptor
 
 const file_antipode_v1_rpc_proto_rawDesc = "" +
@@ -3143,7 +3371,22 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\rLoadsResponse\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12/\n" +
 	"\x05loads\x18\x02 \x03(\v2\x19.antipode.v1.LoadResponseR\x05loads\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs2T\n" +
+	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\"\\\n" +
+	"\fCarryRequest\x12.\n" +
+	"\x05calls\x18\x01 \x03(\v2\x18.antipode.v1.CarriedCallR\x05calls\x12\x1c\n" +
+	"\tcancelled\x18\x02 \x03(\x04R\tcancelled\"h\n" +
+	"\vCarriedCall\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\rR\ttimeoutMs\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\"E\n" +
+	"\rCarryResponse\x124\n" +
+	"\aanswers\x18\x01 \x03(\v2\x1a.antipode.v1.CarriedAnswerR\aanswers\"K\n" +
+	"\rCarriedAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\x12\x16\n" +
+	"\x06status\x18\x03 \x01(\fR\x06status2T\n" +
 	"\aBackend\x12I\n" +
 	"\x04Call\x12\x1f.antipode.v1.BackendCallRequest\x1a .antipode.v1.BackendCallResponse2\xe7\x02\n" +
 	"\x06Router\x12E\n" +
@@ -3164,7 +3407,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
 	"\x06IPConf\x12>\n" +
-	"\x05Loads\x12\x19.antipode.v1.LoadsRequest\x1a\x1a.antipode.v1.LoadsResponseB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
+	"\x05Loads\x12\x19.antipode.v1.LoadsRequest\x1a\x1a.antipode.v1.LoadsResponse2K\n" +
+	"\x05Calls\x12B\n" +
+	"\x05Carry\x12\x19.antipode.v1.CarryRequest\x1a\x1a.antipode.v1.CarryResponse(\x010\x01B>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
 
 var (
 	file_antipode_v1_rpc_proto_rawDescOnce sync.Once
@@ -3178,7 +3423,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -3227,11 +3472,15 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LoadResponse)(nil),        // 44: antipode.v1.LoadResponse
 	(*LoadsRequest)(nil),        // 45: antipode.v1.LoadsRequest
 	(*LoadsResponse)(nil),       // 46: antipode.v1.LoadsResponse
-	nil,                         // 47: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 48: antipode.v1.Error
+	(*CarryRequest)(nil),        // 47: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 48: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 49: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 50: antipode.v1.CarriedAnswer
+	nil,                         // 51: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 52: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	48, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	52, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -3240,12 +3489,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	48, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	52, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	47, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	51, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	24, // 15: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
 	26, // 16: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
 	28, // 17: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
@@ -3265,39 +3514,43 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	20, // 31: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
 	42, // 32: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
 	44, // 33: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	0,  // 34: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 35: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 36: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 37: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 38: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 39: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 40: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 41: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 42: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 43: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	38, // 44: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	40, // 45: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	43, // 46: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	45, // 47: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	1,  // 48: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 49: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 50: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 51: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 52: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 53: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 54: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 55: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	30, // 56: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 57: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	39, // 58: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	41, // 59: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	44, // 60: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	46, // 61: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	48, // [48:62] is the sub-list for method output_type
-	34, // [34:48] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	48, // 34: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	50, // 35: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 36: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 37: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 38: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 39: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 40: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 41: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 42: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 43: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	23, // 44: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 45: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	38, // 46: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	40, // 47: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	43, // 48: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	45, // 49: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	47, // 50: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 51: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 52: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 53: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 54: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 55: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 56: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 57: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 58: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	30, // 59: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 60: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	39, // 61: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	41, // 62: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	44, // 63: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	46, // 64: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	49, // 65: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	51, // [51:66] is the sub-list for method output_type
+	36, // [36:51] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -3336,9 +3589,9 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   52,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   7,
 		},
 		GoTypes:           file_antipode_v1_rpc_proto_goTypes,
 		DependencyIndexes: file_antipode_v1_rpc_proto_depIdxs,
