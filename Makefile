@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log bench-replicator lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ test-real: deps ## run the tests on real Kafka, PostgreSQL, Redis and Consul (15
 
 bench-log: deps ## print the figures of bench/README.md, a line each: name value unit
 	@bench/log
+
+bench-replicator: ## measure the replicator beside MirrorMaker 2 (ARGS="-records 1000000 -kills 100": as the goals say)
+	@tools/deps mirror >&2
+	@$(GO) run ./bench/replicator $(ARGS)
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

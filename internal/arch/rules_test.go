@@ -107,6 +107,11 @@ var ownRules = []own{
 		"tests of the whole may see everything",
 	},
 	{
+		[]string{"bench/..."},
+		[]string{"..."},
+		"benchmarks of the whole may see everything",
+	},
+	{
 		[]string{"internal/arch"},
 		nil,
 		"the rules do not depend on what they rule",
@@ -199,7 +204,7 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/internal/app"},
-		[]string{"cmd/...", "test/..."},
+		[]string{"cmd/...", "test/...", "bench/..."},
 		"nothing below the composition root knows it",
 	},
 	{

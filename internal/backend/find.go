@@ -86,6 +86,19 @@ func FindKafka() (java, jars string, err error) {
 	return java, jars, nil
 }
 
+// FindMirror returns the folder of the jars of MirrorMaker 2 that tools/deps mirror fetched.
+func FindMirror() (jars string, err error) {
+	dir, err := fetched()
+	if err != nil {
+		return "", fmt.Errorf("mirrormaker: %w", err)
+	}
+	jars = filepath.Join(dir, "mirror-"+kafkaVersion)
+	if _, err := os.Stat(jars); err != nil {
+		return "", fmt.Errorf("mirrormaker: %w: no jars of MirrorMaker %s in %s: tools/deps mirror fetches them", ErrMissing, kafkaVersion, dir)
+	}
+	return jars, nil
+}
+
 // FindPostgres returns the folder of the programs postgres and initdb: the one on PATH, else the newest where systems
 // install it.
 func FindPostgres(ctx context.Context) (string, error) {
