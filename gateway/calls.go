@@ -132,7 +132,7 @@ func (c *conn) run(w *work) ([]byte, error) {
 		c.g.metrics.refused(w.call, w.err)
 		return nil, w.err
 	}
-	s := c.session
+	s := c.session.Load()
 	result, err := c.g.forward(w.call.Trace, min(c.g.cfg.CallTimeout, time.Until(w.by)), im.Call{
 		Service: w.call.Service, Method: w.call.Method, Key: w.call.Key, Body: w.call.Body,
 		UID: s.uid, Device: s.device, Platform: s.platform, Seen: s.seenStamp(), MaxText: c.g.cfg.MaxText,

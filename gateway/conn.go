@@ -1,18 +1,19 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
-	"io"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"golang.org/x/time/rate"
 
+	"github.com/antipode-im/antipode/gateway/poll"
+	"github.com/antipode-im/antipode/gateway/wheel"
+	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -21,61 +22,101 @@ import (
 // unread bytes is reset, and a reset may overtake what was sent.
 const linger = time.Second
 
-// conn is one socket. One goroutine reads it (read), one writes it (write).
-type conn struct {
-	g     *Gateway
-	ws    *websocket.Conn
-	codec *wire.Codec
-	ip    netip.Addr
+// The life of a conn.
+const (
+	connNew     = iota // waits for hello
+	connJoining        // its login is under way on a goroutine of its own; nothing is read
+	connOpen
+)
 
-	session *session  // set by the reader before the writer starts
-	expires time.Time // of the token
+// conn is one socket. It has no goroutine: what comes is handled on its poller's loop (input.go), what goes out on its
+// flusher (output.go), what is due on its timing wheel (check). An idle conn holds no buffer.
+//
+// Lock order: session.mu before conn.mu before those of flusher, wheel and socket.
+type conn struct {
+	g       *Gateway
+	socket  poll.Socket
+	codec   *wire.Codec // shared: a gateway's codecs remember nothing
+	flusher *flusher
+	clock   *wheel.Wheel
+	timer   wheel.Timer
 	limiter *rate.Limiter
-	strikes int // frames over the limit since the limit was last kept for a second; the reader's
-	struck  time.Time
+	session atomic.Pointer[session] // set once, at the end of the login
+	ip      netip.Addr
+	opened  int64 // all such times are nanoseconds of the gateway's clock
+	expires int64 // of the token; 0: never
+
+	state   atomic.Int32
+	heard   atomic.Int64 // when the last frame came
+	blocked atomic.Int64 // since when the socket takes no more; 0: it does
+	lingers atomic.Int64 // when the socket is closed, the close frame having been sent; 0: not yet
+	dirty   atomic.Bool  // it is queued at its flusher
+	over    atomic.Bool  // a close is under way: new work is pointless
+	gone    atomic.Bool  // the socket is closed
+
+	// The loop's.
+	parser  ws.Parser
+	rest    []byte // came behind hello, while the login was under way; lent
+	strikes int    // frames over the limit since the limit was last kept for a second
+	struck  int64
+
+	// The flusher's.
+	tail   []byte // of what was begun to be written, what the socket did not take; lent
+	parted bool   // the close frame was written, or is in tail
 
 	sent uint64 // the highest push number that was put on this socket; under session.mu
 
-	wake    chan struct{} // capacity 1: something is to be written
-	gone    chan struct{} // closed when the socket is done for
-	heard   chan struct{} // closed when the reader has ended
-	over    atomic.Bool   // gone is closed or a close is under way: new work is pointless
-	greeted atomic.Bool   // hello was read
-
-	mu       sync.Mutex
-	out      [][]byte // encoded frames to write, in order
-	outBytes int
-	closing  *im.Error // once set, out is flushed and the socket closed with its code
-	calls    int       // under way
-	queued   int       // submits that wait for an earlier one of their key
-	queues   map[string][]*work
-	once     sync.Once
+	mu      sync.Mutex
+	out     []byte    // WebSocket frames to write; lent
+	closing *im.Error // once set, out is written and the socket closed with its code
+	goodbye int       // the status of the client's own close frame, to be answered
+	calls   int       // under way
+	queued  int       // submits that wait for an earlier one of their key
+	queues  map[string][]*work
 }
 
-func (g *Gateway) newConn(ws *websocket.Conn, codec *wire.Codec, ip netip.Addr) *conn {
-	return &conn{
-		g: g, ws: ws, codec: codec, ip: ip,
-		limiter: rate.NewLimiter(rate.Limit(g.cfg.Rate), g.cfg.Burst),
-		wake:    make(chan struct{}, 1), gone: make(chan struct{}), heard: make(chan struct{}),
+func (g *Gateway) newConn(codec *wire.Codec, ip netip.Addr) *conn {
+	n := g.connTurn.Add(1)
+	now := g.elapsed()
+	c := &conn{
+		g: g, codec: codec, ip: ip, limiter: rate.NewLimiter(rate.Limit(g.cfg.Rate), g.cfg.Burst), opened: now,
+		flusher: g.flushers[n%uint64(len(g.flushers))], clock: g.clocks[n%uint64(len(g.clocks))],
 	}
+	c.heard.Store(now)
+	return c
 }
 
-// poke tells the writer that there is something to do.
-func (c *conn) poke() {
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+// elapsed is the gateway's clock: monotonic, from its start.
+func (g *Gateway) elapsed() int64 { return int64(time.Since(g.began)) }
+
+// serve gives a conn its socket.
+func (g *Gateway) serve(c *conn, nc net.Conn) error {
+	return g.poller.Add(nc, c, func(s poll.Socket) {
+		c.socket = s
+		c.arm()
+	})
 }
 
 // drop closes the socket without a word.
 func (c *conn) drop() {
-	c.once.Do(func() {
-		c.over.Store(true)
-		close(c.gone)
-		c.ws.NetConn().Close()
-	})
+	if c.gone.Swap(true) {
+		return
+	}
+	c.over.Store(true)
+	c.socket.Close()
+	c.mu.Lock()
+	c.clock.Stop(&c.timer)
+	c.g.buffers.Put(c.out)
+	c.out = nil
+	c.mu.Unlock()
+	c.g.removeConn(c)
+	if s := c.session.Load(); s != nil {
+		c.g.detach(c, s)
+	}
 }
+
+// Closed implements poll.Handler: the client left, or its network did.
+func (c *conn) Closed(error) { c.drop() }
 
 // send queues a frame.
 func (c *conn) send(f *wire.Frame) {
@@ -87,17 +128,24 @@ func (c *conn) send(f *wire.Frame) {
 	c.sendEncoded(b)
 }
 
-func (c *conn) sendEncoded(b []byte) {
+func (c *conn) sendEncoded(b []byte) { c.queue(ws.Opcode(c.codec.MessageType()), b) }
+
+// queue queues a message or control frame.
+func (c *conn) queue(op ws.Opcode, b []byte) {
 	c.mu.Lock()
-	if c.closing != nil {
+	if c.closing != nil || c.gone.Load() {
 		c.mu.Unlock()
 		return
 	}
-	size := c.outBytes + len(b)
+	size := len(c.out) + len(b)
 	full := size > c.g.cfg.MaxSendBytes
 	if !full {
-		c.out = append(c.out, b)
-		c.outBytes += len(b)
+		if c.out == nil {
+			c.out = c.g.buffers.Get(len(b) + 16)
+		}
+		var header [16]byte
+		c.out = c.g.buffers.Append(c.out, ws.AppendHeader(header[:0], op, len(b)))
+		c.out = c.g.buffers.Append(c.out, b)
 	}
 	c.mu.Unlock()
 	if full {
@@ -111,6 +159,13 @@ func (c *conn) sendEncoded(b []byte) {
 // sendError queues an error frame that does not end the connection.
 func (c *conn) sendError(err error) { c.send(wire.FrameOf(wire.ErrorFrame(err))) }
 
+// Reasons to close that have no code of their own.
+var (
+	errSaidBye      = im.Errorf(im.CodeSessionExpired, "the client said bye")
+	errClientClosed = im.Errorf(im.CodeSessionExpired, "the client closed")
+	errBadStream    = im.Errorf(im.CodeBadFrame, "this is no WebSocket stream")
+)
+
 // close ends the connection with a code: what is queued is written, then an error frame, then the close frame. An error
 // whose code has no close number becomes unavailable.
 func (c *conn) close(err error) {
@@ -118,6 +173,7 @@ func (c *conn) close(err error) {
 	switch {
 	case !ok:
 		e = im.Errorf(im.CodeInternal, "")
+	case e == errSaidBye || e == errClientClosed || e == errBadStream:
 	case e.Code.Spec().Close == 0:
 		e = &im.Error{Code: im.CodeUnavailable, Detail: e.Error(), RetryAfter: e.RetryAfter}
 	}
@@ -134,287 +190,67 @@ func (c *conn) close(err error) {
 }
 
 // take returns what is queued, and why the connection is to be closed once it is written.
-func (c *conn) take() ([][]byte, *im.Error) {
+func (c *conn) take() ([]byte, *im.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := c.out
-	c.out, c.outBytes = nil, 0
+	c.out = nil
 	return out, c.closing
 }
 
-// writeBatch is how many pushes are taken from the session at once.
-const writeBatch = 16
-
-// write is the writer goroutine. It closes the socket when it ends.
-func (c *conn) write() {
-	defer c.drop()
-	for {
-		select {
-		case <-c.gone:
-			return
-		case <-c.wake:
-		}
-		for more := true; more; {
-			out, closing := c.take()
-			for _, b := range out {
-				if !c.put(b) {
-					return
-				}
-			}
-			if closing != nil {
-				c.farewell(closing)
-				select { // the reader hears the client's answer, or its deadline passes
-				case <-c.heard:
-				case <-c.gone:
-				}
-				return
-			}
-			sent, ok := c.writePushes()
-			if !ok {
-				return
-			}
-			more = sent > 0 || len(out) > 0
-		}
-	}
-}
-
-// writePushes writes what the session has for this socket, a batch at most. False: the socket is done for.
-func (c *conn) writePushes() (sent int, ok bool) {
-	var batch [writeBatch]numberedPush
-	behind, pushes := c.session.next(c, batch[:0])
-	if behind > 0 {
-		b, err := c.codec.Encode(wire.FrameOf(&wire.Behind{Number: behind}))
-		if err != nil || !c.put(b) {
-			return 0, false
-		}
-		sent++
-	}
-	if len(pushes) == 0 {
-		return sent, true
-	}
-	scratch := c.g.scratch.Get().(*[]byte)
-	defer c.g.scratch.Put(scratch)
-	for i := range pushes {
-		p := &pushes[i]
-		b, err := p.push.Append((*scratch)[:0], c.codec, p.number)
-		if err != nil {
-			c.g.log.Error("a push's body is not of its type: sent without it", "err", err)
-		}
-		*scratch = b
-		if !c.put(b) {
-			return 0, false
-		}
-		if !p.at.IsZero() {
-			c.g.traceDelivered(p, c)
-		}
-	}
-	c.g.metrics.pushed(len(pushes))
-	return sent + len(pushes), true
-}
-
-// put writes one message. False: the socket is done for.
-func (c *conn) put(b []byte) bool {
-	c.ws.SetWriteDeadline(time.Now().Add(c.g.cfg.WriteTimeout))
-	if err := c.ws.WriteMessage(c.codec.MessageType(), b); err != nil {
-		if isTimeout(err) {
-			c.g.metrics.closed(im.CodeSlowConsumer)
-		}
-		return false
-	}
-	c.g.metrics.wrote(len(b))
-	return true
-}
-
-// farewell writes the error frame and the close frame, and gives the client a moment to answer. Leaving with bye is no
-// error: a normal close answers it.
-func (c *conn) farewell(e *im.Error) {
-	message := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "bye")
-	if e != errSaidBye {
-		c.g.metrics.closed(e.Code)
-		message = websocket.FormatCloseMessage(e.Code.Spec().Close, string(e.Code))
-		if b, err := c.codec.Encode(wire.FrameOf(wire.ErrorFrame(e))); err == nil && !c.put(b) {
-			return
-		}
-	}
-	until := time.Now().Add(linger)
-	if c.ws.WriteControl(websocket.CloseMessage, message, until) != nil {
-		return
-	}
-	c.ws.SetReadDeadline(until)
-}
-
-// alive moves the read deadline: the client was heard. A token that expires first ends the wait.
-func (c *conn) alive() {
+// arm sets the timer to the next time at which check has something to do.
+func (c *conn) arm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing == nil { // farewell has set a nearer one
-		c.ws.SetReadDeadline(c.deadline(time.Now()))
-	}
-}
-
-func (c *conn) deadline(now time.Time) time.Time {
-	d := now.Add(c.g.cfg.IdleTimeout)
-	if !c.expires.IsZero() && c.expires.Before(d) {
-		return c.expires
-	}
-	return d
-}
-
-// receive reads one message into a buffer of the pool; the caller gives it back. The error is *im.Error if the client
-// is to be told, and another one if the socket is gone.
-func (c *conn) receive() (*bytes.Buffer, error) {
-	typ, r, err := c.ws.NextReader()
-	if err != nil {
-		return nil, err
-	}
-	b := c.g.buffers.Get().(*bytes.Buffer)
-	b.Reset()
-	n, err := b.ReadFrom(io.LimitReader(r, int64(c.g.cfg.MaxFrame)+1))
-	c.g.metrics.read(int(n))
-	switch {
-	case err != nil:
-	case int(n) > c.g.cfg.MaxFrame:
-		err = im.Errorf(im.CodeFrameTooLarge, "the frame has more than %d bytes", c.g.cfg.MaxFrame)
-	case typ != c.codec.MessageType():
-		err = im.Errorf(im.CodeBadFrame, "%s travels in %s messages", c.codec.Subprotocol(), messageName(c.codec.MessageType()))
-	default:
-		return b, nil
-	}
-	c.g.buffers.Put(b)
-	return nil, err
-}
-
-func messageName(typ int) string {
-	if typ == wire.TextMessage {
-		return "text"
-	}
-	return "binary"
-}
-
-// decode reads one frame. With a frame, the error concerns the frame's body only.
-func (c *conn) decode() (*wire.Frame, error) {
-	b, err := c.receive()
-	if err != nil {
-		return nil, err
-	}
-	defer c.g.buffers.Put(b)
-	return c.codec.Decode(b.Bytes())
-}
-
-// read is the reader goroutine, after the handshake. It returns when nothing more is to be heard.
-func (c *conn) read() {
-	for {
-		c.alive()
-		f, err := c.decode()
-		if c.over.Load() {
-			c.discard()
-			return
-		}
-		if f != nil {
-			c.handle(f, err)
-			continue
-		}
-		_, tell := errors.AsType[*im.Error](err)
-		switch {
-		case im.CodeOf(err) == im.CodeUnknownFrame: // a newer client's: it is told, and goes on
-			if c.limit(nil) {
-				c.sendError(err)
-			}
-		case tell:
-			c.close(err)
-			c.discard()
-			return
-		case isTimeout(err):
-			c.close(c.timeout())
-			return
-		default:
-			return
-		}
-	}
-}
-
-// timeout is why the read deadline passed.
-func (c *conn) timeout() *im.Error {
-	if !c.expires.IsZero() && !time.Now().Before(c.expires) {
-		return im.Errorf(im.CodeTokenExpired, "the token has expired: log in with a new one")
-	}
-	return im.Errorf(im.CodeIdle, "nothing was heard for %v", c.g.cfg.IdleTimeout)
-}
-
-// discard reads on after a close until the client has closed too, or its time is up: farewell sets the deadline.
-func (c *conn) discard() {
-	for {
-		_, r, err := c.ws.NextReader()
-		if err != nil {
-			return
-		}
-		if _, err := io.Copy(io.Discard, r); err != nil {
-			return
-		}
-	}
-}
-
-func isTimeout(err error) bool {
-	var e net.Error
-	return errors.As(err, &e) && e.Timeout()
-}
-
-// handle takes a frame. bodyErr says that its body does not fit its method's type.
-func (c *conn) handle(f *wire.Frame, bodyErr error) {
-	if !c.limit(f) {
+	if c.gone.Load() {
 		return
 	}
-	switch k := f.Kind.(type) {
-	case *wire.FramePing:
-		c.send(wire.FrameOf(&wire.Pong{}))
-	case *wire.FrameCall:
-		c.call(k.Call, bodyErr)
-	case *wire.FramePushAck:
-		if !c.session.acked(c, k.PushAck.Number) {
-			c.sendError(im.Errorf(im.CodeBadRequest, "push_ack names push %d, which was not sent on this connection", k.PushAck.Number))
-		}
-	case *wire.FrameBye:
-		// A resume may have taken the session to another socket, which did not say bye.
-		c.g.endSession(c.session, errSaidBye, func(s *session) bool { return s.conn == c })
-		c.close(errSaidBye)
-	case *wire.FramePong, *wire.FrameError: // nothing to do; it was heard
-	case *wire.FrameHello:
-		c.sendError(im.Errorf(im.CodeBadRequest, "this connection has said hello"))
-	default:
-		c.sendError(im.Errorf(im.CodeUnknownFrame, "frames of this kind are sent by gateways only"))
+	if at := c.deadline(); at < math.MaxInt64 {
+		c.clock.Set(&c.timer, c.g.began.Add(time.Duration(at)), c.due)
 	}
 }
 
-// errSaidBye closes a conn at the client's wish.
-var errSaidBye = im.Errorf(im.CodeSessionExpired, "the client said bye")
+func (c *conn) due(*wheel.Timer) { c.check(c.g.elapsed()) }
 
-// limit takes a frame off the conn's allowance. A frame over it is answered if it is a call and dropped otherwise, except
-// acknowledgements, which cost less than what they free; a client that keeps on is closed.
-func (c *conn) limit(f *wire.Frame) bool {
-	now := time.Now()
-	if c.limiter.AllowN(now, 1) {
-		if c.strikes > 0 && now.Sub(c.struck) > time.Second {
-			c.strikes = 0
+// deadline is when the conn's time is up as it is now.
+func (c *conn) deadline() int64 {
+	at := int64(math.MaxInt64)
+	if blocked := c.blocked.Load(); blocked > 0 {
+		at = blocked + int64(c.g.cfg.WriteTimeout)
+	}
+	switch {
+	case c.lingers.Load() > 0:
+		at = min(at, c.lingers.Load())
+	case c.over.Load(): // its flusher is at it
+	case c.state.Load() == connNew:
+		at = min(at, c.opened+int64(c.g.cfg.HelloTimeout))
+	case c.state.Load() == connOpen:
+		at = min(at, c.heard.Load()+int64(c.g.cfg.IdleTimeout))
+		if c.expires > 0 {
+			at = min(at, c.expires)
 		}
-		return true
 	}
-	c.strikes++
-	c.struck = now
-	c.g.metrics.shed("rate")
-	err := im.Errorf(im.CodeTooManyRequests, "more than %v frames a second", c.g.cfg.Rate)
-	err.RetryAfter = time.Duration(float64(time.Second) * max(1, float64(c.g.cfg.Burst)/2) / c.g.cfg.Rate)
-	if c.strikes > c.g.cfg.Burst {
-		c.close(err)
-		return false
+	return at
+}
+
+// check does what is due. The timer is not moved with every frame: when it fires it is set again for what is left.
+func (c *conn) check(now int64) {
+	if now < c.deadline() {
+		c.arm()
+		return
 	}
-	if f == nil {
-		return false
+	switch {
+	case c.gone.Load():
+	case c.lingers.Load() > 0:
+		c.drop()
+	case c.blocked.Load() > 0 && now >= c.blocked.Load()+int64(c.g.cfg.WriteTimeout):
+		c.g.metrics.closed(im.CodeSlowConsumer)
+		c.drop()
+	case c.state.Load() == connNew:
+		c.refuseLogin(im.Errorf(im.CodeHelloExpected, "no hello came within %v", c.g.cfg.HelloTimeout))
+	case c.expires > 0 && now >= c.expires:
+		c.close(im.Errorf(im.CodeTokenExpired, "the token has expired: log in with a new one"))
+	default:
+		c.close(im.Errorf(im.CodeIdle, "nothing was heard for %v", c.g.cfg.IdleTimeout))
 	}
-	switch k := f.Kind.(type) {
-	case *wire.FrameCall:
-		c.refuse(k.Call, err)
-	case *wire.FramePushAck, *wire.FrameBye:
-		return true
-	}
-	return false
 }

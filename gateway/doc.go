@@ -6,9 +6,11 @@
 //	  └── frames ────┘         ▲
 //	                           └─ claims: which session has which device's route
 //
-// A conn is one socket: one goroutine reads it, one writes it. A session is a login that survives its sockets: it numbers
-// the pushes, keeps them until the client acknowledged them, and waits out the resume window without a socket. The
-// session, not the conn, is the target of pushes: a conn only tells up to which number it was sent.
+// A conn is one socket and has no goroutine: a poller's loop hands it what came (package poll), a flusher writes what it
+// has to say, a timing wheel tells when its time is up (package wheel), and between two frames it holds no buffer (package
+// ws). A goroutine is made for as long as something waits for others: a login, a call. A session is a login that survives
+// its sockets: it numbers the pushes, keeps them until the client acknowledged them, and waits out the resume window
+// without a socket. The session, not the conn, is the target of pushes: a conn only tells up to which number it was sent.
 //
 // docs/protocol.md is what clients may rely on. Nothing here decodes a body, except to turn JSON into protobuf and back:
 // a service behind the gateway is added without changing it.

@@ -1,14 +1,13 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +19,9 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/gateway/poll"
+	"github.com/antipode-im/antipode/gateway/wheel"
+	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -84,10 +86,14 @@ type Gateway struct {
 	hub      *hub
 	claims   *claimQueue
 	rates    *rates
-	buffers  sync.Pool // *bytes.Buffer, for messages as they are read
-	scratch  sync.Pool // *[]byte, for pushes as they are written
-
-	writeBuffers sync.Pool // the WebSocket library's
+	conns    *table
+	poller   poll.Poller
+	flushers []*flusher
+	clocks   []*wheel.Wheel
+	buffers  ws.Buffers
+	codecs   map[string]*wire.Codec
+	pongs    map[int][]byte // by message type
+	began    time.Time      // of the gateway's clock
 
 	random func(bytes int) string // makes session ids and secrets; replaced by the test that replays the protocol's example
 	now    func() time.Time       // what welcome tells; likewise
@@ -99,18 +105,16 @@ type Gateway struct {
 	base context.Context // of calls and claims: ends when Run is about to return
 	end  context.CancelFunc
 
-	conns    sync.WaitGroup // readers and writers
+	connTurn atomic.Uint64  // spreads conns over flushers and clocks
+	joining  atomic.Int64   // logins under way
+	logins   sync.WaitGroup // the same
 	calls    sync.WaitGroup
 	handlers sync.WaitGroup // HTTP
 
 	httpCalls chan struct{} // one slot per HTTP call under way
 
 	mu       sync.Mutex
-	stopped  bool               // no conn is added any more
-	open     map[*conn]struct{} // every socket, also before its hello
-	reserved int                // sockets, those being upgraded included
-	perIP    map[netip.Addr]int // the same by address
-	epoch    uint64             // of the gateway; changes when it is fenced
+	epoch    uint64 // of the gateway; changes when it is fenced
 	reattach context.CancelFunc
 }
 
@@ -127,10 +131,25 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer, random: randomText, now: time.Now,
 		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates(cfg.Rate, cfg.Burst),
 		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
-		open:      map[*conn]struct{}{}, perIP: map[netip.Addr]int{}, epoch: cfg.Gateway.Epoch,
+		conns:     newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
+		codecs: map[string]*wire.Codec{}, pongs: map[int][]byte{},
 	}
-	g.buffers.New = func() any { return new(bytes.Buffer) }
-	g.scratch.New = func() any { return new([]byte) }
+	for _, name := range wire.Subprotocols() {
+		codec, err := wire.NewCodec(name)
+		if err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+		g.codecs[name] = codec
+		if g.pongs[codec.MessageType()], err = codec.Encode(wire.FrameOf(&wire.Pong{})); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	for range runtime.GOMAXPROCS(0) {
+		g.flushers = append(g.flushers, newFlusher())
+	}
+	for range clocks {
+		g.clocks = append(g.clocks, wheel.New(tick))
+	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -144,8 +163,14 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if g.metrics, err = newMetrics(deps.Meter); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	if g.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+	// Heartbeats of the protocol tell whether a client lives: the kernel's would wake up phones.
+	listen := net.ListenConfig{KeepAlive: -1}
+	if g.listener, err = listen.Listen(context.Background(), "tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("gateway: listen on %s: %w", cfg.Listen, err)
+	}
+	if g.poller, err = g.newPoller(); err != nil {
+		g.listener.Close()
+		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g.load.total = g.metrics.bytes.Load
 	g.base, g.end = context.WithCancel(context.Background())
@@ -194,6 +219,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	})
 	background.Go(g.tick)
+	for _, f := range g.flushers {
+		background.Go(func() { f.run(g.base, g.metrics) })
+	}
+	for _, w := range g.clocks {
+		background.Go(func() { w.Run(g.base.Done()) })
+	}
 	failed := make(chan error, 1)
 	background.Go(func() {
 		if err := server.Serve(g.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -210,14 +241,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.drain(server)
 	}
 	server.Close()
-	for _, c := range g.stop() { // before calls are cut short: a crash answers nothing
+	for _, c := range g.conns.stop() { // before calls are cut short: a crash answers nothing
 		c.drop()
 	}
 	g.end()
-	g.conns.Wait()
+	g.logins.Wait()
 	g.calls.Wait()
 	g.handlers.Wait()
 	background.Wait()
+	g.poller.Close()
 	return err
 }
 
@@ -226,17 +258,14 @@ func (g *Gateway) drain(server *http.Server) {
 	began := time.Now()
 	part := func(tenths int) time.Time { return began.Add(g.cfg.DrainTimeout * time.Duration(tenths) / 10) }
 	g.Drain()
-	g.await(part(5), func() bool { return len(g.openConns()) == 0 })
+	g.await(part(5), func() bool { return g.conns.size.Load() == 0 })
 	for _, s := range g.hub.all() {
 		g.endSession(s, errDraining, nil)
 	}
-	for _, c := range g.openConns() {
+	for _, c := range g.conns.all() {
 		c.close(errDraining)
-		if !c.greeted.Load() { // its reader waits for hello, and is the one to say goodbye
-			c.ws.SetReadDeadline(time.Now())
-		}
 	}
-	g.await(part(8), func() bool { return len(g.openConns()) == 0 })
+	g.await(part(8), func() bool { return g.conns.size.Load() == 0 })
 	ctx, cancel := context.WithDeadline(context.Background(), part(10))
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
@@ -262,7 +291,7 @@ func (g *Gateway) Drain() {
 	if g.draining.Swap(true) {
 		return
 	}
-	g.log.Info("draining", "conns", len(g.openConns()))
+	g.log.Info("draining", "conns", g.conns.size.Load())
 	goaway := g.goaway()
 	for _, s := range g.hub.all() {
 		s.mu.Lock()
@@ -283,44 +312,26 @@ func (g *Gateway) goaway() *wire.Frame {
 	return wire.FrameOf(f)
 }
 
-// addConn starts a conn, unless the gateway has stopped.
-func (g *Gateway) addConn(c *conn) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.stopped {
-		g.releaseIP(c.ip)
-		return false
-	}
-	g.open[c] = struct{}{}
-	g.metrics.conns(1)
-	g.conns.Go(func() { g.serve(c) })
-	return true
-}
-
+// removeConn counts a conn out.
 func (g *Gateway) removeConn(c *conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.open, c)
-	g.releaseIP(c.ip)
-	g.metrics.conns(-1)
-}
-
-// stop keeps further conns out and returns those there are.
-func (g *Gateway) stop() []*conn {
-	g.mu.Lock()
-	g.stopped = true
-	g.mu.Unlock()
-	return g.openConns()
-}
-
-func (g *Gateway) openConns() []*conn {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	list := make([]*conn, 0, len(g.open))
-	for c := range g.open {
-		list = append(list, c)
+	if g.conns.remove(c) {
+		g.conns.release(c.ip)
+		g.metrics.conns(-1)
 	}
-	return list
+}
+
+// clocks is how many timing wheels there are, and tick their grain.
+const (
+	clocks = 4
+	tick   = 10 * time.Millisecond
+)
+
+// newPoller starts what watches the sockets: half as many loops as cores, since handling a frame costs less than writing.
+func (g *Gateway) newPoller() (poll.Poller, error) {
+	if g.cfg.Goroutines {
+		return &poll.Goroutines{}, nil
+	}
+	return poll.New((runtime.GOMAXPROCS(0) + 1) / 2)
 }
 
 // tick does what is due every so often: sessions whose resume window has passed, the load, allowances of users who left.
@@ -345,8 +356,8 @@ func (g *Gateway) tick() {
 
 // Load tells how loaded the gateway is.
 func (g *Gateway) Load() im.Load {
+	conns := int(g.conns.size.Load())
 	g.mu.Lock()
-	conns := len(g.open)
 	gw := im.Gateway{ID: g.cfg.Gateway.ID, Epoch: g.epoch}
 	g.mu.Unlock()
 	bytesPerSecond, cpu := g.load.read()

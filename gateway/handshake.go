@@ -10,81 +10,94 @@ import (
 	"github.com/antipode-im/antipode/wire"
 )
 
-// serve is the life of a conn; it runs on the reader's goroutine.
-func (g *Gateway) serve(c *conn) {
-	defer g.removeConn(c)
-	defer c.drop()
-	if err := g.handshake(c); err != nil {
-		if told, ok := errors.AsType[*im.Error](err); ok {
-			g.metrics.loggedIn(told.Code)
-			c.close(told)
-			_, closing := c.take()
-			c.farewell(closing)
-			c.discard()
-		}
-		return
-	}
-	g.metrics.loggedIn("")
-	g.conns.Go(c.write)
-	c.read()
-	close(c.heard)
-	c.mu.Lock()
-	closing := c.closing != nil
-	c.mu.Unlock()
-	if closing {
-		<-c.gone // the writer says goodbye first
-	}
-	g.detach(c)
+// refuseLogin ends a conn that did not come to its welcome.
+func (c *conn) refuseLogin(err *im.Error) {
+	c.g.metrics.loggedIn(err.Code)
+	c.close(err)
 }
 
-// handshake reads hello and answers it with welcome. The error is *im.Error if the client is to be told.
-func (g *Gateway) handshake(c *conn) error {
-	c.ws.SetReadDeadline(time.Now().Add(g.cfg.HelloTimeout))
-	f, err := c.decode()
-	c.greeted.Store(true)
+// greet takes the first frame. The rest of a login has to wait for others, so it gets a goroutine for that time; nothing
+// more is read meanwhile.
+func (c *conn) greet(f *wire.Frame, err error) {
+	told, tell := errors.AsType[*im.Error](err)
 	switch {
 	case im.CodeOf(err) == im.CodeUnknownFrame:
-		return im.Errorf(im.CodeHelloExpected, "the first frame must be hello; this one is of an unknown kind")
-	case isTimeout(err):
-		return im.Errorf(im.CodeHelloExpected, "no hello came within %v", g.cfg.HelloTimeout)
+		told = im.Errorf(im.CodeHelloExpected, "the first frame must be hello; this one is of an unknown kind")
+	case f == nil && tell:
 	case f == nil:
-		return err
+		told = errBadStream
 	case f.GetHello() == nil:
-		return im.Errorf(im.CodeHelloExpected, "the first frame must be hello")
+		told = im.Errorf(im.CodeHelloExpected, "the first frame must be hello")
+	default:
+		told = c.g.admit(f.GetHello())
 	}
-	h := f.GetHello()
+	if told != nil {
+		c.refuseLogin(told)
+		return
+	}
+	c.state.Store(connJoining)
+	c.socket.Pause()
+	c.g.logins.Go(func() { c.join(f.GetHello()) })
+}
+
+// join logs the conn in and has its socket read on.
+func (c *conn) join(h *wire.Hello) {
+	defer c.g.joining.Add(-1)
+	s, err := c.g.join(c, h)
+	switch {
+	case err != nil:
+		told, ok := errors.AsType[*im.Error](err)
+		if !ok {
+			told = im.Errorf(im.CodeInternal, "")
+		}
+		c.refuseLogin(told)
+	default:
+		c.g.metrics.loggedIn("")
+		c.heard.Store(c.g.elapsed())
+	}
+	c.state.Store(connOpen)
+	c.arm()
+	c.socket.Resume()
+	if err == nil && c.gone.Load() { // the client left meanwhile: whoever noticed may not have seen the session
+		c.g.detach(c, s)
+	}
+}
+
+// join checks a hello, claims its route and queues the welcome. The error is for the client.
+func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
 	identity, err := g.deps.Tokens.Verify(h.Token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := checkHello(h); err != nil {
-		return err
+		return nil, err
 	}
 	if g.draining.Load() {
-		return errDraining
+		return nil, errDraining
 	}
-	c.expires = identity.Expires
-
+	if !identity.Expires.IsZero() {
+		c.expires = max(g.elapsed()+int64(time.Until(identity.Expires)), 1)
+	}
 	s, has, resumed, err := g.login(c, identity.UID, h)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	welcome := &wire.Welcome{
-		Uid: string(s.uid), Session: s.id, ResumeSecret: s.secret,
+		Uid: string(s.uid), Session: s.id.String(), ResumeSecret: s.secret.String(),
 		ResumeWindowMs: uint32(g.cfg.ResumeWindow.Milliseconds()), Resumed: resumed,
 		Region: string(g.cfg.Region), Origin: string(g.cfg.Origin), Gateway: g.cfg.Gateway.ID,
 		ServerTimeMs: g.now().UnixMilli(), HeartbeatMs: uint32(g.cfg.Heartbeat.Milliseconds()),
 		MaxFrameBytes: uint32(g.cfg.MaxFrame), MaxTextBytes: uint32(g.cfg.MaxText),
 	}
-	c.session = s
 	c.send(wire.FrameOf(welcome)) // queued before the first push can be
+	c.session.Store(s)
 	if err := s.attach(c, h.Login, has); err != nil {
-		return err
+		return nil, err
 	}
 	if g.draining.Load() { // Drain may have passed over this conn
 		c.send(g.goaway())
 	}
-	return nil
+	return s, nil
 }
 
 var errDraining = im.Errorf(im.CodeDraining, "this gateway is going away: use another")
@@ -147,7 +160,8 @@ func (g *Gateway) login(c *conn, uid im.UID, h *wire.Hello) (s *session, has uin
 
 // takeOver moves a session to a new conn number and login, ahead of the claim. errNoSession: there is none to resume.
 func (g *Gateway) takeOver(connNo uint64, uid im.UID, h *wire.Hello) (*session, im.Claim, error) {
-	s := g.hub.byID(h.Resume.Session)
+	id, _ := sessionIDOf(h.Resume.Session)
+	s := g.hub.byID(id)
 	if s == nil {
 		return nil, im.Claim{}, errNoSession
 	}
@@ -210,19 +224,16 @@ func (g *Gateway) endSession(s *session, why error, match func(*session) bool) b
 }
 
 // detach leaves a session without its socket for the resume window.
-func (g *Gateway) detach(c *conn) {
-	g.mu.Lock()
-	stopped := g.stopped
-	g.mu.Unlock()
-	if stopped { // killed, or drained: nothing is to be kept or told
+func (g *Gateway) detach(c *conn, s *session) {
+	if g.conns.stopped.Load() { // killed, or drained: nothing is to be kept or told
 		return
 	}
-	offline, ok := c.session.detach(c, time.Now().Add(g.cfg.ResumeWindow))
+	offline, ok := s.detach(c, time.Now().Add(g.cfg.ResumeWindow))
 	if !ok {
 		return
 	}
 	if g.draining.Load() || g.hub.size() > 2*g.cfg.MaxConns {
-		g.endSession(c.session, errDraining, func(s *session) bool { return s.conn == nil })
+		g.endSession(s, errDraining, func(s *session) bool { return s.conn == nil })
 		return
 	}
 	g.claims.put(offline)

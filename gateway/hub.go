@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -13,9 +14,8 @@ const hubShards = 64
 // hub knows every session, by the conns that routes name and by its id.
 type hub struct {
 	shards [hubShards]hubShard
-
-	mu       sync.Mutex
-	sessions map[string]*session
+	ids    [hubShards]idShard
+	count  atomic.Int64
 }
 
 type hubShard struct {
@@ -23,13 +23,21 @@ type hubShard struct {
 	conns map[uint64]*session
 }
 
+type idShard struct {
+	mu       sync.Mutex
+	sessions map[sessionID]*session
+}
+
 func newHub() *hub {
-	h := &hub{sessions: map[string]*session{}}
-	for i := range h.shards {
+	h := &hub{}
+	for i := range hubShards {
 		h.shards[i].conns = map[uint64]*session{}
+		h.ids[i].sessions = map[sessionID]*session{}
 	}
 	return h
 }
+
+func (h *hub) id(id sessionID) *idShard { return &h.ids[id[0]%hubShards] } // ids are random
 
 // byConn finds the session that a route's conn means.
 func (h *hub) byConn(no uint64) *session {
@@ -40,18 +48,23 @@ func (h *hub) byConn(no uint64) *session {
 }
 
 // byID finds the session that a resume names.
-func (h *hub) byID(id string) *session {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.sessions[id]
+func (h *hub) byID(id sessionID) *session {
+	shard := h.id(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return shard.sessions[id]
 }
 
 // add makes a new session reachable.
 func (h *hub) add(s *session) {
 	h.mapConn(s.connNo, s)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.sessions[s.id] = s
+	shard := h.id(s.id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if _, known := shard.sessions[s.id]; !known {
+		h.count.Add(1)
+	}
+	shard.sessions[s.id] = s
 }
 
 func (h *hub) mapConn(no uint64, s *session) {
@@ -86,29 +99,32 @@ func (h *hub) end(s *session, why im.Code, match func(*session) bool) (c *conn, 
 
 	h.unmapConn(s.connNo) // no longer changes: the session has ended
 	h.unmapConn(s.previous)
-	h.mu.Lock()
-	delete(h.sessions, s.id)
-	h.mu.Unlock()
+	shard := h.id(s.id)
+	shard.mu.Lock()
+	if shard.sessions[s.id] == s {
+		delete(shard.sessions, s.id)
+		h.count.Add(-1)
+	}
+	shard.mu.Unlock()
 	return c, release, true
 }
 
 // all lists the sessions.
 func (h *hub) all() []*session {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	list := make([]*session, 0, len(h.sessions))
-	for _, s := range h.sessions {
-		list = append(list, s)
+	list := make([]*session, 0, h.count.Load())
+	for i := range h.ids {
+		shard := &h.ids[i]
+		shard.mu.Lock()
+		for _, s := range shard.sessions {
+			list = append(list, s)
+		}
+		shard.mu.Unlock()
 	}
 	return list
 }
 
 // size is the number of sessions.
-func (h *hub) size() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.sessions)
-}
+func (h *hub) size() int { return int(h.count.Load()) }
 
 // expired tells whether a session's resume window has passed.
 func expired(now time.Time) func(*session) bool {

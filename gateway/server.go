@@ -61,42 +61,33 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ip := g.clientIP(r)
-	if err := g.reserveIP(ip); err != nil {
+	if err := g.conns.reserve(ip); err != nil {
 		g.metrics.shed("handshake")
 		writeError(w, err)
 		return
 	}
 	upgrader := websocket.Upgrader{
 		HandshakeTimeout: g.cfg.HelloTimeout,
-		ReadBufferSize:   1 << 10, // small: there is one per idle socket
-		WriteBufferSize:  4 << 10, // pooled: there is one per message under way
-		WriteBufferPool:  &g.writeBuffers,
 		Subprotocols:     wire.Subprotocols()[i : i+1],
 		CheckOrigin:      func(*http.Request) bool { return true }, // checked above
 	}
-	ws, err := upgrader.Upgrade(w, r, nil) // answers errors itself
+	upgraded, err := upgrader.Upgrade(w, r, nil) // answers errors itself; refuses a client that sent frames already
 	if err != nil {
-		g.unreserveIP(ip)
+		g.conns.release(ip)
 		return
 	}
-	codec, err := wire.NewCodec(ws.Subprotocol())
-	if err != nil {
-		g.unreserveIP(ip)
-		ws.Close()
+	c := g.newConn(g.codecs[upgraded.Subprotocol()], ip)
+	nc := upgraded.NetConn() // the library's conn is left: its handshake is what was wanted
+	if err := nc.SetDeadline(time.Time{}); err != nil || !g.conns.add(c) {
+		g.conns.release(ip)
+		nc.Close()
 		return
 	}
-	c := g.newConn(ws, codec, ip)
-	ws.SetPingHandler(func(data string) error { // a client's keepalive below the protocol counts as life
-		c.alive()
-		_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(linger)) // the next write fails too
-		return nil
-	})
-	ws.SetCloseHandler(func(code int, _ string) error {
-		_ = ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(linger)) // it is leaving
-		return nil
-	})
-	if !g.addConn(c) {
-		ws.Close()
+	g.metrics.conns(1)
+	if err := g.serve(c, nc); err != nil {
+		g.log.Warn("a socket could not be watched", "err", err)
+		g.removeConn(c)
+		nc.Close()
 	}
 }
 
@@ -134,33 +125,4 @@ func (g *Gateway) clientIP(r *http.Request) netip.Addr {
 
 func (g *Gateway) trusted(ip netip.Addr) bool {
 	return slices.ContainsFunc(g.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(ip) })
-}
-
-// reserveIP counts a socket of an address in, ahead of the upgrade.
-func (g *Gateway) reserveIP(ip netip.Addr) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.reserved >= g.cfg.MaxConns {
-		return im.Errorf(im.CodeOverloaded, "this gateway is full")
-	}
-	if g.perIP[ip] >= g.cfg.MaxConnsPerIP {
-		return im.Errorf(im.CodeTooManyRequests, "your address has %d connections; at most %d are allowed", g.perIP[ip], g.cfg.MaxConnsPerIP)
-	}
-	g.reserved++
-	g.perIP[ip]++
-	return nil
-}
-
-func (g *Gateway) unreserveIP(ip netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.releaseIP(ip)
-}
-
-// releaseIP counts a socket out. The caller holds mu.
-func (g *Gateway) releaseIP(ip netip.Addr) {
-	g.reserved--
-	if g.perIP[ip]--; g.perIP[ip] <= 0 {
-		delete(g.perIP, ip)
-	}
 }

@@ -17,8 +17,8 @@ import (
 //
 // Lock order: session.mu before conn.mu and hub.mu.
 type session struct {
-	id       string
-	secret   string
+	id       sessionID
+	secret   resumeSecret
 	uid      im.UID
 	device   im.DeviceID
 	platform im.Platform
@@ -52,7 +52,7 @@ type numberedPush struct {
 
 func newSession(cfg *Config, random func(bytes int) string, uid im.UID, h *wire.Hello, connNo uint64) *session {
 	return &session{
-		id: random(16), secret: random(32),
+		id: idOf(random(16)), secret: secretOf(random(32)),
 		uid: uid, device: im.DeviceID(h.Device), platform: im.Platform(h.Platform),
 		maxUnacked: cfg.MaxUnacked, maxBytes: cfg.MaxUnackedBytes, slow: cfg.SlowTimeout,
 		connNo: connNo, login: h.Login, joining: true,
@@ -65,9 +65,38 @@ func randomText(n int) string {
 	return hex.EncodeToString(b)
 }
 
+// sessionID names a session, and resumeSecret proves it: bytes here, in hexadecimal on the wire.
+type (
+	sessionID    [16]byte
+	resumeSecret [32]byte
+)
+
+func (i sessionID) String() string    { return hex.EncodeToString(i[:]) }
+func (r resumeSecret) String() string { return hex.EncodeToString(r[:]) }
+
+func idOf(text string) (id sessionID) {
+	id, _ = sessionIDOf(text)
+	return id
+}
+
+func sessionIDOf(text string) (id sessionID, ok bool) {
+	if len(text) != hex.EncodedLen(len(id)) {
+		return id, false
+	}
+	_, err := hex.Decode(id[:], []byte(text))
+	return id, err == nil
+}
+
+func secretOf(text string) (r resumeSecret) {
+	if len(text) == hex.EncodedLen(len(r)) {
+		_, _ = hex.Decode(r[:], []byte(text)) // what is no secret equals none
+	}
+	return r
+}
+
 // knows compares a resume secret in constant time.
 func (s *session) knows(secret string) bool {
-	return subtle.ConstantTimeCompare([]byte(s.secret), []byte(secret)) == 1
+	return subtle.ConstantTimeCompare([]byte(s.secret.String()), []byte(secret)) == 1
 }
 
 // claim is the session's route as it is now. The caller holds mu or knows that nobody else does.

@@ -29,7 +29,7 @@ func TestSessionAgainstModel(t *testing.T) {
 			if s.missed {
 				number++ // what routers did not push
 			}
-			c = &conn{wake: make(chan struct{}, 1)}
+			c = &conn{flusher: newFlusher()}
 			if err := s.attach(c, login, has); err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +122,7 @@ func TestSessionAgainstModel(t *testing.T) {
 func TestSessionTooSlow(t *testing.T) {
 	cfg := Config{MaxUnacked: 1, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
 	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
-	c := &conn{wake: make(chan struct{}, 1)}
+	c := &conn{flusher: newFlusher()}
 	if err := s.attach(c, 1, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestTakeOverRefuses(t *testing.T) {
 func TestByeAfterResume(t *testing.T) {
 	r := newRig(t)
 	_, w := r.login(wire.SubprotocolJSON, "ann", 1)
-	s := r.g.hub.byID(w.Session)
+	s := r.g.hub.byID(idOf(w.Session))
 	var left *conn
 	eventually(t, "the session has its socket", func() bool {
 		s.mu.Lock()
@@ -186,7 +186,7 @@ func TestByeAfterResume(t *testing.T) {
 		t.Fatal("not resumed")
 	}
 	left.handle(wire.FrameOf(&wire.Bye{}), nil)
-	if r.g.hub.byID(w.Session) != s {
+	if r.g.hub.byID(idOf(w.Session)) != s {
 		t.Error("the session ended")
 	}
 	p.expectAlive()

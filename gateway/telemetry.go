@@ -193,6 +193,6 @@ func (g *Gateway) traceDelivered(p *numberedPush, c *conn) {
 	_, span := g.tracer.Start(withTrace(context.Background(), p.push.Trace()), "deliver",
 		trace.WithTimestamp(p.at), trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
 			attribute.String("antipode.service", "gateway"), attribute.String("antipode.region", string(g.cfg.Region)),
-			attribute.String("antipode.gateway", g.cfg.Gateway.ID), attribute.String("antipode.device", string(c.session.device))))
+			attribute.String("antipode.gateway", g.cfg.Gateway.ID), attribute.String("antipode.device", string(c.session.Load().device))))
 	span.End()
 }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package poll
+
+func newPoller(int) (Poller, error) { return &Goroutines{}, nil }
