@@ -119,13 +119,16 @@ func command(t *testing.T, d *datadriven.TestData, line string, clock *im.Clock,
 		if gen != "" {
 			generation = uint32(number(t, gen))
 		}
-		marker := offset == "hold"
-		n := int64(-1)
-		if !marker {
-			n = number(t, offset)
+		seal, final := strings.CutPrefix(offset, "seal:")
+		marker, n := true, im.HoldOffset
+		switch {
+		case final:
+			n = im.SealOffset(number(t, seal))
+		case offset != "hold":
+			marker, n = false, number(t, offset)
 		}
 		v := follower.See(n, generation, marker)
-		return fmt.Sprintf("%s, next %d@%d", []string{"take", "skip", "gap", "raise"}[v], follower.Next, follower.Generation), nil
+		return fmt.Sprintf("%s, next %d@%d", []string{"take", "skip", "gap", "raise", "seal", "part"}[v], follower.Next, follower.Generation), nil
 	case "follower":
 		offset, gen, _ := strings.Cut(words[0], "@")
 		*follower = im.Follower{Next: number(t, offset), Generation: uint32(number(t, gen))}

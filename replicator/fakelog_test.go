@@ -216,7 +216,7 @@ func (l *fakeLog) taken(p im.Partition) []im.Entry {
 		if i == 0 {
 			f.Next = h.OriginOffset
 		}
-		if f.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold) == im.Take {
+		if f.See(h.OriginOffset, h.Generation, h.Marker()) == im.Take {
 			out = append(out, *e)
 		}
 	}

@@ -227,6 +227,9 @@ type ShipHead struct {
 	Generation   uint32 // link generation; 0 in the origin's own log
 }
 
+// Marker tells whether the entry is a marker of its copy. A record that calls itself one is none: it has an offset.
+func (h *ShipHead) Marker() bool { return h.Kind == im.KindHold && h.OriginOffset < 0 }
+
 // DecodeShipHead reads only the headers that shipping needs, so that a link costs little for each record.
 func DecodeShipHead(e *im.Entry) ShipHead {
 	h := ShipHead{OriginOffset: e.Offset}

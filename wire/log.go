@@ -175,8 +175,34 @@ func DecodeLogName(e *im.Entry) (im.LogName, error) {
 func EncodeHold(o im.Origin, generation uint32, s im.Stamp) im.Entry {
 	e := encode("", Head{Kind: im.KindHold, Version: im.CurrentVersion, Origin: o, Stamp: s},
 		&antipodev1.LogHold{Generation: generation})
-	return AsCopy(e, -1, generation)
+	return AsCopy(e, im.HoldOffset, generation)
 }
+
+// EncodeSeal returns the final marker of a copy: nothing from the seal on is ever taken.
+func EncodeSeal(o im.Origin, generation uint32, seal int64, s im.Stamp) im.Entry {
+	e := encode("", Head{Kind: im.KindHold, Version: im.CurrentVersion, Origin: o, Stamp: s},
+		&antipodev1.LogHold{Generation: generation, Final: true, Seal: seal})
+	return AsCopy(e, im.SealOffset(seal), generation)
+}
+
+// Hold is what a marker says in its value. Readers of a copy go by the headers alone.
+type Hold struct {
+	Generation uint32
+	Final      bool
+	Seal       int64 // if final
+}
+
+// DecodeHold reads a marker's value.
+func DecodeHold(e *im.Entry) (Hold, error) {
+	var v antipodev1.LogHold
+	if err := decode(e, &v); err != nil {
+		return Hold{}, err
+	}
+	return Hold{v.Generation, v.Final, v.Seal}, nil
+}
+
+// Marker tells whether the entry is a marker of its copy. A record that calls itself one is none: it has an offset.
+func (h *Head) Marker() bool { return h.Kind == im.KindHold && h.OriginOffset < 0 }
 
 // Cursors is a record of read.<origin>: one user's delivered and read cursors of one conversation.
 type Cursors struct {

@@ -182,3 +182,23 @@ func FuzzLog(f *testing.F) {
 		Checksum(&e)
 	})
 }
+
+func TestSealNamesTheLastOffset(t *testing.T) {
+	for _, seal := range []int64{0, 1, 1 << 40} {
+		e := EncodeSeal("eu", 3, seal, 1)
+		h, s := DecodeHead(&e), DecodeShipHead(&e)
+		got, final := im.SealAt(h.OriginOffset)
+		if !h.Marker() || !s.Marker() || h.Generation != 3 || !final || got != seal || s.OriginOffset != h.OriginOffset {
+			t.Errorf("the final marker of %d reads as %+v", seal, h)
+		}
+		v, err := DecodeHold(&e)
+		if err != nil || !v.Final || v.Seal != seal || v.Generation != 3 {
+			t.Errorf("its value reads as %+v, %v", v, err)
+		}
+	}
+	forged := EncodeRecord(&im.Record{ID: im.ID{Conversation: im.Direct("ann", "bob")}, Kind: im.KindHold})
+	forged = AsCopy(forged, 7, 0)
+	if h := DecodeHead(&forged); h.Marker() {
+		t.Error("a record that calls itself a marker is one")
+	}
+}

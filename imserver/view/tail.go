@@ -11,6 +11,10 @@ import (
 // ErrForeignLog means that an entry names another log than the one the view was derived from: the log was recreated.
 var ErrForeignLog = errors.New("another log's name")
 
+// ErrPastSeal means that the view was derived from records that do not count: their origin was lost for good and sealed
+// below them.
+var ErrPastSeal = errors.New("the origin was lost and its log sealed below what was applied")
+
 // Tail is where a reader stands in one partition, ahead of the view by what it gathered since the last Cut.
 type Tail struct {
 	log      log
@@ -43,12 +47,14 @@ func (t *Tail) Gap() bool { return t.gap }
 func (t *Tail) Pending() int { return len(t.records) + len(t.cursors) }
 
 // Take looks at the next entry of the partition, as it stands in the log or the copy, and gathers what it says. After
-// an error (ErrForeignLog) the tail must not be used on.
+// an error (ErrForeignLog, ErrPastSeal) the tail must not be used on.
 func (t *Tail) Take(e *im.Entry) (im.Verdict, error) {
 	h := wire.DecodeHead(e)
-	verdict := t.follower.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold && h.OriginOffset < 0)
+	verdict := t.follower.See(h.OriginOffset, h.Generation, h.Marker())
 	t.at.Generation = t.follower.Generation
 	switch verdict {
+	case im.Part:
+		return verdict, fmt.Errorf("%v at %d: %w: this view has records up to %d", e.Partition, e.Offset, ErrPastSeal, t.at.Next)
 	case im.Gap:
 		t.gap = true // Local stays before the gap: whoever starts from here sees these entries again
 		return verdict, nil

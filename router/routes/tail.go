@@ -39,6 +39,9 @@ func NewTail(p im.RoutePosition) Tail {
 // See judges an entry and advances past it when it is to be taken.
 func (t *Tail) See(e *Entry, now im.Stamp) im.Verdict {
 	marker := e.Kind == im.KindHold
+	if seal, final := im.SealAt(e.Route.Offset); marker && final && !t.started {
+		t.follower.Next = seal // retention took everything before the final marker
+	}
 	if !t.started && !marker {
 		t.started, t.follower.Next = true, e.Route.Offset
 		if t.jumped {

@@ -152,10 +152,14 @@ func (x *LogName) GetId() []byte {
 	return nil
 }
 
-// LogHold is the value of a hold marker in a copy: readers ignore lower link generations after it.
+// LogHold is the value of a marker in a copy. A hold marker (header n is -1) says that the origin is being declared lost:
+// readers ignore lower link generations after it. The final marker (header n is -2 - seal) ends the copy: nothing is
+// taken after it, and every region's copy ends at the same seal.
 type LogHold struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Final         bool                   `protobuf:"varint,2,opt,name=final,proto3" json:"final,omitempty"`
+	Seal          int64                  `protobuf:"varint,3,opt,name=seal,proto3" json:"seal,omitempty"` // if final: one past the last origin offset that counts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +197,20 @@ func (*LogHold) Descriptor() ([]byte, []int) {
 func (x *LogHold) GetGeneration() uint32 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *LogHold) GetFinal() bool {
+	if x != nil {
+		return x.Final
+	}
+	return false
+}
+
+func (x *LogHold) GetSeal() int64 {
+	if x != nil {
+		return x.Seal
 	}
 	return 0
 }
@@ -372,11 +390,13 @@ const file_antipode_v1_log_proto_rawDesc = "" +
 	"\x04body\x18\x04 \x01(\fR\x04body\"1\n" +
 	"\aLogName\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\fR\x02id\")\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"S\n" +
 	"\aLogHold\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
-	"generation\"P\n" +
+	"generation\x12\x14\n" +
+	"\x05final\x18\x02 \x01(\bR\x05final\x12\x12\n" +
+	"\x04seal\x18\x03 \x01(\x03R\x04seal\"P\n" +
 	"\n" +
 	"LogCursors\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +

@@ -1447,6 +1447,473 @@ func (x *DigestResponse) GetDigests() map[string]string {
 	return nil
 }
 
+// CopyHoldRequest asks for the state of the copies of an origin, and to hold them first unless the generation is 0.
+type CopyHoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Generation    uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyHoldRequest) Reset() {
+	*x = CopyHoldRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyHoldRequest) ProtoMessage() {}
+
+func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyHoldRequest.ProtoReflect.Descriptor instead.
+func (*CopyHoldRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CopyHoldRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *CopyHoldRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// CopyStates are a region's copies of one origin, as they were read back from its Kafka.
+type CopyStates struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Partitions    []*CopyState           `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyStates) Reset() {
+	*x = CopyStates{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyStates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyStates) ProtoMessage() {}
+
+func (x *CopyStates) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyStates.ProtoReflect.Descriptor instead.
+func (*CopyStates) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CopyStates) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *CopyStates) GetPartitions() []*CopyState {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// CopyState is one partition of a copy.
+type CopyState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`                             // one past the last origin offset that it holds without a gap
+	Generation    uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`                 // of its last marker; 0 if it has none; the highest number there is once it is sealed
+	LogId         []byte                 `protobuf:"bytes,5,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`               // the name of the log that it is of; empty if no record told it
+	Checksum      uint64                 `protobuf:"fixed64,6,opt,name=checksum,proto3" json:"checksum,omitempty"`                    // of record next-1, where it is known
+	Checked       bool                   `protobuf:"varint,7,opt,name=checked,proto3" json:"checked,omitempty"`                       // checksum is known
+	HeldStamp     uint64                 `protobuf:"fixed64,8,opt,name=held_stamp,json=heldStamp,proto3" json:"held_stamp,omitempty"` // of its last marker
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyState) Reset() {
+	*x = CopyState{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyState) ProtoMessage() {}
+
+func (x *CopyState) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyState.ProtoReflect.Descriptor instead.
+func (*CopyState) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CopyState) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyState) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyState) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *CopyState) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CopyState) GetLogId() []byte {
+	if x != nil {
+		return x.LogId
+	}
+	return nil
+}
+
+func (x *CopyState) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+func (x *CopyState) GetChecked() bool {
+	if x != nil {
+		return x.Checked
+	}
+	return false
+}
+
+func (x *CopyState) GetHeldStamp() uint64 {
+	if x != nil {
+		return x.HeldStamp
+	}
+	return 0
+}
+
+// CopyReadRequest asks for the records [from, to) of one partition of a copy.
+type CopyReadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyReadRequest) Reset() {
+	*x = CopyReadRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyReadRequest) ProtoMessage() {}
+
+func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyReadRequest.ProtoReflect.Descriptor instead.
+func (*CopyReadRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CopyReadRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyReadRequest) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyReadRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CopyReadRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+// CopyFillRequest names, for each partition that lacks something, up to where it is to be brought and who has it.
+type CopyFillRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Generation    uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // that the records are appended under
+	Partitions    []*CopyFill            `protobuf:"bytes,3,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyFillRequest) Reset() {
+	*x = CopyFillRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyFillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyFillRequest) ProtoMessage() {}
+
+func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyFillRequest.ProtoReflect.Descriptor instead.
+func (*CopyFillRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CopyFillRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *CopyFillRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CopyFillRequest) GetPartitions() []*CopyFill {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// CopyFill is one partition that lacks something.
+type CopyFill struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	To            int64                  `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`    // exclusive
+	From          string                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"` // the region that has it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyFill) Reset() {
+	*x = CopyFill{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyFill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyFill) ProtoMessage() {}
+
+func (x *CopyFill) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyFill.ProtoReflect.Descriptor instead.
+func (*CopyFill) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CopyFill) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyFill) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyFill) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CopyFill) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+// CopySealRequest names the seals, for every partition of the origin.
+type CopySealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Generation    uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partitions    []*CopyFill            `protobuf:"bytes,3,rep,name=partitions,proto3" json:"partitions,omitempty"` // to is the seal
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopySealRequest) Reset() {
+	*x = CopySealRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopySealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopySealRequest) ProtoMessage() {}
+
+func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopySealRequest.ProtoReflect.Descriptor instead.
+func (*CopySealRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CopySealRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *CopySealRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CopySealRequest) GetPartitions() []*CopyFill {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
 // LinkRequest is one message of the receiver to the sender.
 type LinkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1463,7 +1930,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1942,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1955,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LinkRequest) GetKind() isLinkRequest_Kind {
@@ -1570,13 +2037,14 @@ type LinkOpen struct {
 	Version       uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this protocol
 	Partitions    []*LinkPartition       `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	WindowBytes   uint64                 `protobuf:"varint,5,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"` // how much may be under way before credit is given back
+	Own           string                 `protobuf:"bytes,6,opt,name=own,proto3" json:"own,omitempty"`                                     // the origin under which the receiver's region writes; empty from builds that do not tell
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkOpen) Reset() {
 	*x = LinkOpen{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +2056,7 @@ func (x *LinkOpen) String() string {
 func (*LinkOpen) ProtoMessage() {}
 
 func (x *LinkOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +2069,7 @@ func (x *LinkOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpen.ProtoReflect.Descriptor instead.
 func (*LinkOpen) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LinkOpen) GetRegion() string {
@@ -1639,6 +2107,13 @@ func (x *LinkOpen) GetWindowBytes() uint64 {
 	return 0
 }
 
+func (x *LinkOpen) GetOwn() string {
+	if x != nil {
+		return x.Own
+	}
+	return ""
+}
+
 // LinkPartition is where the receiver stands in one partition. Later messages name it by its place in the list.
 type LinkPartition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1654,7 +2129,7 @@ type LinkPartition struct {
 
 func (x *LinkPartition) Reset() {
 	*x = LinkPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +2141,7 @@ func (x *LinkPartition) String() string {
 func (*LinkPartition) ProtoMessage() {}
 
 func (x *LinkPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +2154,7 @@ func (x *LinkPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartition.ProtoReflect.Descriptor instead.
 func (*LinkPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LinkPartition) GetTopic() string {
@@ -1737,7 +2212,7 @@ type LinkHeld struct {
 
 func (x *LinkHeld) Reset() {
 	*x = LinkHeld{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +2224,7 @@ func (x *LinkHeld) String() string {
 func (*LinkHeld) ProtoMessage() {}
 
 func (x *LinkHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +2237,7 @@ func (x *LinkHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeld.ProtoReflect.Descriptor instead.
 func (*LinkHeld) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LinkHeld) GetOffsets() []*LinkOffset {
@@ -1797,7 +2272,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +2284,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +2297,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -1849,7 +2324,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2336,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2349,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -1895,7 +2370,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2382,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2395,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -1947,7 +2422,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2434,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2447,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -2067,13 +2542,14 @@ type LinkOpened struct {
 	Partitions    []*LinkPartitionState  `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`                   // the sender
 	ClockMs       int64                  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // the sender's clock
+	Lost          uint64                 `protobuf:"fixed64,4,opt,name=lost,proto3" json:"lost,omitempty"`                     // the origin named as own was declared lost, with this stamp, and nothing is shipped to it; 0: it was not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2561,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2574,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -2122,6 +2598,13 @@ func (x *LinkOpened) GetClockMs() int64 {
 	return 0
 }
 
+func (x *LinkOpened) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 // LinkPartitionState is the sender's side of a partition.
 type LinkPartitionState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2135,7 +2618,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2630,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2643,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -2205,7 +2688,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2700,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2713,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -2279,7 +2762,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2774,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2787,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -2326,7 +2809,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2821,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2834,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -2386,7 +2869,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2881,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2894,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -2439,7 +2922,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2934,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2947,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -2490,7 +2973,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2985,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2998,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -2529,7 +3012,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +3024,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +3037,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -2580,7 +3063,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +3075,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +3088,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -2619,7 +3102,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +3114,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +3127,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -2672,7 +3155,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +3167,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +3180,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -2723,7 +3206,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +3218,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +3231,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 // LoadResponse is a gateway's load.
@@ -2767,7 +3250,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3262,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3275,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -2853,7 +3336,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +3348,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3361,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 // LoadsResponse returns them with their age.
@@ -2893,7 +3376,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3388,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3401,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -2953,7 +3436,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3448,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3461,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -3008,7 +3491,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3503,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3516,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -3074,7 +3557,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3569,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3582,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -3121,7 +3604,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3616,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3629,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -3271,13 +3754,62 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\adigests\x18\x01 \x03(\v2(.antipode.v1.DigestResponse.DigestsEntryR\adigests\x1a:\n" +
 	"\fDigestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\x0fCopyHoldRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\"\\\n" +
+	"\n" +
+	"CopyStates\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x126\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2\x16.antipode.v1.CopyStateR\n" +
+	"partitions\"\xdf\x01\n" +
+	"\tCopyState\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\rR\n" +
+	"generation\x12\x15\n" +
+	"\x06log_id\x18\x05 \x01(\fR\x05logId\x12\x1a\n" +
+	"\bchecksum\x18\x06 \x01(\x06R\bchecksum\x12\x18\n" +
+	"\achecked\x18\a \x01(\bR\achecked\x12\x1d\n" +
+	"\n" +
+	"held_stamp\x18\b \x01(\x06R\theldStamp\"i\n" +
+	"\x0fCopyReadRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x03R\x02to\"\x80\x01\n" +
+	"\x0fCopyFillRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x125\n" +
+	"\n" +
+	"partitions\x18\x03 \x03(\v2\x15.antipode.v1.CopyFillR\n" +
+	"partitions\"b\n" +
+	"\bCopyFill\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x03R\x02to\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\"\x80\x01\n" +
+	"\x0fCopySealRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x125\n" +
+	"\n" +
+	"partitions\x18\x03 \x03(\v2\x15.antipode.v1.CopyFillR\n" +
+	"partitions\"\xcf\x01\n" +
 	"\vLinkRequest\x12+\n" +
 	"\x04open\x18\x01 \x01(\v2\x15.antipode.v1.LinkOpenH\x00R\x04open\x12+\n" +
 	"\x04held\x18\x02 \x01(\v2\x15.antipode.v1.LinkHeldH\x00R\x04held\x121\n" +
 	"\x06credit\x18\x03 \x01(\v2\x17.antipode.v1.LinkCreditH\x00R\x06credit\x12+\n" +
 	"\x04seek\x18\x04 \x01(\v2\x15.antipode.v1.LinkSeekH\x00R\x04seekB\x06\n" +
-	"\x04kind\"\xb3\x01\n" +
+	"\x04kind\"\xc5\x01\n" +
 	"\bLinkOpen\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x18\n" +
@@ -3285,7 +3817,8 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2\x1a.antipode.v1.LinkPartitionR\n" +
 	"partitions\x12!\n" +
-	"\fwindow_bytes\x18\x05 \x01(\x04R\vwindowBytes\"\xaa\x01\n" +
+	"\fwindow_bytes\x18\x05 \x01(\x04R\vwindowBytes\x12\x10\n" +
+	"\x03own\x18\x06 \x01(\tR\x03own\"\xaa\x01\n" +
 	"\rLinkPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
@@ -3314,14 +3847,15 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06notify\x18\x03 \x01(\v2\x1a.antipode.v1.NotifyRequestH\x00R\x06notify\x121\n" +
 	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06status\x124\n" +
 	"\abatches\x18\x05 \x01(\v2\x18.antipode.v1.LinkBatchesH\x00R\abatchesB\x06\n" +
-	"\x04kind\"\x80\x01\n" +
+	"\x04kind\"\x94\x01\n" +
 	"\n" +
 	"LinkOpened\x12?\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x1f.antipode.v1.LinkPartitionStateR\n" +
 	"partitions\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x19\n" +
-	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\"m\n" +
+	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\x06R\x04lost\"m\n" +
 	"\x12LinkPartitionState\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\fR\x05logId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
@@ -3397,13 +3931,17 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x95\x01\n" +
 	"\x04View\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x8f\x02\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x9c\x04\n" +
 	"\n" +
 	"Replicator\x12?\n" +
 	"\x04Link\x12\x18.antipode.v1.LinkRequest\x1a\x19.antipode.v1.LinkResponse(\x010\x01\x12A\n" +
 	"\x06Notify\x12\x1a.antipode.v1.NotifyRequest\x1a\x1b.antipode.v1.NotifyResponse\x12=\n" +
 	"\x04Held\x12\x18.antipode.v1.HeldRequest\x1a\x19.antipode.v1.HeldResponse0\x01\x12>\n" +
-	"\x05Clock\x12\x19.antipode.v1.ClockRequest\x1a\x1a.antipode.v1.ClockResponse2F\n" +
+	"\x05Clock\x12\x19.antipode.v1.ClockRequest\x1a\x1a.antipode.v1.ClockResponse\x12A\n" +
+	"\bCopyHold\x12\x1c.antipode.v1.CopyHoldRequest\x1a\x17.antipode.v1.CopyStates\x12B\n" +
+	"\bCopyRead\x12\x1c.antipode.v1.CopyReadRequest\x1a\x16.antipode.v1.LinkBatch0\x01\x12A\n" +
+	"\bCopyFill\x12\x1c.antipode.v1.CopyFillRequest\x1a\x17.antipode.v1.CopyStates\x12A\n" +
+	"\bCopySeal\x12\x1c.antipode.v1.CopySealRequest\x1a\x17.antipode.v1.CopyStates2F\n" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
 	"\x06IPConf\x12>\n" +
@@ -3423,7 +3961,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -3448,39 +3986,46 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*Position)(nil),            // 20: antipode.v1.Position
 	(*DigestRequest)(nil),       // 21: antipode.v1.DigestRequest
 	(*DigestResponse)(nil),      // 22: antipode.v1.DigestResponse
-	(*LinkRequest)(nil),         // 23: antipode.v1.LinkRequest
-	(*LinkOpen)(nil),            // 24: antipode.v1.LinkOpen
-	(*LinkPartition)(nil),       // 25: antipode.v1.LinkPartition
-	(*LinkHeld)(nil),            // 26: antipode.v1.LinkHeld
-	(*LinkOffset)(nil),          // 27: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 28: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 29: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 30: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 31: antipode.v1.LinkOpened
-	(*LinkPartitionState)(nil),  // 32: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 33: antipode.v1.LinkBatch
-	(*LinkBatches)(nil),         // 34: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 35: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 36: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 37: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 38: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 39: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 40: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 41: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 42: antipode.v1.PeerClock
-	(*LoadRequest)(nil),         // 43: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 44: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 45: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 46: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 47: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 48: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 49: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 50: antipode.v1.CarriedAnswer
-	nil,                         // 51: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 52: antipode.v1.Error
+	(*CopyHoldRequest)(nil),     // 23: antipode.v1.CopyHoldRequest
+	(*CopyStates)(nil),          // 24: antipode.v1.CopyStates
+	(*CopyState)(nil),           // 25: antipode.v1.CopyState
+	(*CopyReadRequest)(nil),     // 26: antipode.v1.CopyReadRequest
+	(*CopyFillRequest)(nil),     // 27: antipode.v1.CopyFillRequest
+	(*CopyFill)(nil),            // 28: antipode.v1.CopyFill
+	(*CopySealRequest)(nil),     // 29: antipode.v1.CopySealRequest
+	(*LinkRequest)(nil),         // 30: antipode.v1.LinkRequest
+	(*LinkOpen)(nil),            // 31: antipode.v1.LinkOpen
+	(*LinkPartition)(nil),       // 32: antipode.v1.LinkPartition
+	(*LinkHeld)(nil),            // 33: antipode.v1.LinkHeld
+	(*LinkOffset)(nil),          // 34: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 35: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 36: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 37: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 38: antipode.v1.LinkOpened
+	(*LinkPartitionState)(nil),  // 39: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 40: antipode.v1.LinkBatch
+	(*LinkBatches)(nil),         // 41: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 42: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 43: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 44: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 45: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 46: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 47: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 48: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 49: antipode.v1.PeerClock
+	(*LoadRequest)(nil),         // 50: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 51: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 52: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 53: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 54: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 55: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 56: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 57: antipode.v1.CarriedAnswer
+	nil,                         // 58: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 59: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	52, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	59, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -3489,68 +4034,79 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	52, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	59, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	51, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
-	24, // 15: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
-	26, // 16: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	28, // 17: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	29, // 18: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
-	25, // 19: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	27, // 20: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	27, // 21: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	31, // 22: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	33, // 23: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
-	16, // 24: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	37, // 25: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	34, // 26: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	32, // 27: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	33, // 28: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	36, // 29: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	27, // 30: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 31: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	42, // 32: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	44, // 33: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	48, // 34: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	50, // 35: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 36: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 37: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 38: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 39: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 40: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 41: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 42: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 43: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 44: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 45: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	38, // 46: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	40, // 47: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	43, // 48: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	45, // 49: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	47, // 50: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 51: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 52: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 53: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 54: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 55: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 56: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 57: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 58: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	30, // 59: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 60: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	39, // 61: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	41, // 62: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	44, // 63: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	46, // 64: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	49, // 65: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	51, // [51:66] is the sub-list for method output_type
-	36, // [36:51] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	58, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	25, // 15: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
+	28, // 16: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
+	28, // 17: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
+	31, // 18: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
+	33, // 19: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
+	35, // 20: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	36, // 21: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	32, // 22: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
+	34, // 23: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	34, // 24: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	38, // 25: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	40, // 26: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	16, // 27: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
+	44, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	41, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	39, // 30: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	40, // 31: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	43, // 32: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	34, // 33: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	20, // 34: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	49, // 35: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	51, // 36: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	55, // 37: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	57, // 38: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 39: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 40: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 41: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 42: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 43: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 44: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 45: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 46: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	30, // 47: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 48: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	45, // 49: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	47, // 50: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	23, // 51: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	26, // 52: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	27, // 53: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	29, // 54: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	50, // 55: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	52, // 56: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	54, // 57: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 58: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 59: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 60: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 61: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 62: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 63: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 64: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 65: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	37, // 66: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 67: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	46, // 68: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	48, // 69: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	24, // 70: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	40, // 71: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	24, // 72: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	24, // 73: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	51, // 74: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	53, // 75: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	56, // 76: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	58, // [58:77] is the sub-list for method output_type
+	39, // [39:58] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -3570,13 +4126,13 @@ func file_antipode_v1_rpc_proto_init() {
 		(*AttachResponse_Kick)(nil),
 		(*AttachResponse_Fenced)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[23].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[30].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_Held)(nil),
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[30].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[37].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
@@ -3589,7 +4145,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -541,10 +541,14 @@ var View_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Replicator_Link_FullMethodName   = "/antipode.v1.Replicator/Link"
-	Replicator_Notify_FullMethodName = "/antipode.v1.Replicator/Notify"
-	Replicator_Held_FullMethodName   = "/antipode.v1.Replicator/Held"
-	Replicator_Clock_FullMethodName  = "/antipode.v1.Replicator/Clock"
+	Replicator_Link_FullMethodName     = "/antipode.v1.Replicator/Link"
+	Replicator_Notify_FullMethodName   = "/antipode.v1.Replicator/Notify"
+	Replicator_Held_FullMethodName     = "/antipode.v1.Replicator/Held"
+	Replicator_Clock_FullMethodName    = "/antipode.v1.Replicator/Clock"
+	Replicator_CopyHold_FullMethodName = "/antipode.v1.Replicator/CopyHold"
+	Replicator_CopyRead_FullMethodName = "/antipode.v1.Replicator/CopyRead"
+	Replicator_CopyFill_FullMethodName = "/antipode.v1.Replicator/CopyFill"
+	Replicator_CopySeal_FullMethodName = "/antipode.v1.Replicator/CopySeal"
 )
 
 // ReplicatorClient is the client API for Replicator service.
@@ -561,6 +565,15 @@ type ReplicatorClient interface {
 	Held(ctx context.Context, in *HeldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HeldResponse], error)
 	// Clock tells the replicator's clock, and how far it measured those of its peers to be ahead of it.
 	Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error)
+	// CopyHold tells what this region's copies of an origin hold, after it appended a hold marker to each that raises the
+	// link generation, if one is given.
+	CopyHold(ctx context.Context, in *CopyHoldRequest, opts ...grpc.CallOption) (*CopyStates, error)
+	// CopyRead streams a stretch of one partition of a copy to another region's replicator.
+	CopyRead(ctx context.Context, in *CopyReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LinkBatch], error)
+	// CopyFill brings this region's copies up to the given offsets from another region's copies. What is there stays.
+	CopyFill(ctx context.Context, in *CopyFillRequest, opts ...grpc.CallOption) (*CopyStates, error)
+	// CopySeal appends the final markers to this region's copies, which must hold everything below the seals.
+	CopySeal(ctx context.Context, in *CopySealRequest, opts ...grpc.CallOption) (*CopyStates, error)
 }
 
 type replicatorClient struct {
@@ -623,6 +636,55 @@ func (c *replicatorClient) Clock(ctx context.Context, in *ClockRequest, opts ...
 	return out, nil
 }
 
+func (c *replicatorClient) CopyHold(ctx context.Context, in *CopyHoldRequest, opts ...grpc.CallOption) (*CopyStates, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyStates)
+	err := c.cc.Invoke(ctx, Replicator_CopyHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicatorClient) CopyRead(ctx context.Context, in *CopyReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LinkBatch], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicator_ServiceDesc.Streams[2], Replicator_CopyRead_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyReadRequest, LinkBatch]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_CopyReadClient = grpc.ServerStreamingClient[LinkBatch]
+
+func (c *replicatorClient) CopyFill(ctx context.Context, in *CopyFillRequest, opts ...grpc.CallOption) (*CopyStates, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyStates)
+	err := c.cc.Invoke(ctx, Replicator_CopyFill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicatorClient) CopySeal(ctx context.Context, in *CopySealRequest, opts ...grpc.CallOption) (*CopyStates, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyStates)
+	err := c.cc.Invoke(ctx, Replicator_CopySeal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicatorServer is the server API for Replicator service.
 // All implementations must embed UnimplementedReplicatorServer
 // for forward compatibility.
@@ -637,6 +699,15 @@ type ReplicatorServer interface {
 	Held(*HeldRequest, grpc.ServerStreamingServer[HeldResponse]) error
 	// Clock tells the replicator's clock, and how far it measured those of its peers to be ahead of it.
 	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
+	// CopyHold tells what this region's copies of an origin hold, after it appended a hold marker to each that raises the
+	// link generation, if one is given.
+	CopyHold(context.Context, *CopyHoldRequest) (*CopyStates, error)
+	// CopyRead streams a stretch of one partition of a copy to another region's replicator.
+	CopyRead(*CopyReadRequest, grpc.ServerStreamingServer[LinkBatch]) error
+	// CopyFill brings this region's copies up to the given offsets from another region's copies. What is there stays.
+	CopyFill(context.Context, *CopyFillRequest) (*CopyStates, error)
+	// CopySeal appends the final markers to this region's copies, which must hold everything below the seals.
+	CopySeal(context.Context, *CopySealRequest) (*CopyStates, error)
 	mustEmbedUnimplementedReplicatorServer()
 }
 
@@ -658,6 +729,18 @@ func (UnimplementedReplicatorServer) Held(*HeldRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedReplicatorServer) Clock(context.Context, *ClockRequest) (*ClockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Clock not implemented")
+}
+func (UnimplementedReplicatorServer) CopyHold(context.Context, *CopyHoldRequest) (*CopyStates, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyHold not implemented")
+}
+func (UnimplementedReplicatorServer) CopyRead(*CopyReadRequest, grpc.ServerStreamingServer[LinkBatch]) error {
+	return status.Error(codes.Unimplemented, "method CopyRead not implemented")
+}
+func (UnimplementedReplicatorServer) CopyFill(context.Context, *CopyFillRequest) (*CopyStates, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyFill not implemented")
+}
+func (UnimplementedReplicatorServer) CopySeal(context.Context, *CopySealRequest) (*CopyStates, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopySeal not implemented")
 }
 func (UnimplementedReplicatorServer) mustEmbedUnimplementedReplicatorServer() {}
 func (UnimplementedReplicatorServer) testEmbeddedByValue()                    {}
@@ -734,6 +817,71 @@ func _Replicator_Clock_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replicator_CopyHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).CopyHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_CopyHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).CopyHold(ctx, req.(*CopyHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Replicator_CopyRead_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CopyReadRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicatorServer).CopyRead(m, &grpc.GenericServerStream[CopyReadRequest, LinkBatch]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_CopyReadServer = grpc.ServerStreamingServer[LinkBatch]
+
+func _Replicator_CopyFill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyFillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).CopyFill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_CopyFill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).CopyFill(ctx, req.(*CopyFillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Replicator_CopySeal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopySealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).CopySeal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_CopySeal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).CopySeal(ctx, req.(*CopySealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replicator_ServiceDesc is the grpc.ServiceDesc for Replicator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -749,6 +897,18 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Clock",
 			Handler:    _Replicator_Clock_Handler,
 		},
+		{
+			MethodName: "CopyHold",
+			Handler:    _Replicator_CopyHold_Handler,
+		},
+		{
+			MethodName: "CopyFill",
+			Handler:    _Replicator_CopyFill_Handler,
+		},
+		{
+			MethodName: "CopySeal",
+			Handler:    _Replicator_CopySeal_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -760,6 +920,11 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Held",
 			Handler:       _Replicator_Held_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyRead",
+			Handler:       _Replicator_CopyRead_Handler,
 			ServerStreams: true,
 		},
 	},
