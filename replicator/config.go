@@ -160,6 +160,7 @@ type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
 	Dialer    Dialer
+	Copies    Copies           // nil: no copy is filled from another region's
 	Applied   []Applied        // may be empty
 	Notifier  Notifier         // nil: notifies are dropped
 	Now       func() time.Time // nil: time.Now

@@ -146,11 +146,11 @@ func (n *node) config() replicator.Config {
 
 // build returns a replicator of the region that is not started.
 func (n *node) build() *replicator.Replicator {
+	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
+		return rpc.LinkTarget{Addr: n.m.proxy(n.region, peer).Addr(), TLS: n.identity.Client("replicator", peer)}, nil
+	})
 	deps := replicator.Deps{
-		Log: n.log, NewReader: n.log.NewReader, Notifier: n, Applied: []replicator.Applied{n},
-		Dialer: rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
-			return rpc.LinkTarget{Addr: n.m.proxy(n.region, peer).Addr(), TLS: n.identity.Client("replicator", peer)}, nil
-		}),
+		Log: n.log, NewReader: n.log.NewReader, Notifier: n, Applied: []replicator.Applied{n}, Dialer: links, Copies: links,
 	}
 	deps.Tracer = n.m.tracer
 	if os.Getenv("REPLICATOR_LOG") != "" {

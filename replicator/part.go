@@ -34,6 +34,8 @@ type part struct {
 	local    int64       // the copy was read up to here, by its own offsets, exclusive
 	last     lastRecord  // the last record taken
 	name     im.LogName  // of the log that the copy is of, zero until a record told
+	marked   int64       // local offset of the last marker that raised the generation; -1 if none was read
+	held     im.Stamp    // of the last marker
 
 	// Appending. Reset asks the appender to start over from the copy.
 	next     int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
@@ -63,6 +65,10 @@ func lastOf(e *im.Entry, h *wire.ShipHead) lastRecord {
 	return lastRecord{offset: h.OriginOffset, checksum: wire.Checksum(e), stamp: h.Stamp, known: true}
 }
 
+// linkGeneration is what links append under, always: a copy whose generation was raised is held, and what a link adds to
+// it, however late it wakes up, is ignored.
+const linkGeneration = 0
+
 // received is a batch of the link, decoded.
 type received struct {
 	entries []im.Entry
@@ -83,7 +89,9 @@ func (p *part) read(entries []im.Entry) {
 		}
 		p.local = e.Offset + 1
 		h := wire.DecodeShipHead(e)
-		switch p.follower.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold) {
+		switch p.follower.See(h.OriginOffset, h.Generation, h.Marker()) {
+		case im.Raise, im.Seal:
+			p.marked, p.held = e.Offset, max(p.held, h.Stamp)
 		case im.Take:
 			taken, takenHead = e, h
 			if p.name.IsZero() {
@@ -108,6 +116,9 @@ func (p *part) read(entries []im.Entry) {
 		p.c.r.log.Error("a copy has a gap; what is missing is asked for again", "partition", p.p.String(), "local", gap.Offset,
 			"next", p.follower.Next, "came", gapHead.OriginOffset)
 	}
+	if p.follower.Generation > 0 {
+		p.c.raise()
+	}
 	p.check()
 }
 
@@ -116,7 +127,10 @@ func (p *part) place(to placement) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.located = true
-	p.local, p.follower, p.last = to.local, to.follower, to.last
+	p.local, p.follower, p.last, p.marked, p.held = to.local, to.follower, to.last, -1, to.held
+	if p.follower.Generation > 0 {
+		p.c.raise()
+	}
 	if !to.name.IsZero() {
 		p.name = to.name
 	}
@@ -128,7 +142,7 @@ func (p *part) place(to placement) {
 
 // check asks the appender to start over if something that was acknowledged is not in the copy. The caller holds mu.
 func (p *part) check() {
-	if p.running && !p.reset && p.local >= p.landed && p.follower.Next < p.next {
+	if p.running && !p.reset && p.follower.Generation == 0 && p.local >= p.landed && p.follower.Next < p.next {
 		p.c.r.log.Error("records that were appended to a copy are not in it", "partition", p.p.String(),
 			"next", p.follower.Next, "appended", p.next)
 		p.reset = true
@@ -209,10 +223,9 @@ func (p *part) drop() (credit int) {
 
 // work is what the appender has to do next.
 type work struct {
-	entries    []im.Entry
-	first      int64
-	bytes      int // of the window, to give back when it is done
-	generation uint32
+	entries []im.Entry
+	first   int64
+	bytes   int // of the window, to give back when it is done
 }
 
 // pick takes batches from the queue, up to appendBytes, without what another writer appended meanwhile. Reset says to
@@ -223,7 +236,6 @@ func (p *part) pick() (w work, reset bool) {
 	if p.reset {
 		return work{}, true
 	}
-	w.generation = p.follower.Generation
 	if p.follower.Next > p.next { // another writer to the copy was here
 		p.next = p.follower.Next
 	}
@@ -306,7 +318,7 @@ func (p *part) append(ctx context.Context, w work) error {
 	copies := make([]im.Entry, len(w.entries))
 	var spans []trace.Span
 	for i := range w.entries {
-		copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), w.generation)
+		copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), linkGeneration)
 		spans = r.startShip(spans, &w.entries[i], p.c.peer.Region, false)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.AppendTimeout)

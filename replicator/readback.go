@@ -16,6 +16,7 @@ type placement struct {
 	follower im.Follower
 	last     lastRecord
 	name     im.LogName
+	held     im.Stamp
 }
 
 // readBack reads the copies on, for as long as the replicator runs, and takes from them what a view would take. Reads
@@ -247,23 +248,33 @@ func (c *receiving) applied(ctx context.Context) map[im.Partition]int64 {
 // locate finds the tail of a copy: the last record that a follower takes. It reads the last ScanRecords records only.
 // They suffice, because every writer appends at most from the tail it saw: so no record of the copy is past the tail as
 // it then was, and the highest offset among the last ones is the tail, unless the copy lost acknowledged records. Of
-// that, the position of a view which stands before the gap tells; asking again from there is harmless.
+// that, the position of a view which stands before the gap tells; asking again from there is harmless. Where the copy was
+// held, those ScanRecords are the ones before its first marker: what stands behind one and does not count could be
+// mistaken for the tail.
 func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]int64) (placement, error) {
 	if b.Start == b.End {
 		return placement{local: b.End, follower: im.Follower{Next: applied[p]}}, nil
 	}
-	from := max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
-	var entries []im.Entry
-	for at := from; at < b.End; {
-		more, err := c.r.read(ctx, p, at, appendBytes)
-		if err != nil {
-			return placement{}, err
+	var (
+		from    int64
+		entries []im.Entry
+	)
+	for window := int64(c.r.cfg.ScanRecords); ; window *= 4 {
+		from, entries = max(b.Start, b.End-window), entries[:0]
+		for at := from; at < b.End; {
+			more, err := c.r.read(ctx, p, at, appendBytes)
+			if err != nil {
+				return placement{}, err
+			}
+			if len(more) == 0 {
+				return placement{}, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, at, b.End)
+			}
+			entries = append(entries, more...)
+			at = more[len(more)-1].Offset + 1
 		}
-		if len(more) == 0 {
-			return placement{}, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, at, b.End)
+		if from == b.Start || before(entries) >= c.r.cfg.ScanRecords {
+			break
 		}
-		entries = append(entries, more...)
-		at = more[len(more)-1].Offset + 1
 	}
 	to := tail(entries, from == 0, applied[p])
 	to.local = entries[len(entries)-1].Offset + 1
@@ -297,7 +308,12 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	}
 	for i := range entries {
 		h := &heads[i]
-		if to.follower.See(h.OriginOffset, h.Generation, h.Kind == im.KindHold) != im.Take {
+		switch to.follower.See(h.OriginOffset, h.Generation, h.Marker()) {
+		case im.Take:
+		case im.Raise, im.Seal:
+			to.held = max(to.held, h.Stamp)
+			continue
+		default:
 			continue
 		}
 		taken = i
@@ -307,7 +323,8 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	}
 	if taken < 0 { // nothing is new to the view; the link is still to compare the record below
 		for i := range heads {
-			if heads[i].OriginOffset == to.follower.Next-1 && heads[i].Generation == to.follower.Generation && heads[i].Kind != im.KindHold {
+			if heads[i].OriginOffset == to.follower.Next-1 && !heads[i].Marker() &&
+				(heads[i].Generation == to.follower.Generation || to.follower.Sealed()) {
 				taken = i
 				if n, ok := nameOf(&entries[i], &heads[i]); ok {
 					to.name = n
@@ -325,15 +342,37 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	return to
 }
 
+// before counts the entries that certainly stand before the first marker of their copy: all, if no generation was raised;
+// none, if the first one is out of sight.
+func before(entries []im.Entry) int {
+	for i := range entries {
+		h := wire.DecodeShipHead(&entries[i])
+		if h.Generation > 0 {
+			if first := h.Marker() && h.Generation == 1; !first {
+				return 0
+			}
+			return i
+		}
+	}
+	return len(entries)
+}
+
 // begin returns a follower for the heads, which are the end of a longer copy.
 func begin(heads []wire.ShipHead, applied int64) im.Follower {
-	generation := uint32(0)
-	for _, h := range heads {
-		generation = max(generation, h.Generation)
-	}
-	if generation > 0 {
-		// The origin was declared lost once. Which of the records before the last marker count, the marker before them
-		// tells, and it may be out of sight: so only what a view has applied is certain.
+	for i := range heads {
+		if heads[i].Generation == 0 {
+			continue
+		}
+		if heads[i].Marker() && heads[i].Generation == 1 && i > 0 { // before the first marker everything counts
+			heads = heads[:i]
+			break
+		}
+		// The origin was declared lost. Which of the records in sight count, the markers before them tell, and they are out
+		// of sight: so only what a view has applied is certain.
+		generation := uint32(0)
+		for _, h := range heads {
+			generation = max(generation, h.Generation)
+		}
 		return im.Follower{Next: applied, Generation: generation}
 	}
 	lowest, top, run := int64(-1), int64(-1), int64(-1)

@@ -35,6 +35,8 @@ type receiving struct {
 	err   string
 	opens uint64
 	told  statusReading // the last one
+
+	lost lost
 }
 
 // statusReading is the last status of the sender.
@@ -46,10 +48,11 @@ type statusReading struct {
 func newReceiving(r *Replicator, peer Peer) *receiving {
 	c := &receiving{
 		r: r, peer: peer, index: map[im.Partition]*part{}, inbox: make(chan []im.Delivery, r.cfg.NotifyQueue),
+		lost:  lost{raised: make(chan struct{})},
 		moved: make(chan struct{}), moves: map[*part]placement{}, since: r.now(), err: "not opened yet",
 	}
 	for i, p := range r.cfg.partitions(peer.Origin) {
-		part := &part{c: c, i: i, p: p, expect: -1, ready: make(chan struct{}, 1)}
+		part := &part{c: c, i: i, p: p, expect: -1, marked: -1, ready: make(chan struct{}, 1)}
 		c.parts = append(c.parts, part)
 		c.index[p] = part
 	}
@@ -71,6 +74,11 @@ func (c *receiving) run(ctx context.Context) {
 			return
 		}
 		c.closed(err.Error())
+		if c.isLost() {
+			c.r.log.Error("link closed for good", "direction", "in", "peer", string(c.peer.Region), "reason", err.Error())
+			<-ctx.Done()
+			return
+		}
 		if time.Since(began) > 2*c.r.cfg.BackoffMax { // it worked for a while
 			wait.Reset()
 		}
@@ -113,6 +121,9 @@ func (c *receiving) session(ctx context.Context) error {
 	if err := c.settle(ctx, c.parts); err != nil {
 		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
 	}
+	if c.isLost() {
+		return c.errLost()
+	}
 	// The dog bites when nothing came for LinkTimeout: a sender tells its status every StatusInterval.
 	dog := time.AfterFunc(c.r.cfg.LinkTimeout, func() {
 		cancel(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", c.peer.Region, c.r.cfg.LinkTimeout))
@@ -152,6 +163,13 @@ func (c *receiving) session(ctx context.Context) error {
 		wg.Go(func() { p.appender(ctx, s) })
 	}
 	wg.Go(func() { s.tell(ctx) })
+	wg.Go(func() {
+		select {
+		case <-c.lost.raised:
+			cancel(c.errLost())
+		case <-ctx.Done():
+		}
+	})
 	if len(good) < len(c.parts) {
 		recheck := time.AfterFunc(recheckRefused, func() {
 			cancel(im.Errorf(im.CodeUnavailable, "opening the link anew to see whether refused partitions are shipped now"))
@@ -175,7 +193,7 @@ func (c *receiving) session(ctx context.Context) error {
 
 func (c *receiving) openMessage() *wire.LinkRequest {
 	o := &wire.LinkOpen{
-		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Version: wire.LinkVersion,
+		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Version: wire.LinkVersion, Own: string(c.r.cfg.Origin),
 		WindowBytes: uint64(c.r.cfg.WindowBytes), Partitions: make([]*wire.LinkPartition, len(c.parts)),
 	}
 	for i, p := range c.parts {
@@ -201,6 +219,10 @@ func (c *receiving) openMessage() *wire.LinkRequest {
 // opened takes the sender's answer and returns the partitions that are shipped.
 func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 	o := m.GetOpened()
+	if o.GetLost() != 0 {
+		c.r.declareLost(c.peer.Region, im.Stamp(o.Lost))
+		return nil, im.Errorf(im.CodeWrongRegion, "%s says that origin %s was declared lost", c.peer.Region, c.r.cfg.Origin)
+	}
 	if o == nil || len(o.Partitions) != len(c.parts) {
 		return nil, im.Errorf(im.CodeBadRequest, "%s did not answer open with opened", c.peer.Region)
 	}
@@ -441,6 +463,9 @@ func (c *receiving) status() LinkIn {
 	now := c.r.now()
 	mean := float64(s.Bytes) / float64(max(s.Records, 1))
 	lags := map[string]*Lag{}
+	if c.isLost() {
+		return s // it is complete: nothing comes any more
+	}
 	for _, p := range c.parts {
 		name := lane(p.p)
 		l := lags[name]

@@ -36,7 +36,8 @@ type Replicator struct {
 	// mu guards what follows. It is held for a moment only and taken before no other lock.
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before, ended after
-	links    sync.WaitGroup  // calls of Link; entered under mu
+	end      context.CancelCauseFunc
+	links    sync.WaitGroup // calls of Link; entered under mu
 	sendings map[im.Region][]openSending
 }
 
@@ -92,15 +93,18 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 }
 
 // Run keeps a link open to every peer until ctx ends, and serves Link meanwhile. It runs once. There is nothing to
-// drain: whatever was under way is asked for again by whoever comes next.
+// drain: whatever was under way is asked for again by whoever comes next. It ends by itself, with an *im.LostError, when a
+// peer says that the own origin was declared lost.
 func (r *Replicator) Run(ctx context.Context) error {
 	r.mu.Lock()
 	if r.ctx != nil {
 		r.mu.Unlock()
 		return errors.New("replicator: Run was called twice")
 	}
+	ctx, r.end = context.WithCancelCause(ctx)
 	r.ctx = ctx
 	r.mu.Unlock()
+	defer r.end(nil)
 	defer r.metrics.close()
 
 	var wg sync.WaitGroup
@@ -114,6 +118,9 @@ func (r *Replicator) Run(ctx context.Context) error {
 	r.mu.Unlock() //nolint:staticcheck // nothing is to be done in between
 	r.links.Wait()
 	r.linger.Wait()
+	if lost, ok := errors.AsType[*im.LostError](context.Cause(ctx)); ok {
+		return lost
+	}
 	return nil
 }
 

@@ -106,6 +106,14 @@ func (r *Replicator) Link(ctx context.Context, from im.Region, s wire.LinkSender
 	if open == nil {
 		return im.Errorf(im.CodeBadRequest, "the first message of a link must be open")
 	}
+	if stamp, lost := r.lostTo(im.Region(open.Region), im.Origin(open.Own)); lost && (from == "" || from == im.Region(open.Region)) {
+		if err := s.Send(&wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: &wire.LinkOpened{
+			Region: string(r.cfg.Region), Lost: uint64(stamp),
+		}}}); err != nil {
+			return err
+		}
+		return im.Errorf(im.CodeWrongRegion, "origin %q was declared lost: it must return under its next epoch", open.Own)
+	}
 	if err := l.accept(from, open); err != nil {
 		r.log.Error("link refused", "peer", string(from), "reason", err.Error())
 		return err

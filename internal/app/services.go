@@ -233,7 +233,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	r, err := replicator.New(cfg, replicator.Deps{
 		Log:       log,
 		NewReader: func(from map[im.Partition]int64) replicator.Reader { return log.NewReader(from) },
-		Dialer:    links, Applied: []replicator.Applied{views}, Notifier: p.routers(),
+		Dialer:    links, Copies: links, Applied: []replicator.Applied{views}, Notifier: p.routers(),
 		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
 	if err != nil {

@@ -77,6 +77,11 @@ var ownRules = []own{
 		"the checker judges histories by the invariants alone: sharing code with what it judges would share its mistakes",
 	},
 	{
+		[]string{"internal/regions/..."},
+		[]string{"im"},
+		"what a region's end consists of, and in which order, must be readable and testable without any service: it asks replicators through an interface of its own",
+	},
+	{
 		[]string{"internal/console/...", "web/..."},
 		[]string{"im", "web"},
 		"the console shows what it is given through its own interfaces, so that a browser test can feed it anything",

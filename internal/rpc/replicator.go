@@ -90,6 +90,10 @@ type ReplicatorService interface {
 	Notify(ctx context.Context, to im.Region, ds []im.Delivery) error
 	Held(ctx context.Context, send func(im.Held) error) error
 	ClockOffsets() map[im.Region]time.Duration
+	CopyHold(ctx context.Context, o im.Origin, generation uint32) ([]im.CopyState, error)
+	CopyRead(ctx context.Context, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error
+	CopyFill(ctx context.Context, o im.Origin, generation uint32, fills []im.CopyFill) ([]im.CopyState, error)
+	CopySeal(ctx context.Context, o im.Origin, generation uint32, seals []im.CopyFill) ([]im.CopyState, error)
 }
 
 // ReplicatorAccess says who may call: links are for replicators of other regions, everything else for the own region.

@@ -1,0 +1,395 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// What a region does with its copies of an origin that is declared lost for good. Somebody else (internal/regions) decides;
+// here are the steps, each of which may be asked again after any failure:
+//
+//	hold   a marker raises the link generation: what links bring is ignored from there on, and this replicator stops its own
+//	fill   what another region has and this one lacks is appended under the new generation
+//	seal   the final marker: nothing is ever taken after it
+//
+// Whatever an append answered, only what the read-back took counts: what a region says that it holds, it has read.
+
+// Copies reads the copies of other regions.
+type Copies interface {
+	// ReadCopy calls take with batches of the records [from, to) of a partition, in order.
+	ReadCopy(ctx context.Context, peer im.Region, p im.Partition, from, to int64, take func(*wire.LinkBatch) error) error
+}
+
+// lost is the state of an origin's copies that are held or sealed.
+type lost struct {
+	once   sync.Once
+	raised chan struct{} // closed when the first marker was read back
+}
+
+// raise stops the link: its origin is being declared lost.
+func (c *receiving) raise() { c.lost.once.Do(func() { close(c.lost.raised) }) }
+
+func (c *receiving) isLost() bool {
+	select {
+	case <-c.lost.raised:
+		return true
+	default:
+		return false
+	}
+}
+
+// errLost says why nothing is received any more.
+func (c *receiving) errLost() error {
+	return im.Errorf(im.CodeWrongRegion, "origin %s was declared lost: its copies in %s are held, and no link opens to it", c.peer.Origin, c.r.cfg.Region)
+}
+
+// heldStamp is when the origin was declared lost.
+func (c *receiving) heldStamp() im.Stamp {
+	at := im.Stamp(0)
+	for _, p := range c.parts {
+		p.mu.Lock()
+		at = max(at, p.held)
+		p.mu.Unlock()
+	}
+	return at
+}
+
+// following finds the copies of an origin.
+func (r *Replicator) following(o im.Origin) (*receiving, error) {
+	for _, c := range r.ins {
+		if c.peer.Origin == o {
+			return c, nil
+		}
+	}
+	return nil, im.Errorf(im.CodeBadRequest, "region %s has no link from origin %q", r.cfg.Region, o)
+}
+
+func (p *part) state() im.CopyState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := im.CopyState{Partition: p.p, Next: p.follower.Next, Generation: p.follower.Generation, Log: p.name.ID, Held: p.held}
+	if p.last.known && p.last.offset == p.follower.Next-1 {
+		s.Checksum, s.Checked = p.last.checksum, true
+	}
+	return s
+}
+
+// each works parts side by side and returns their states.
+func (c *receiving) each(ctx context.Context, work func(context.Context, *part) error) ([]im.CopyState, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(c.parts))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelReads)
+	for i, p := range c.parts {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if errs[i] = work(ctx, p); errs[i] != nil {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	var first error
+	for _, err := range errs {
+		if err != nil && (first == nil || im.CodeOf(first) == im.CodeInternal) { // the cause before those it cancelled
+			first = err
+		}
+	}
+	if first != nil {
+		return nil, first
+	}
+	states := make([]im.CopyState, len(c.parts))
+	for i, p := range c.parts {
+		states[i] = p.state()
+	}
+	return states, nil
+}
+
+// CopyHold tells what the copies of an origin hold, read to their ends. Unless the generation is 0, a hold marker in each
+// raises its link generation first; copies that are sealed stay as they are. It fails if a copy stands under that
+// generation or a higher one: somebody else holds it.
+func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint32) ([]im.CopyState, error) {
+	c, done, err := r.beginLost(o)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := c.settle(ctx, c.parts); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	return c.each(ctx, func(ctx context.Context, p *part) error {
+		if s := p.state(); generation == 0 || s.Sealed() {
+			return nil
+		} else if s.Generation >= generation {
+			return im.Errorf(im.CodeOverloaded, "%v is held under link generation %d: another declares %s lost at the same time; begin again above it", p.p, s.Generation, o)
+		}
+		local, err := c.mark(ctx, p, wire.EncodeHold(o, generation, im.StampAt(r.now())))
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.marked != local || p.follower.Generation != generation {
+			return im.Errorf(im.CodeOverloaded, "%v: another hold marker was faster: begin again above link generation %d", p.p, p.follower.Generation)
+		}
+		return nil
+	})
+}
+
+// beginLost finds the copies of an origin and keeps the replicator from ending meanwhile.
+func (r *Replicator) beginLost(o im.Origin) (*receiving, func(), error) {
+	if !r.enter() {
+		return nil, nil, im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
+	}
+	c, err := r.following(o)
+	if err != nil {
+		r.leave()
+		return nil, nil, err
+	}
+	return c, r.leave, nil
+}
+
+// mark appends a marker to a copy and waits until it was read back.
+func (c *receiving) mark(ctx context.Context, p *part, marker im.Entry) (local int64, err error) {
+	append, cancel := context.WithTimeout(ctx, c.r.cfg.AppendTimeout)
+	defer cancel()
+	local, err = c.r.deps.Log.Append(append, p.p, []im.Entry{marker})
+	if err != nil {
+		return 0, im.Errorf(im.CodeUnavailable, "%v: the Kafka of %s did not take a marker: %v", p.p, c.r.cfg.Region, err)
+	}
+	if err := c.settle(ctx, []*part{p}); err != nil {
+		return 0, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	return local, nil
+}
+
+// CopyRead sends the records [from, to) of a copy. It finds them from the copy's end backwards: what a peer lacks is
+// usually the last of it.
+func (r *Replicator) CopyRead(ctx context.Context, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error {
+	if !r.enter() {
+		return im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
+	}
+	defer r.leave()
+	if from < 0 || from > to {
+		return im.Errorf(im.CodeBadRequest, "%v: records %d to %d make no stretch", p, from, to)
+	}
+	bounds, err := r.bounds(ctx, []im.Partition{p})
+	if err != nil {
+		return im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	b, ok := bounds[p]
+	if !ok {
+		return im.Errorf(im.CodeBadRequest, "%v does not exist in %s", p, r.cfg.Region)
+	}
+	next := from
+	for window := int64(r.cfg.ScanRecords); next < to; window *= 4 {
+		start := max(b.Start, b.End-window)
+		if next, err = r.readCopy(ctx, p, im.Bounds{Start: start, End: b.End}, next, to, send); err != nil {
+			return err
+		}
+		if start == b.Start {
+			break
+		}
+	}
+	if next < to {
+		return im.Errorf(im.CodeUnavailable, "%v: the copy in %s lacks record %d: retention removed it, or it has a gap", p, r.cfg.Region, next)
+	}
+	return nil
+}
+
+// readCopy sends what a stretch of a copy holds from next on, and returns how far it came. An origin offset has one
+// content, under whatever link generation it was appended.
+func (r *Replicator) readCopy(ctx context.Context, p im.Partition, within im.Bounds, next, to int64, send func(*wire.LinkBatch) error) (int64, error) {
+	begun := next
+	for local := within.Start; local < within.End && next < to; {
+		entries, err := r.read(ctx, p, local, r.cfg.BatchBytes)
+		if err != nil {
+			return next, im.Errorf(im.CodeUnavailable, "%v", err)
+		}
+		if len(entries) == 0 {
+			return next, im.Errorf(im.CodeUnavailable, "%v: nothing can be read at %d, the copy ends at %d", p, local, within.End)
+		}
+		var raw []byte
+		first := next
+		for i := range entries {
+			h := wire.DecodeShipHead(&entries[i])
+			if h.Marker() {
+				continue
+			}
+			if next == begun && h.OriginOffset > next && local == within.Start { // what is wanted stands before this stretch
+				return next, nil
+			}
+			if h.OriginOffset == next && next < to {
+				raw = wire.AppendLinkEntry(raw, &entries[i])
+				next++
+			}
+		}
+		if next > first {
+			if err := send(r.codec.batch(0, first, int(next-first), raw)); err != nil {
+				return next, err
+			}
+		}
+		local = entries[len(entries)-1].Offset + 1
+	}
+	return next, nil
+}
+
+// CopyFill brings copies up to where other regions are, under a generation under which they must be held.
+func (r *Replicator) CopyFill(ctx context.Context, o im.Origin, generation uint32, fills []im.CopyFill) ([]im.CopyState, error) {
+	c, done, err := r.beginLost(o)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if r.deps.Copies == nil {
+		return nil, im.Errorf(im.CodeInternal, "the replicator of %s cannot read copies of others", r.cfg.Region)
+	}
+	want := make(map[im.Partition]im.CopyFill, len(fills))
+	for _, f := range fills {
+		if c.index[f.Partition] == nil {
+			return nil, im.Errorf(im.CodeBadRequest, "%v is no partition of %s", f.Partition, o)
+		}
+		want[f.Partition] = f
+	}
+	if err := c.settle(ctx, c.parts); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	return c.each(ctx, func(ctx context.Context, p *part) error {
+		f, ok := want[p.p]
+		if !ok {
+			return nil
+		}
+		return c.fill(ctx, p, generation, f)
+	})
+}
+
+// fill fetches what a copy lacks until it has it.
+func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.CopyFill) error {
+	wait := c.r.backoff()
+	for {
+		s := p.state()
+		switch {
+		case s.Next >= f.To:
+			return nil
+		case s.Generation != generation:
+			return im.Errorf(im.CodeOverloaded, "%v stands under link generation %d, not %d: another declares %s lost", p.p, s.Generation, generation, c.peer.Origin)
+		}
+		err := c.r.deps.Copies.ReadCopy(ctx, f.From, p.p, s.Next, f.To, func(b *wire.LinkBatch) error {
+			return c.appendFill(ctx, p, generation, b)
+		})
+		if settled := c.settle(ctx, []*part{p}); settled != nil {
+			err = settled
+		}
+		if ctx.Err() != nil {
+			return im.Errorf(im.CodeUnavailable, "%v: filled up to %d of %d from %s: %v", p.p, p.state().Next, f.To, f.From, err)
+		}
+		if p.state().Next > s.Next { // it goes on
+			wait.Reset()
+		} else if err != nil {
+			c.r.log.Warn("what a copy lacks cannot be fetched", "partition", p.p.String(), "from", string(f.From), "next", s.Next, "error", err.Error())
+			if !pause(ctx, wait.NextBackOff()) {
+				return im.Errorf(im.CodeUnavailable, "%v: %v", p.p, err)
+			}
+		}
+	}
+}
+
+// appendFill appends a batch of another region's copy.
+func (c *receiving) appendFill(ctx context.Context, p *part, generation uint32, b *wire.LinkBatch) error {
+	entries, _, err := c.r.codec.entries(p.p, b)
+	if err != nil {
+		return err
+	}
+	for len(entries) > 0 {
+		n, size := 0, 0
+		for n < len(entries) && (n == 0 || size+wire.LinkEntrySize(&entries[n]) <= appendBytes) {
+			size += wire.LinkEntrySize(&entries[n])
+			entries[n] = wire.AsCopy(entries[n], entries[n].Offset, generation)
+			n++
+		}
+		append, cancel := context.WithTimeout(ctx, c.r.cfg.AppendTimeout)
+		_, err := c.r.deps.Log.Append(append, p.p, entries[:n])
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%v: append what was missing: %w", p.p, err)
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// CopySeal appends final markers. Every copy must hold everything below its seal, under the generation; one that is sealed
+// already must be so at the same offset.
+func (r *Replicator) CopySeal(ctx context.Context, o im.Origin, generation uint32, seals []im.CopyFill) ([]im.CopyState, error) {
+	c, done, err := r.beginLost(o)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	at := make(map[im.Partition]int64, len(seals))
+	for _, s := range seals {
+		at[s.Partition] = s.To
+	}
+	if err := c.settle(ctx, c.parts); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	return c.each(ctx, func(ctx context.Context, p *part) error {
+		seal, ok := at[p.p]
+		s := p.state()
+		switch {
+		case !ok:
+			return im.Errorf(im.CodeBadRequest, "no seal is given for %v", p.p)
+		case s.Sealed() && s.Next == seal:
+			return nil
+		case s.Sealed():
+			return im.Errorf(im.CodeBadRequest, "%v is sealed at %d, not %d", p.p, s.Next, seal)
+		case s.Generation != generation:
+			return im.Errorf(im.CodeOverloaded, "%v stands under link generation %d, not %d: another declares %s lost", p.p, s.Generation, generation, o)
+		case s.Next != seal:
+			return im.Errorf(im.CodeBadRequest, "%v holds records up to %d: it cannot be sealed at %d", p.p, s.Next, seal)
+		}
+		if _, err := c.mark(ctx, p, wire.EncodeSeal(o, generation, seal, im.StampAt(r.now()))); err != nil {
+			return err
+		}
+		if s := p.state(); !s.Sealed() || s.Next != seal {
+			return im.Errorf(im.CodeOverloaded, "%v stands at %d under link generation %d after its final marker: another declares %s lost", p.p, s.Next, s.Generation, o)
+		}
+		return nil
+	})
+}
+
+// declareLost ends Run: a peer says that the own origin was lost.
+func (r *Replicator) declareLost(by im.Region, stamp im.Stamp) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.end != nil {
+		r.end(&im.LostError{Origin: r.cfg.Origin, By: by, Stamp: stamp})
+	}
+}
+
+// lostTo tells whether a peer's origin was declared lost, as far as this region knows: then no link opens to it. A region
+// that came back under its next epoch is another origin.
+func (r *Replicator) lostTo(peer im.Region, own im.Origin) (im.Stamp, bool) {
+	for _, c := range r.ins {
+		if c.peer.Region != peer {
+			continue
+		}
+		if own == "" {
+			own = c.peer.Origin
+		}
+		if c.peer.Origin == own && c.isLost() {
+			return max(c.heldStamp(), 1), true
+		}
+		if c.peer.Origin.Epoch() > own.Epoch() {
+			return im.StampAt(time.UnixMilli(1)), true // how long ago is not known here any more
+		}
+	}
+	return 0, false
+}
