@@ -97,13 +97,12 @@ func (h handler) Kick(k im.Kick) {
 	if s == nil {
 		return
 	}
-	code := k.Code
-	if code != im.CodeLoginTie {
-		code = im.CodeReplaced
-	}
-	detail := "this device logged in again"
-	if code == im.CodeLoginTie {
-		detail = "another socket of this device has the same login number: raise it and log in again"
+	code, detail := im.CodeReplaced, "this device logged in again"
+	switch k.Code {
+	case im.CodeLoginTie:
+		code, detail = k.Code, "another socket of this device has the same login number: raise it and log in again"
+	case im.CodeDeviceLimit:
+		code, detail = k.Code, "you are connected with too many devices of this kind: those that logged in last stay"
 	}
 	h.g.endSession(s, im.Errorf(code, "%s", detail), func(s *session) bool { return s.connNo == k.Conn && s.login == k.Login })
 }

@@ -51,6 +51,7 @@ const (
 	CodeDraining            Code = "draining"             // this gateway is going away: use another
 	CodeReplaced            Code = "replaced"             // the same device logged in again elsewhere
 	CodeLoginTie            Code = "login_tie"            // two sockets claimed one login number: raise it and log in again
+	CodeDeviceLimit         Code = "device_limit"         // too many devices of this platform: those that logged in last stay
 	CodeSlowConsumer        Code = "slow_consumer"        // the send queue stayed full: reconnect and pull
 	CodeIdle                Code = "idle"                 // no heartbeat in time
 	CodeSessionExpired      Code = "session_expired"      // the resume window passed: log in anew
@@ -94,6 +95,7 @@ var specs = map[Code]Spec{
 	CodeDraining:            {ActionRetry, 4001, 503},
 	CodeReplaced:            {ActionStop, 4002, 409},
 	CodeLoginTie:            {ActionRetry, 4003, 409},
+	CodeDeviceLimit:         {ActionStop, 4008, 409},
 	CodeSlowConsumer:        {ActionRetry, 4004, 503},
 	CodeIdle:                {ActionRetry, 4005, 408},
 	CodeSessionExpired:      {ActionRetry, 4006, 409},

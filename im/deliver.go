@@ -35,7 +35,7 @@ type Claim struct {
 type Kick struct {
 	Conn  uint64
 	Login uint64
-	Code  Code // replaced or login_tie
+	Code  Code // replaced, login_tie or device_limit
 }
 
 // Call is a client's call with what the gateway knows of the caller.

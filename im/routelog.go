@@ -4,6 +4,7 @@ package im
 type RouteRecord struct {
 	Kind  Kind  // claim, release or gateway_down; others only move the position
 	Route Route // of a gateway_down only Region, Gateway, Offset and Claimed (the record's stamp)
+	Since Stamp // of a claim: when its login began, which claims anew repeat; 0 if the writer did not tell
 }
 
 // RoutePosition is how far a stored view of one origin's route partition is.

@@ -157,7 +157,8 @@ func (r *Router) decode(e *im.Entry, p im.Partition) routes.Entry {
 	out.Route = im.Route{Region: p.Origin().Region(), Offset: h.OriginOffset, Claimed: h.Stamp}
 	switch h.Kind {
 	case im.KindClaim, im.KindRelease, im.KindGatewayDown:
-		route, err := wire.DecodeRoute(e, h)
+		rec, err := wire.DecodeRouteRecord(e, h)
+		route := &rec.Route
 		bad := err != nil || h.Version > im.CurrentVersion || route.Gateway.ID == "" ||
 			h.Kind != im.KindGatewayDown && (route.UID == "" || route.Device == "")
 		if bad {
@@ -167,7 +168,7 @@ func (r *Router) decode(e *im.Entry, p im.Partition) routes.Entry {
 			break
 		}
 		route.Region = out.Route.Region // the log's, whatever the record says
-		out.Route = route
+		out.Route, out.Since = *route, rec.Since
 	case im.KindLog, im.KindHeartbeat:
 		if p.Origin() == r.cfg.Origin {
 			if name, err := wire.DecodeLogName(e); err == nil {

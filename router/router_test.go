@@ -158,6 +158,14 @@ func TestTwoRegions(t *testing.T) {
 			t.Fatalf("routes of ann with the link cut: %+v, unknown %v", live, unknown)
 		}
 		both()
+		if _, unknown := re.Routes("ann"); len(unknown) != 1 {
+			t.Fatalf("us counts again before it is known that its log was read to the end: unknown %v", unknown)
+		}
+		for range 15 { // clocks may differ by 5 s, and us says its own every 5 s
+			time.Sleep(time.Second)
+			beats()
+			both()
+		}
 		if live, unknown := re.Routes("ann"); len(unknown) != 0 || len(live) != 1 || live[0].Region != "us" {
 			t.Fatalf("routes of ann with the link healed: %+v, unknown %v", live, unknown)
 		}

@@ -94,7 +94,7 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 	i.claims.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", "ok")))
 	i.lost("unattached", 0)
 	i.lost("refused", 0)
-	for _, code := range []im.Code{im.CodeReplaced, im.CodeLoginTie} {
+	for _, code := range []im.Code{im.CodeReplaced, im.CodeLoginTie, im.CodeDeviceLimit} {
 		i.kicks.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", string(code))))
 	}
 	for _, o := range r.table.Origins() {

@@ -238,24 +238,36 @@ func DecodeCursors(e *im.Entry, h Head) (Cursors, error) {
 // EncodeRoute returns a record of route.<origin>: a claim, a release or (gateway and epoch only) a gateway_down. Region
 // and offset are not encoded: they are the log's.
 func EncodeRoute(k im.Kind, r im.Route, o im.Origin) im.Entry {
-	return encode(string(r.UID), Head{Kind: k, Version: im.CurrentVersion, Origin: o, Stamp: r.Claimed},
+	return EncodeRouteRecord(im.RouteRecord{Kind: k, Route: r}, o)
+}
+
+// EncodeRouteRecord is EncodeRoute, and tells of a claim when its login began.
+func EncodeRouteRecord(rec im.RouteRecord, o im.Origin) im.Entry {
+	r := &rec.Route
+	return encode(string(r.UID), Head{Kind: rec.Kind, Version: im.CurrentVersion, Origin: o, Stamp: r.Claimed},
 		&antipodev1.LogRoute{
 			Uid: string(r.UID), Device: string(r.Device), Platform: string(r.Platform),
-			Gateway: r.Gateway.ID, Epoch: r.Gateway.Epoch, Conn: r.Conn, Login: r.Login, Offline: r.Offline,
+			Gateway: r.Gateway.ID, Epoch: r.Gateway.Epoch, Conn: r.Conn, Login: r.Login, Offline: r.Offline, Since: uint64(rec.Since),
 		})
 }
 
 // DecodeRoute reads one.
 func DecodeRoute(e *im.Entry, h Head) (im.Route, error) {
+	rec, err := DecodeRouteRecord(e, h)
+	return rec.Route, err
+}
+
+// DecodeRouteRecord is DecodeRoute, and reads of a claim when its login began.
+func DecodeRouteRecord(e *im.Entry, h Head) (im.RouteRecord, error) {
 	var v antipodev1.LogRoute
 	if err := decode(e, &v); err != nil {
-		return im.Route{}, err
+		return im.RouteRecord{}, err
 	}
-	return im.Route{
+	return im.RouteRecord{Kind: h.Kind, Since: im.Stamp(v.Since), Route: im.Route{
 		UID: im.UID(v.Uid), Device: im.DeviceID(v.Device), Platform: im.Platform(v.Platform),
 		Region: h.Origin.Region(), Gateway: im.Gateway{ID: v.Gateway, Epoch: v.Epoch},
 		Conn: v.Conn, Login: v.Login, Offset: h.OriginOffset, Claimed: h.Stamp, Offline: v.Offline,
-	}, nil
+	}}, nil
 }
 
 // AsCopy returns the entry as it stands in a copy: key, value and headers unchanged, the origin offset and the link

@@ -1,7 +1,7 @@
 package routes
 
 import (
-	"slices"
+	"encoding/binary"
 
 	"github.com/antipode-im/antipode/im"
 )
@@ -32,6 +32,7 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.logs[o]
+	caught, before := l.read(), l.watermark
 	for i := range entries {
 		e := &entries[i]
 		switch l.tail.See(e, now) {
@@ -46,6 +47,11 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 		case im.Raise: // a marker takes no offset
 		}
 	}
+	if res.Taken > 0 && caught && t.silence > 0 && l.region != t.self {
+		if since := l.reach.hear(before, l.watermark, now, t.silence); since > 0 {
+			t.links[o].flap(since, now, t.halfLife())
+		}
+	}
 	res.Position, _ = l.tail.Position()
 	return res
 }
@@ -56,16 +62,20 @@ func (t *Table) take(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
 	switch e.Kind {
 	case im.KindClaim:
 		if r.Gateway.Epoch > l.fences[r.Gateway.ID] {
-			t.claim(s, o, r, now, res)
+			t.claim(s, o, e, now, res)
 		}
 	case im.KindRelease:
-		rows := s.users[r.UID]
-		i := find(rows, r.Device, o)
-		if i < 0 || rows[i].life.gateway != r.Gateway || rows[i].conn != r.Conn || rows[i].login != r.Login {
+		dev := pack(r.Device)
+		slot, place := s.of(r.UID, &dev, o)
+		if place == 0 {
 			return
 		}
-		s.forget(&rows[i])
-		s.put(r.UID, slices.Delete(rows, i, i+1))
+		b := s.at(place)
+		if s.store.lives[b.life()].gateway != r.Gateway || b.conn() != r.Conn || b.login() != r.Login {
+			return
+		}
+		s.leave(b.life())
+		s.unlink(slot, place)
 	case im.KindGatewayDown:
 		if r.Gateway.Epoch <= l.fences[r.Gateway.ID] {
 			return
@@ -74,61 +84,117 @@ func (t *Table) take(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
 		if l.region == t.self {
 			res.Down = append(res.Down, r.Gateway)
 		}
-		dead := false
-		for gw := range l.lives {
-			dead = dead || gw.ID == r.Gateway.ID && gw.Epoch <= r.Gateway.Epoch
+		dead := make(map[uint32]bool)
+		for gw, n := range l.lives {
+			if gw.ID == r.Gateway.ID && gw.Epoch <= r.Gateway.Epoch {
+				dead[n] = true
+			}
 		}
-		if dead {
-			s.remove(func(x *row) bool {
-				return int(x.origin) == o && x.life.gateway.ID == r.Gateway.ID && x.life.gateway.Epoch <= r.Gateway.Epoch
-			})
+		if len(dead) > 0 {
+			s.forget(func(b row) bool { return dead[b.life()] })
 		}
 	}
 }
 
+// of returns the row of a device in an origin, and its user's slot; no row is 0.
+func (s *shard) of(uid im.UID, d *packed, o int) (slot int, place ref) {
+	slot, r, _ := s.find(uid, s.hash(uid))
+	for r != 0 {
+		b := s.at(r)
+		if b.isDevice(d) && s.origin(b) == o {
+			return slot, r
+		}
+		r = b.next()
+	}
+	return slot, 0
+}
+
+// valid tells whether a claim's names fit a row; gateways let only shorter ones in.
+func valid(c *im.Route) bool {
+	return len(c.UID) <= maxName && len(c.Device) <= maxName && len(c.Platform) <= maxName
+}
+
 // claim is the rule of two claims of one device in one origin, and of the kicks that follow.
-func (t *Table) claim(s *shard, o int, c *im.Route, now im.Stamp, res *Result) {
-	rows := s.users[c.UID]
-	i := find(rows, c.Device, o)
-	if i >= 0 {
-		old := &rows[i]
-		same := old.life.gateway == c.Gateway && old.conn == c.Conn
-		if !aged(old.claimed, c.Claimed) {
-			if old.login > c.Login {
+func (t *Table) claim(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
+	c := &e.Route
+	if !valid(c) {
+		return
+	}
+	dev := pack(c.Device)
+	since := e.Since
+	if since == 0 || since > c.Claimed { // of a writer that does not tell it
+		since = c.Claimed
+	}
+	slot, place := s.of(c.UID, &dev, o)
+	if place != 0 {
+		old := s.at(place)
+		gw := s.store.lives[old.life()].gateway
+		same := gw == c.Gateway && old.conn() == c.Conn
+		if !aged(old.claimed(), c.Claimed) {
+			if old.login() > c.Login {
 				if !same {
-					t.kick(s, o, c.Gateway, c.Conn, c.Login, old.login, res)
+					t.kick(s, o, c.Gateway, c.Conn, c.Login, old.login(), res)
 				}
 				return
 			}
 			if !same {
-				t.kick(s, o, old.life.gateway, old.conn, old.login, c.Login, res)
+				t.kick(s, o, gw, old.conn(), old.login(), c.Login, res)
 			}
 		}
-		s.forget(old)
-	} else {
-		i = len(rows)
-		rows = append(rows, row{device: c.Device})
+		if s.platformOf(old) != c.Platform { // names are not changed in place
+			s.leave(old.life())
+			s.unlink(slot, place)
+			place = 0
+		}
 	}
-	rows[i] = row{
-		device: rows[i].device, platform: s.platform(c.Platform), life: s.life(o, c.Gateway), conn: c.Conn,
-		login: c.Login, offset: c.Offset, claimed: c.Claimed, origin: uint8(o), offline: c.Offline,
+	if place == 0 {
+		place = s.insert(c.UID, &dev, c.Platform)
+		s.at(place).setLife(s.live(o, c.Gateway))
 	}
-	s.users[c.UID] = rows
+	won := s.at(place)
+	if n := won.life(); s.store.lives[n].gateway != c.Gateway {
+		won.setLife(s.live(o, c.Gateway))
+		s.leave(n)
+	}
+	won.set(c, since)
 
 	// Against the other regions. Rows of a log that is not read up to its end yet are facts too: a higher login was
 	// given to a later socket.
-	won := &rows[i]
-	for j := range rows {
-		other := &rows[j]
-		if other.device != c.Device || int(other.origin) == o || aged(won.claimed, now) || aged(other.claimed, now) {
+	rows := 0
+	for r := s.first(c.UID); r != 0; {
+		other := s.at(r)
+		r = other.next()
+		rows++
+		if s.origin(other) == o || !other.isDevice(&dev) || aged(won.claimed(), now) || aged(other.claimed(), now) {
 			continue
 		}
 		lost, by := other, won
-		if t.compare(won, other) < 0 {
+		if t.compare(s, won, other) < 0 {
 			lost, by = won, other
 		}
-		t.kick(s, int(lost.origin), lost.life.gateway, lost.conn, lost.login, by.login, res)
+		t.kickRow(s, lost, by.login(), res)
 	}
+	if limit := t.limits[c.Platform]; limit > 0 && rows > limit {
+		t.enforce(s, c.UID, c.Platform, limit, now, res)
+	}
+}
+
+// set writes what a claim says, but for the names.
+func (r row) set(c *im.Route, since im.Stamp) {
+	binary.LittleEndian.PutUint64(r, c.Conn)
+	binary.LittleEndian.PutUint64(r[8:], c.Login)
+	binary.LittleEndian.PutUint64(r[16:], uint64(c.Offset))
+	binary.LittleEndian.PutUint64(r[24:], uint64(c.Claimed))
+	binary.LittleEndian.PutUint64(r[32:], uint64(since))
+	r[49] &^= flagOffline
+	if c.Offline {
+		r[49] |= flagOffline
+	}
+}
+
+func (t *Table) kickRow(s *shard, lost row, by uint64, res *Result) {
+	l := &s.store.lives[lost.life()]
+	t.kick(s, int(l.origin), l.gateway, lost.conn(), lost.login(), by, res)
 }
 
 // kick notes a route that lost, if it is the own region's: only the loser's region kicks.
@@ -141,29 +207,4 @@ func (t *Table) kick(s *shard, o int, gw im.Gateway, conn, login, by uint64, res
 		code = im.CodeLoginTie
 	}
 	res.Kicks = append(res.Kicks, Kick{gw, im.Kick{Conn: conn, Login: login, Code: code}})
-}
-
-func find(rows []row, d im.DeviceID, o int) int {
-	return slices.IndexFunc(rows, func(r row) bool { return r.device == d && int(r.origin) == o })
-}
-
-func (s *shard) life(o int, gw im.Gateway) *life {
-	l, ok := s.logs[o].lives[gw]
-	if !ok {
-		l = &life{gateway: gw}
-		s.logs[o].lives[gw] = l
-	}
-	l.rows++
-	return l
-}
-
-// platform returns one string for all rows of a platform. What clients make up beyond a few is not kept.
-func (s *shard) platform(p im.Platform) im.Platform {
-	if known, ok := s.platforms[p]; ok {
-		return known
-	}
-	if len(s.platforms) < 64 {
-		s.platforms[p] = p
-	}
-	return p
 }

@@ -2,6 +2,9 @@ package routes_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -9,61 +12,157 @@ import (
 	"github.com/antipode-im/antipode/router/routes"
 )
 
-func filled(b *testing.B, users int) (*routes.Table, []im.UID) {
+// uidAt and deviceAt are names as they are in production: a uid of 11 characters, a device that is a random UUID.
+func uidAt(i int) im.UID { return im.UID(fmt.Sprintf("user%07d", i)) }
+
+func deviceAt(rng *rand.Rand) im.DeviceID {
+	a, b := rng.Uint64(), rng.Uint64()
+	return im.DeviceID(fmt.Sprintf("%08x-%04x-4%03x-a%03x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>48&0xfff, b&(1<<48-1)))
+}
+
+func entry(uid im.UID, device im.DeviceID, region im.Region, offset int64, login uint64) routes.Entry {
+	e := routes.Entry{Local: offset}
+	e.Kind = im.KindClaim
+	e.Route = im.Route{
+		UID: uid, Device: device, Platform: "ios", Region: region,
+		Gateway: im.Gateway{ID: fmt.Sprintf("gateway-%d", offset%20), Epoch: 1_764_000_000_000},
+		Conn:    uint64(offset), Login: login, Offset: offset, Claimed: im.StampAt(noon.Add(time.Duration(offset) * time.Millisecond)),
+	}
+	return e
+}
+
+// empty is a table of three regions whose logs count from their first record on.
+func empty(b *testing.B) *routes.Table {
 	b.Helper()
 	table, err := routes.New("eu", []im.Origin{"eu", "us", "ap"}, 16, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
-	names := make([]im.UID, users)
-	batches := make(map[im.Partition][]routes.Entry)
-	for i := range names {
-		names[i] = im.UID(fmt.Sprintf("user%07d", i))
-		o := origins[i%len(origins)]
-		p := im.Partition{Topic: im.RouteTopic(o), Number: table.Number(names[i])}
-		batches[p] = append(batches[p], entry(names[i], o.Region(), int64(len(batches[p])), 1))
-	}
-	for _, o := range origins {
+	for _, o := range table.Origins() {
 		for _, p := range table.Partitions(o) {
 			table.Expect(p, 0)
-			table.Apply(p, batches[p], im.StampAt(noon))
 		}
 	}
-	return table, names
+	return table
 }
 
-func entry(uid im.UID, region im.Region, offset int64, login uint64) routes.Entry {
-	e := routes.Entry{Local: offset}
-	e.Kind = im.KindClaim
-	e.Route = im.Route{
-		UID: uid, Device: im.DeviceID(uid[1:]), Platform: "ios", Region: region, Gateway: im.Gateway{ID: "g1", Epoch: 1},
-		Conn: uint64(offset), Login: login, Offset: offset, Claimed: im.StampAt(noon.Add(time.Duration(offset) * time.Millisecond)),
+// fill claims one route for each of some users, in batches as a reader brings them.
+func fill(table *routes.Table, users int) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	pending, next := make(map[im.Partition][]routes.Entry), make(map[im.Partition]int64)
+	for i := range users {
+		uid, o := uidAt(i), origins[i%len(origins)]
+		p := im.Partition{Topic: im.RouteTopic(o), Number: table.Number(uid)}
+		pending[p] = append(pending[p], entry(uid, deviceAt(rng), o.Region(), next[p], 1))
+		if next[p]++; len(pending[p]) == 64 {
+			table.Apply(p, pending[p], im.StampAt(noon))
+			pending[p] = pending[p][:0]
+		}
 	}
-	return e
+	for p, entries := range pending {
+		table.Apply(p, entries, im.StampAt(noon))
+	}
 }
 
-func BenchmarkLookup(b *testing.B) {
-	for _, users := range []int{1_000, 100_000, 1_000_000} {
+// heap is the memory in use, after what is not was taken away.
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkResident tells how much memory a route takes, everything included, and how long a collection of a heap that is
+// little but routes lasts.
+func BenchmarkResident(b *testing.B) {
+	for _, users := range []int{100_000, 1_000_000} {
 		b.Run(fmt.Sprint(users), func(b *testing.B) {
-			table, names := filled(b, users)
-			b.ReportAllocs()
-			var found []im.Route
-			i := 0
 			for b.Loop() {
-				found = table.Lookup(found[:0], names[i*7919%users], im.StampAt(noon))
-				if len(found) != 1 {
-					b.Fatalf("found %d routes", len(found))
-				}
-				i++
+				before := heap()
+				table := empty(b)
+				fill(table, users)
+				b.ReportMetric((float64(heap())-float64(before))/float64(users), "B/route")
+				began := time.Now()
+				runtime.GC()
+				b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms/GC")
+				runtime.KeepAlive(table)
 			}
 		})
 	}
 }
 
+// cpu is the processor time that this process took so far: what a machine that others use does not stretch.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// shuffled are users in the order in which they are asked for; their names stand in that order in memory, as those of a
+// request do.
+func shuffled(users int) []im.UID {
+	names := make([]im.UID, users)
+	for i, n := range rand.New(rand.NewPCG(2, 2)).Perm(users) {
+		names[i] = uidAt(n)
+	}
+	return names
+}
+
+// BenchmarkTargets is the lookup of a delivery.
+func BenchmarkTargets(b *testing.B) {
+	for _, users := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprint(users), func(b *testing.B) {
+			table, names := empty(b), shuffled(users)
+			fill(table, users)
+			now := im.StampAt(noon)
+			b.ReportAllocs()
+			var found []routes.Target
+			i := 0
+			began := cpu(b)
+			for b.Loop() {
+				found = table.Targets(found[:0], names[i], now)
+				if len(found) != 1 {
+					b.Fatalf("found %d routes", len(found))
+				}
+				if i++; i == users {
+					i = 0
+				}
+			}
+			b.ReportMetric(float64((cpu(b)-began).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+// BenchmarkLookup is the lookup of everything that is known of a route.
+func BenchmarkLookup(b *testing.B) {
+	const users = 1_000_000
+	table, names := empty(b), shuffled(users)
+	fill(table, users)
+	now := im.StampAt(noon)
+	b.ReportAllocs()
+	var found []im.Route
+	i := 0
+	for b.Loop() {
+		found = table.Lookup(found[:0], names[i], now)
+		if len(found) != 1 {
+			b.Fatalf("found %d routes", len(found))
+		}
+		if i++; i == users {
+			i = 0
+		}
+	}
+}
+
+// BenchmarkApplyClaims is a claim of a device that has a route already, in another life of its socket.
 func BenchmarkApplyClaims(b *testing.B) {
 	for _, users := range []int{1_000, 100_000} {
 		b.Run(fmt.Sprint(users), func(b *testing.B) {
-			table, names := filled(b, users)
+			table, names := empty(b), shuffled(users)
+			fill(table, users)
 			next := make(map[im.Partition]int64)
 			for _, p := range table.Partitions("eu") {
 				pos, _ := table.Position(p)
@@ -72,9 +171,9 @@ func BenchmarkApplyClaims(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				uid := names[i*7919%users]
+				uid := names[i%users]
 				p := im.Partition{Topic: im.RouteTopic("eu"), Number: table.Number(uid)}
-				table.Apply(p, []routes.Entry{entry(uid, "eu", next[p], uint64(i)+2)}, im.StampAt(noon))
+				table.Apply(p, []routes.Entry{entry(uid, "phone", "eu", next[p], uint64(i)+2)}, im.StampAt(noon))
 				next[p]++
 				i++
 			}

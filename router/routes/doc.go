@@ -15,6 +15,14 @@
 //
 // Of a region's origins only the latest is followed (Current): when a region starts over, every gateway of it starts over too.
 //
+// A user may be held to a number of devices of a platform (Limit): which of them are one too many is a function of the rows
+// held, so every region decides the same.
+//
+// Another region counts only while it is heard: what is older than the table's silence is cut off, a region that was cut
+// off counts again once its log was read to the end (reach), and one that comes and goes is held down for a while (link).
+//
+// Rows lie in memory without pointers, about 95 bytes each with everything around them (store).
+//
 // Limits: a partition number is one lock; a lookup holds it for the rows of one user. A user's devices are not bounded
-// here; accept limits them.
+// here; accept limits them. A name is 255 bytes at most: a claim with a longer one is void.
 package routes

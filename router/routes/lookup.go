@@ -12,12 +12,39 @@ import (
 )
 
 // counts tells whether a log's rows count at now: read up to the end seen at start, and, for another region, heard of
-// lately. The lock is held.
-func (t *Table) counts(l *log, now im.Stamp) bool {
-	if l.expect < 0 || l.tail.Read() < l.expect {
-		return false
+// lately and completely, by a link that does not flap. The lock is held.
+func (t *Table) counts(o int, l *log, now im.Stamp) bool {
+	return l.read() && t.heard(l, now) && !t.links[o].suppressed(now)
+}
+
+func (t *Table) heard(l *log, now im.Stamp) bool {
+	return l.region == t.self || t.silence == 0 || !l.reach.cut && !older(l.watermark, now, t.silence)
+}
+
+// Target is a route as whoever delivers needs it.
+type Target struct {
+	Region  im.Region
+	Gateway im.Gateway
+	Conn    uint64
+	Offline bool
+}
+
+// Targets appends where to reach each device of a user to dst: what Lookup finds, with less said of it and nothing
+// allocated.
+func (t *Table) Targets(dst []Target, uid im.UID, now im.Stamp) []Target {
+	s := &t.shards[t.Number(uid)]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	first := s.first(uid)
+	for r := first; r != 0; {
+		b := s.at(r)
+		if t.best(s, first, r, now) {
+			l := &s.store.lives[b.life()]
+			dst = append(dst, Target{s.logs[l.origin].region, l.gateway, b.conn(), b.offline()})
+		}
+		r = b.next()
 	}
-	return l.region == t.self || t.silence == 0 || l.watermark.Millis()+t.silence.Milliseconds() >= now.Millis()
+	return dst
 }
 
 // Lookup appends the route of each device of a user to dst: of the live ones in regions that count, the highest.
@@ -25,28 +52,36 @@ func (t *Table) Lookup(dst []im.Route, uid im.UID, now im.Stamp) []im.Route {
 	s := &t.shards[t.Number(uid)]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	rows := s.users[uid]
-	for i := range rows {
-		r := &rows[i]
-		if !t.usable(s, r, now) {
-			continue
+	first := s.first(uid)
+	for r := first; r != 0; {
+		b := s.at(r)
+		if t.best(s, first, r, now) {
+			dst = append(dst, t.route(s, b))
 		}
-		best := true
-		for j := range rows { // a user has few rows
-			if o := &rows[j]; j != i && o.device == r.device && t.usable(s, o, now) && t.compare(o, r) > 0 {
-				best = false
-				break
-			}
-		}
-		if best {
-			dst = append(dst, t.route(uid, r))
-		}
+		r = b.next()
 	}
 	return dst
 }
 
-func (t *Table) usable(s *shard, r *row, now im.Stamp) bool {
-	return !aged(r.claimed, now) && t.counts(&s.logs[r.origin], now)
+// best tells whether a row is the one that its device is reached by; first is the first of its user, who has few.
+func (t *Table) best(s *shard, first, place ref, now im.Stamp) bool {
+	b := s.at(place)
+	if !t.usable(s, b, now) {
+		return false
+	}
+	for r := first; r != 0; {
+		other := s.at(r)
+		if r != place && other.sameDevice(b) && t.usable(s, other, now) && t.compare(s, other, b) > 0 {
+			return false
+		}
+		r = other.next()
+	}
+	return true
+}
+
+func (t *Table) usable(s *shard, r row, now im.Stamp) bool {
+	o := s.origin(r)
+	return !aged(r.claimed(), now) && t.counts(o, &s.logs[o], now)
 }
 
 // Unknown lists the regions whose routes of a partition number do not count now: nothing may be concluded from a lookup
@@ -57,7 +92,7 @@ func (t *Table) Unknown(number int, now im.Stamp) []im.Region {
 	defer s.mu.RUnlock()
 	var unknown []im.Region
 	for i := range s.logs {
-		if !t.counts(&s.logs[i], now) {
+		if !t.counts(i, &s.logs[i], now) {
 			unknown = append(unknown, s.logs[i].region)
 		}
 	}
@@ -72,7 +107,7 @@ func (t *Table) Ready(origin im.Origin) bool {
 			return false
 		}
 		s.mu.RLock()
-		ready := s.logs[o].expect >= 0 && s.logs[o].tail.Read() >= s.logs[o].expect
+		ready := s.logs[o].read()
 		s.mu.RUnlock()
 		if !ready {
 			return false
@@ -157,7 +192,7 @@ func (t *Table) Count() map[im.Region]int {
 		s.mu.RLock()
 		for o := range s.logs {
 			for _, l := range s.logs[o].lives {
-				n[s.logs[o].region] += l.rows
+				n[s.logs[o].region] += s.store.lives[l].rows
 			}
 		}
 		s.mu.RUnlock()
@@ -191,19 +226,17 @@ func (t *Table) Digest(now im.Stamp) string {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.RLock()
-		for uid, rows := range s.users {
-			for j := range rows {
-				if aged(rows[j].claimed, now) {
-					continue
-				}
-				r := t.route(uid, &rows[j])
-				b = appendRoute(b[:0], &r)
-				h := sha256.Sum256(b)
-				for k := range sum { // a sum does not depend on the order of a map
-					sum[k] += binary.LittleEndian.Uint64(h[8*k:])
-				}
+		s.each(func(x row) {
+			if aged(x.claimed(), now) {
+				return
 			}
-		}
+			r := t.route(s, x)
+			b = appendRoute(b[:0], &r, x.since())
+			h := sha256.Sum256(b)
+			for k := range sum { // a sum does not depend on the order of an index
+				sum[k] += binary.LittleEndian.Uint64(h[8*k:])
+			}
+		})
 		s.mu.RUnlock()
 	}
 	out := make([]byte, 0, 32)
@@ -213,12 +246,12 @@ func (t *Table) Digest(now im.Stamp) string {
 	return hex.EncodeToString(out)
 }
 
-func appendRoute(b []byte, r *im.Route) []byte {
+func appendRoute(b []byte, r *im.Route, since im.Stamp) []byte {
 	for _, s := range [...]string{string(r.UID), string(r.Device), string(r.Platform), string(r.Region), r.Gateway.ID} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
-	for _, n := range [...]uint64{r.Gateway.Epoch, r.Conn, r.Login, uint64(r.Offset), uint64(r.Claimed)} {
+	for _, n := range [...]uint64{r.Gateway.Epoch, r.Conn, r.Login, uint64(r.Offset), uint64(r.Claimed), uint64(since)} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
 	if r.Offline {
@@ -234,10 +267,12 @@ func (t *Table) Rows(uid im.UID, now im.Stamp) []im.Route {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var all []im.Route
-	for i := range s.users[uid] {
-		if r := &s.users[uid][i]; !aged(r.claimed, now) {
-			all = append(all, t.route(uid, r))
+	for r := s.first(uid); r != 0; {
+		b := s.at(r)
+		if !aged(b.claimed(), now) {
+			all = append(all, t.route(s, b))
 		}
+		r = b.next()
 	}
 	slices.SortFunc(all, func(a, b im.Route) int {
 		if c := strings.Compare(string(a.Device), string(b.Device)); c != 0 {

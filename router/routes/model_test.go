@@ -1,6 +1,7 @@
 package routes_test
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -76,7 +77,7 @@ func (m *model) lookup(uid im.UID, now im.Stamp) []im.Route {
 
 var (
 	uids    = []im.UID{"ann", "bob", "eve"}
-	devices = []im.DeviceID{"phone", "web"}
+	devices = []im.DeviceID{"0199a2c4-7f3e-7d11-8a52-3b6f0c9d1e24", "phone"} // one is kept in 16 bytes, one as text; sorted
 	origins = []im.Origin{"ap", "eu", "us"}
 	noon    = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 )
@@ -85,6 +86,14 @@ const partitions = 2
 
 // world is random logs of every origin: [origin][partition][]records, in offset order from 0.
 type world map[im.Origin][partitions][]im.RouteRecord
+
+// platform is one of two, or now and then one that a client made up.
+func platform(pick numbers) im.Platform {
+	if pick(10) == 0 {
+		return im.Platform(fmt.Sprint("made up ", pick(1000)))
+	}
+	return []im.Platform{"web", "ios"}[pick(2)]
+}
 
 // numbers come from a seed or from rapid.
 type numbers func(n int) int
@@ -97,7 +106,7 @@ func grow(number func(uid im.UID) int, pick numbers, size int) world {
 		o := origins[pick(len(origins))]
 		clock = clock.Add(time.Duration(pick(600)) * time.Second)
 		r := im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
-			UID: uids[pick(len(uids))], Device: devices[pick(len(devices))], Platform: "web", Region: o.Region(),
+			UID: uids[pick(len(uids))], Device: devices[pick(len(devices))], Platform: platform(pick), Region: o.Region(),
 			Gateway: im.Gateway{ID: fmt.Sprint("g", pick(3)), Epoch: uint64(1 + pick(3))}, Conn: uint64(pick(3)), Login: uint64(pick(6)),
 			Claimed: im.StampAt(clock), Offline: pick(5) == 0,
 		}}
@@ -132,6 +141,74 @@ func grow(number func(uid im.UID) int, pick numbers, size int) world {
 		w[o] = logs
 	}
 	return w
+}
+
+// TestLimitsConverge applies random claims in random interleavings with limits of one device a platform: in the end each
+// region has kicked those of its own that a dumb reading of the rows, which are the same everywhere, says are too many.
+func TestLimitsConverge(t *testing.T) {
+	limits := map[im.Platform]int{"web": 1, "ios": 1}
+	over := 0
+	for seed := range uint64(500) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		regions := make([]*routes.Table, len(origins))
+		for i := range regions {
+			regions[i] = newTable(t, origins[i].Region())
+			regions[i].Limit(limits)
+		}
+		w := grow(regions[0].Number, rng.IntN, 10+rng.IntN(50))
+		for o, logs := range w { // claims within two hours only: what a release or age uncovers was kicked when it was covered
+			for n := range logs {
+				logs[n] = slices.DeleteFunc(logs[n], func(r im.RouteRecord) bool { return r.Kind != im.KindClaim })
+				for i := range logs[n] {
+					logs[n][i].Route.Offset = int64(i)
+					logs[n][i].Route.Claimed = im.StampAt(noon.Add(time.Duration(i) * time.Second))
+					logs[n][i].Since = logs[n][i].Route.Claimed - im.Stamp(rng.IntN(3))
+				}
+			}
+			w[o] = logs
+		}
+		began := func(r im.Route) im.Stamp {
+			for _, rec := range w[im.Origin(r.Region)][regions[0].Number(r.UID)] {
+				if rec.Route == r {
+					return rec.Since
+				}
+			}
+			t.Fatalf("seed %d: nobody claimed %+v", seed, r)
+			return 0
+		}
+		for i, table := range regions {
+			kicked := play(table, w, rng)
+			for _, uid := range uids {
+				of := make(map[im.Platform][]im.Route)
+				for _, r := range table.Lookup(nil, uid, 0) {
+					of[r.Platform] = append(of[r.Platform], r)
+				}
+				for p, all := range of {
+					slices.SortFunc(all, func(a, b im.Route) int {
+						return cmp.Or(cmp.Compare(began(b), began(a)), cmp.Compare(b.Region, a.Region), cmp.Compare(b.Device, a.Device))
+					})
+					if limits[p] == 0 {
+						continue
+					}
+					for _, r := range all[limits[p]:] {
+						over++
+						k := routes.Kick{Gateway: r.Gateway, Kick: im.Kick{Conn: r.Conn, Login: r.Login, Code: im.CodeDeviceLimit}}
+						if own := r.Region == origins[i].Region(); own && !kicked[k] {
+							t.Fatalf("seed %d: %s did not kick %+v, one too many", seed, origins[i], r)
+						}
+					}
+				}
+			}
+		}
+		for i := range regions {
+			if regions[i].Digest(0) != regions[0].Digest(0) {
+				t.Fatalf("seed %d: digests differ", seed)
+			}
+		}
+	}
+	if over < 100 {
+		t.Fatalf("only %d routes were too many", over)
+	}
 }
 
 func newTable(t interface{ Fatal(...any) }, self im.Region) *routes.Table {

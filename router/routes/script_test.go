@@ -3,6 +3,7 @@ package routes_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,16 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			return "error: " + err.Error()
 		}
 		s.table, s.next = table, make(map[im.Origin]int64)
+		if limits := text("limits"); limits != "" {
+			devices := make(map[im.Platform]int)
+			for _, l := range strings.Split(limits, "/") {
+				platform, n, _ := strings.Cut(l, ":")
+				if devices[im.Platform(platform)], err = strconv.Atoi(n); err != nil {
+					t.Fatal(err)
+				}
+			}
+			table.Limit(devices)
+		}
 		for _, o := range table.Origins() {
 			s.table.Expect(part(o), 0)
 		}
@@ -90,11 +101,18 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		e := routes.Entry{Local: offset, Generation: uint32(number("generation"))}
 		e.Kind = im.Kind(d.Cmd)
 		e.Route = im.Route{
-			UID: im.UID(text("uid")), Device: im.DeviceID(text("device")), Region: o.Region(),
+			UID: im.UID(text("uid")), Device: im.DeviceID(text("device")), Platform: im.Platform(text("platform")), Region: o.Region(),
 			Gateway: im.Gateway{ID: text("gw"), Epoch: max(number("epoch"), 1)}, Conn: number("conn"), Login: number("login"),
 			Offset: offset, Claimed: now(), Offline: text("offline") == "yes",
 		}
-		res := s.table.Apply(part(o), []routes.Entry{e}, now())
+		if since := text("since"); since != "" {
+			e.Since = at(t, since)
+		}
+		arrives := now()
+		if v := text("now"); v != "" {
+			arrives = at(t, v)
+		}
+		res := s.table.Apply(part(o), []routes.Entry{e}, arrives)
 		var out []string
 		switch {
 		case res.Skipped > 0:
@@ -117,6 +135,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		var out []string
 		for _, g := range s.table.Gaps(now(), patience) {
 			out = append(out, fmt.Sprintf("%v wants %d, has %d", g.Partition, g.Next, g.Local))
+		}
+		return strings.Join(out, "\n")
+	case "reach":
+		var out []string
+		for _, r := range s.table.Reaches(now()) {
+			out = append(out, fmt.Sprintf("%s cut=%d suppressed=%v flaps=%d", r.Region, r.Cut, r.Suppressed, r.Flaps))
 		}
 		return strings.Join(out, "\n")
 	case "prune":

@@ -3,6 +3,7 @@ package routes
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +24,9 @@ type Table struct {
 	self    im.Region
 	origins []im.Origin // sorted; a row names its origin by its place here
 	silence time.Duration
-	shards  []shard // by partition number
+	limits  map[im.Platform]int // devices that a user may have routes of
+	links   []link              // by origin
+	shards  []shard             // by partition number
 }
 
 // New returns an empty table for a router of region self that follows origins, each with the same number of partitions.
@@ -36,19 +39,24 @@ func New(self im.Region, origins []im.Origin, partitions int, silence time.Durat
 	if len(current) > 255 {
 		return nil, fmt.Errorf("routes: %d regions: at most 255 are supported", len(current))
 	}
-	t := &Table{self: self, origins: current, silence: silence, shards: make([]shard, partitions)}
+	t := &Table{
+		self: self, origins: current, silence: silence, links: make([]link, len(current)), shards: make([]shard, partitions),
+	}
 	for i := range t.shards {
-		t.shards[i].users = make(map[im.UID][]row)
-		t.shards[i].platforms = make(map[im.Platform]im.Platform)
+		t.shards[i].store = newStore()
 		t.shards[i].logs = make([]log, len(current))
 		for o, origin := range current {
 			t.shards[i].logs[o] = log{
-				region: origin.Region(), lives: make(map[im.Gateway]*life), fences: make(map[string]uint64), expect: -1,
+				region: origin.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1,
 			}
 		}
 	}
 	return t, nil
 }
+
+// Limit sets how many devices of a platform a user may have routes of; a platform that is not in it has no limit. It is
+// called before the first Apply, and every region's tables must be told the same.
+func (t *Table) Limit(devices map[im.Platform]int) { t.limits = maps.Clone(devices) }
 
 // Current returns the latest origin of each region, sorted.
 func Current(origins []im.Origin) []im.Origin {
@@ -68,57 +76,46 @@ func Current(origins []im.Origin) []im.Origin {
 
 // shard is one partition number, of every origin: a uid's rows are all in one.
 type shard struct {
-	mu        sync.RWMutex
-	users     map[im.UID][]row
-	logs      []log                       // by origin
-	platforms map[im.Platform]im.Platform // one string a platform, not one a row
+	mu sync.RWMutex
+	store
+	logs []log // by origin
 }
 
 // log is the state of one origin's partition beside its rows.
 type log struct {
 	region    im.Region
 	tail      Tail
-	expect    int64                // rows count once everything below this local offset was read; -1: not known yet
-	watermark im.Stamp             // the highest stamp seen: the origin's clock as this region has heard it
-	lives     map[im.Gateway]*life // of gateways that have rows
-	fences    map[string]uint64    // gateway id → the highest epoch that was declared down
+	expect    int64                 // rows count once everything below this local offset was read; -1: not known yet
+	watermark im.Stamp              // the highest stamp seen: the origin's clock as this region has heard it
+	reach     reach                 // whether the region was cut off
+	lives     map[im.Gateway]uint32 // numbers of the gateways that have rows
+	fences    map[string]uint64     // gateway id → the highest epoch that was declared down
 }
 
-// life is one life of a gateway, shared by its rows.
-type life struct {
-	gateway im.Gateway
-	rows    int
-}
-
-// row is a route, without what its place says (uid, region).
-type row struct {
-	device   im.DeviceID
-	platform im.Platform
-	life     *life
-	conn     uint64
-	login    uint64
-	offset   int64
-	claimed  im.Stamp
-	origin   uint8
-	offline  bool
-}
+// read tells whether the log was read up to the end seen at start.
+func (l *log) read() bool { return l.expect >= 0 && l.tail.Read() >= l.expect }
 
 // route is the row as others know it.
-func (t *Table) route(uid im.UID, r *row) im.Route {
+func (t *Table) route(s *shard, r row) im.Route {
+	l := &s.store.lives[r.life()]
 	return im.Route{
-		UID: uid, Device: r.device, Platform: r.platform, Region: t.origins[r.origin].Region(), Gateway: r.life.gateway,
-		Conn: r.conn, Login: r.login, Offset: r.offset, Claimed: r.claimed, Offline: r.offline,
+		UID: im.UID(r.uid()), Device: r.device(), Platform: s.platformOf(r), Region: t.origins[l.origin].Region(), Gateway: l.gateway,
+		Conn: r.conn(), Login: r.login(), Offset: r.offset(), Claimed: r.claimed(), Offline: r.offline(),
 	}
 }
 
+// origin is the place of a row's origin.
+func (s *shard) origin(r row) int { return int(s.store.lives[r.life()].origin) }
+
 // compare orders rows of one device as im.Route.Compare does.
-func (t *Table) compare(a, b *row) int {
-	return cmp.Or(cmp.Compare(a.login, b.login), cmp.Compare(t.origins[a.origin].Region(), t.origins[b.origin].Region()),
-		cmp.Compare(a.offset, b.offset))
+func (t *Table) compare(s *shard, a, b row) int {
+	return cmp.Or(cmp.Compare(a.login(), b.login()),
+		cmp.Compare(t.origins[s.origin(a)].Region(), t.origins[s.origin(b)].Region()),
+		cmp.Compare(a.offset(), b.offset()))
 }
 
 // aged tells whether a claim of that stamp is dead at now.
-func aged(claimed, now im.Stamp) bool { return claimed.Millis()+MaxAge.Milliseconds() < now.Millis() }
+func aged(claimed, now im.Stamp) bool { return older(claimed, now, MaxAge) }
 
 // Number is the partition number of a user.
 func (t *Table) Number(uid im.UID) int { return wire.Partition(string(uid), len(t.shards)) }
@@ -163,7 +160,7 @@ func (t *Table) Jump(p im.Partition, local int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.logs[o].tail.Jump(local)
-	s.remove(func(r *row) bool { return int(r.origin) == o })
+	s.forget(func(r row) bool { return s.origin(r) == o })
 }
 
 // Prune forgets rows that have been dead for long, by their own partition's watermark. It returns how many.
@@ -172,43 +169,43 @@ func (t *Table) Prune() int {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
-		n += s.remove(func(r *row) bool {
-			return r.claimed.Millis()+keep.Milliseconds() < s.logs[r.origin].watermark.Millis()
+		n += s.forget(func(r row) bool {
+			return r.claimed().Millis()+keep.Milliseconds() < s.logs[s.origin(r)].watermark.Millis()
 		})
 		s.mu.Unlock()
 	}
 	return n
 }
 
-// remove deletes the rows that match. The lock is held.
-func (s *shard) remove(match func(*row) bool) int {
-	n := 0
-	for uid, rows := range s.users {
-		left := slices.DeleteFunc(rows, func(r row) bool {
-			if !match(&r) {
-				return false
-			}
-			s.forget(&r)
-			n++
-			return true
-		})
-		s.put(uid, left)
+// forget deletes the rows that match. The lock is held.
+func (s *shard) forget(match func(row) bool) int {
+	return s.remove(match, func(r row) { s.leave(r.life()) })
+}
+
+// live returns the number of a gateway's life, with one row more.
+func (s *shard) live(o int, gw im.Gateway) uint32 {
+	lives := s.logs[o].lives
+	n, ok := lives[gw]
+	if !ok {
+		if last := len(s.unused) - 1; last >= 0 {
+			n, s.unused = s.unused[last], s.unused[:last]
+		} else {
+			n = uint32(len(s.store.lives))
+			s.store.lives = append(s.store.lives, life{})
+		}
+		s.store.lives[n] = life{gateway: gw, origin: uint8(o)}
+		lives[gw] = n
 	}
+	s.store.lives[n].rows++
 	return n
 }
 
-// forget takes a row off its gateway's count.
-func (s *shard) forget(r *row) {
-	if r.life.rows--; r.life.rows == 0 {
-		delete(s.logs[r.origin].lives, r.life.gateway)
+// leave takes a row off its gateway's count.
+func (s *shard) leave(n uint32) {
+	l := &s.store.lives[n]
+	if l.rows--; l.rows == 0 {
+		delete(s.logs[l.origin].lives, l.gateway)
+		l.gateway = im.Gateway{}
+		s.unused = append(s.unused, n)
 	}
-}
-
-// put stores a user's rows, none as nothing.
-func (s *shard) put(uid im.UID, rows []row) {
-	if len(rows) == 0 {
-		delete(s.users, uid)
-		return
-	}
-	s.users[uid] = rows
 }

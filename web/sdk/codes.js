@@ -33,6 +33,7 @@ export const CODES = {
   draining: { action: 'retry', close: 4001 },
   replaced: { action: 'stop', close: 4002 },
   login_tie: { action: 'retry', close: 4003 },
+  device_limit: { action: 'stop', close: 4008 },
   slow_consumer: { action: 'retry', close: 4004 },
   idle: { action: 'retry', close: 4005 },
   session_expired: { action: 'retry', close: 4006 },

@@ -288,6 +288,7 @@ type LogRoute struct {
 	Conn          uint64                 `protobuf:"varint,6,opt,name=conn,proto3" json:"conn,omitempty"`
 	Login         uint64                 `protobuf:"varint,7,opt,name=login,proto3" json:"login,omitempty"`
 	Offline       bool                   `protobuf:"varint,8,opt,name=offline,proto3" json:"offline,omitempty"` // a session in its resume window, without a socket
+	Since         uint64                 `protobuf:"fixed64,9,opt,name=since,proto3" json:"since,omitempty"`    // of a claim: the stamp at which its login began, repeated when it is claimed anew
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +379,13 @@ func (x *LogRoute) GetOffline() bool {
 	return false
 }
 
+func (x *LogRoute) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
 var File_antipode_v1_log_proto protoreflect.FileDescriptor
 
 const file_antipode_v1_log_proto_rawDesc = "" +
@@ -401,7 +409,7 @@ const file_antipode_v1_log_proto_rawDesc = "" +
 	"LogCursors\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tdelivered\x18\x02 \x01(\tR\tdelivered\x12\x12\n" +
-	"\x04read\x18\x03 \x01(\tR\x04read\"\xc4\x01\n" +
+	"\x04read\x18\x03 \x01(\tR\x04read\"\xda\x01\n" +
 	"\bLogRoute\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1a\n" +
@@ -410,7 +418,8 @@ const file_antipode_v1_log_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04conn\x18\x06 \x01(\x04R\x04conn\x12\x14\n" +
 	"\x05login\x18\a \x01(\x04R\x05login\x12\x18\n" +
-	"\aoffline\x18\b \x01(\bR\aofflineB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
+	"\aoffline\x18\b \x01(\bR\aoffline\x12\x14\n" +
+	"\x05since\x18\t \x01(\x06R\x05sinceB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
 
 var (
 	file_antipode_v1_log_proto_rawDescOnce sync.Once
