@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/router/routes"
 )
 
 // Deliver pushes to the sockets that the recipients have in this region, and, for deliveries with Notify, tells the
@@ -35,7 +36,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		now      = im.StampAt(time.Now())
 		batches  = make(map[im.Gateway]*batch)
 		conns    = make(map[im.Gateway][]uint64) // of the delivery in hand
-		found    []im.Route
+		found    []routes.Target
 		outgoing map[im.Region][]im.Delivery
 		spans    []trace.Span
 	)
@@ -50,7 +51,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		}
 		var abroad map[im.Region][]im.UID
 		for _, uid := range d.Recipients {
-			found = r.table.Lookup(found[:0], uid, now)
+			found = r.table.Targets(found[:0], uid, now)
 			for j := range found {
 				route := &found[j]
 				switch {

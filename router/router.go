@@ -33,8 +33,12 @@ type Config struct {
 	ClaimTimeout     time.Duration // 5 s: for a claim to be in the log and in the view
 	StoreTimeout     time.Duration // 2 s: for one call to Redis
 	NotifyTimeout    time.Duration // 1 s: for one call to the replicator
-	ClaimQueue       int           // 65536 claims waiting per partition; more are refused with overloaded
+	ClaimQueue       int           // 16384 claims waiting per partition, for the log or the view; more are refused with overloaded
 	NotifyQueue      int           // 1024 deliveries waiting per peer region; more are dropped
+
+	// DeviceLimits is how many devices of a platform a user may have connected; without an entry, any number. It must be the
+	// same in every region.
+	DeviceLimits map[im.Platform]int
 }
 
 // Log is the own region's Kafka.
@@ -122,7 +126,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	cfg.ClaimTimeout = cmp.Or(cfg.ClaimTimeout, 5*time.Second)
 	cfg.StoreTimeout = cmp.Or(cfg.StoreTimeout, 2*time.Second)
 	cfg.NotifyTimeout = cmp.Or(cfg.NotifyTimeout, time.Second)
-	cfg.ClaimQueue = cmp.Or(cfg.ClaimQueue, 1<<16)
+	cfg.ClaimQueue = cmp.Or(cfg.ClaimQueue, 1<<14)
 	cfg.NotifyQueue = cmp.Or(cfg.NotifyQueue, 1024)
 	switch {
 	case deps.Log == nil || deps.NewReader == nil || deps.OutOfRange == nil:
@@ -136,6 +140,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
+	table.Limit(cfg.DeviceLimits)
 	r := &Router{
 		cfg: cfg, deps: deps, log: deps.Logger, table: table, hub: newHub(),
 		names: newNames(cfg.Partitions), notifiers: make(map[im.Region]*notifier),

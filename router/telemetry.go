@@ -22,6 +22,7 @@ type instruments struct {
 	meter       metric.Meter
 	tracer      trace.Tracer
 	claims      metric.Int64Counter
+	claimsSpare metric.Int64Counter
 	pushes      metric.Int64Counter
 	pushesLost  metric.Int64Counter
 	notifies    metric.Int64Counter
@@ -34,6 +35,10 @@ type instruments struct {
 	storeErrors metric.Int64Counter
 	live        metric.Int64ObservableGauge
 	gateways    metric.Int64ObservableGauge
+	waiting     metric.Int64ObservableGauge
+	cut         metric.Int64ObservableGauge
+	damped      metric.Int64ObservableGauge
+	flaps       metric.Int64ObservableCounter
 	behind      metric.Int64ObservableGauge
 	watermark   metric.Float64ObservableGauge
 	partitions  metric.Int64ObservableGauge
@@ -63,6 +68,7 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 		errs = append(errs, err)
 	}
 	counter(&i.claims, "claims", "{claim}", "Claims and releases answered, by code (ok for none).")
+	counter(&i.claimsSpare, "claims_spared", "{claim}", "Claims and releases answered without a record, by reason: the view had it (known), or another of the device stood for it (merged).")
 	counter(&i.pushes, "pushes", "{push}", "Sockets that a push was queued for.")
 	counter(&i.pushesLost, "pushes_lost", "{push}", "Sockets whose gateway is not attached or did not take the push.")
 	counter(&i.notifies, "notifies", "{delivery}", "Deliveries handed to the replicator, by peer.")
@@ -74,11 +80,17 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 	counter(&i.jumps, "jumps", "{jump}", "Times that an origin's routes were dropped to jump over a lost part of its log.")
 	counter(&i.storeErrors, "store_errors", "{error}", "Times that writing Redis stopped and began anew.")
 	gauge(&i.live, "routes", "{route}", "Routes held in memory, by their region.")
+	gauge(&i.waiting, "claims_waiting", "{claim}", "Claims that wait for the route log or the view.")
+	gauge(&i.cut, "regions_cut", "{partition}", "Partitions of a region's routes that do not count: the region is not heard, or not completely.")
+	gauge(&i.damped, "regions_damped", "{region}", "1 for a region that came and went too often to count.")
 	gauge(&i.gateways, "gateways", "{gateway}", "Gateways attached.")
 	gauge(&i.behind, "lag", "{record}", "Records of route logs not yet read, by origin.")
 	gauge(&i.partitions, "partitions", "{partition}", "Partition numbers that there are.")
 	gauge(&i.owned, "partitions_owned", "{partition}", "Partition numbers that this router owns.")
 	var err error
+	i.flaps, err = m.Int64ObservableCounter("antipode_router_region_flaps", metric.WithUnit("{flap}"),
+		metric.WithDescription("Times that a region was cut off from this router's view."))
+	errs = append(errs, err)
 	i.watermark, err = m.Float64ObservableGauge("antipode_router_silence", metric.WithUnit("s"),
 		metric.WithDescription("Time since the last record heard of an origin, of its quietest partition."))
 	errs = append(errs, err)
@@ -92,6 +104,8 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 		c.Add(context.Background(), 0)
 	}
 	i.claims.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", "ok")))
+	i.spared("known", 0)
+	i.spared("merged", 0)
 	i.lost("unattached", 0)
 	i.lost("refused", 0)
 	for _, code := range []im.Code{im.CodeReplaced, im.CodeLoginTie, im.CodeDeviceLimit} {
@@ -112,6 +126,23 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 		}
 		o.ObserveInt64(i.partitions, int64(r.cfg.Partitions))
 		o.ObserveInt64(i.owned, int64(len(*r.owned.Load())))
+		depth := 0
+		for _, a := range r.appenders {
+			a.mu.Lock()
+			depth += a.depth()
+			a.mu.Unlock()
+		}
+		o.ObserveInt64(i.waiting, int64(depth))
+		for _, reach := range r.table.Reaches(im.StampAt(time.Now())) {
+			label := metric.WithAttributes(attribute.String("of_region", string(reach.Region)))
+			o.ObserveInt64(i.cut, int64(reach.Cut), label)
+			o.ObserveInt64(i.flaps, int64(reach.Flaps), label)
+			damped := int64(0)
+			if reach.Suppressed {
+				damped = 1
+			}
+			o.ObserveInt64(i.damped, damped, label)
+		}
 		r.hub.mu.Lock()
 		attached := len(r.hub.attached)
 		r.hub.mu.Unlock()
@@ -130,7 +161,7 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 			}
 		}
 		return nil
-	}, i.live, i.gateways, i.behind, i.watermark, i.partitions, i.owned)
+	}, i.live, i.gateways, i.waiting, i.cut, i.damped, i.flaps, i.behind, i.watermark, i.partitions, i.owned)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +196,10 @@ func (i *instruments) claim(err error, n int) {
 		code = string(im.CodeOf(err))
 	}
 	i.claims.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("code", code)))
+}
+
+func (i *instruments) spared(reason string, n int) {
+	i.claimsSpare.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", reason)))
 }
 
 func (i *instruments) pushed(n int) { i.pushes.Add(context.Background(), int64(n)) }

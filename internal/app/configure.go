@@ -99,6 +99,10 @@ func (s *Site) tune(c *config.Config) error {
 	}
 	s.Router = router.Config{
 		HeartbeatTimeout: c.Router.HeartbeatTimeout, Silence: c.Router.Silence, ClaimTimeout: c.Router.ClaimTimeout,
+		DeviceLimits: make(map[im.Platform]int, len(c.Router.DeviceLimits)),
+	}
+	for platform, n := range c.Router.DeviceLimits {
+		s.Router.DeviceLimits[im.Platform(platform)] = n
 	}
 	i := c.IMServer
 	s.IMServer = imserver.Config{

@@ -298,6 +298,11 @@ func checkLimits(c *Config, bad report) {
 			bad(key, "%d: must be 1 or more", v)
 		}
 	}
+	for _, platform := range slices.Sorted(maps.Keys(c.Router.DeviceLimits)) {
+		if n := c.Router.DeviceLimits[platform]; n < 1 {
+			bad("router.device_limits."+platform, "%d: must be 1 or more; a platform without a limit is left out", n)
+		}
+	}
 	rates := map[string]float64{"gateway.rate": c.Gateway.Rate, "imserver.rate": c.IMServer.Rate}
 	for _, key := range slices.Sorted(maps.Keys(rates)) {
 		if v := rates[key]; v <= 0 {

@@ -185,9 +185,10 @@ type Policy struct {
 
 // Router bounds what routes may take.
 type Router struct {
-	HeartbeatTimeout time.Duration `yaml:"heartbeat_timeout"` // a gateway silent for so long is down, unless discovery says otherwise
-	Silence          time.Duration `yaml:"silence"`           // a region not heard of for so long is unreachable
-	ClaimTimeout     time.Duration `yaml:"claim_timeout"`
+	HeartbeatTimeout time.Duration  `yaml:"heartbeat_timeout"` // a gateway silent for so long is down, unless discovery says otherwise
+	Silence          time.Duration  `yaml:"silence"`           // a region not heard of for so long is unreachable
+	ClaimTimeout     time.Duration  `yaml:"claim_timeout"`
+	DeviceLimits     map[string]int `yaml:"device_limits"` // of a platform: how many devices a user may have connected, over all regions (those that logged in last stay; unnamed: any number); the same in every region
 }
 
 // IMServer bounds what accept and apply may take.

@@ -169,6 +169,7 @@ func TestErrors(t *testing.T) {
 		{name: "no conns", yaml: "region: eu\ngateway: {max_conns: 0}\n", want: []string{"FILE:2: gateway.max_conns: 0: must be 1 or more"}},
 		{name: "no rate", yaml: "region: eu\nimserver: {rate: 0}\n", want: []string{"FILE:2: imserver.rate: 0: must be more than 0"}},
 		{name: "no time", yaml: "region: eu\nrouter: {silence: 0s}\n", want: []string{"FILE:2: router.silence: 0s: must be 1ms or more"}},
+		{name: "no device", yaml: "region: eu\nrouter: {device_limits: {ios: 0}}\n", want: []string{"FILE:2: router.device_limits.ios: 0: must be 1 or more"}},
 		{name: "tiny frames", yaml: "region: eu\ngateway: {max_frame: 10}\n", want: []string{"gateway.max_frame: 10: must be 1024 bytes or more", "gateway.max_text: 8192 does not fit"}},
 		{name: "impatient", yaml: "region: eu\ngateway: {heartbeat: 2m}\n", want: []string{"gateway.idle_timeout: 1m0s is not longer than gateway.heartbeat, 2m0s"}},
 		{name: "heartbeats upside down", yaml: "region: eu\nipconf: {policy: {heartbeat_min: 5m}}\n", want: []string{"FILE:2: ipconf.policy.heartbeat_min: 5m0s is longer than heartbeat_max"}},

@@ -3,6 +3,7 @@ package rpc
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -203,6 +204,18 @@ func (r *Routers) backoff(ctx context.Context, attempt int) {
 	}
 }
 
+// pauseFor waits, and tells whether ctx still runs.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
 // renew claims every live claim anew once in the configured time, a slot of conns at a time, and those that failed
 // before with each slot.
 func (a *attach) renew(ctx context.Context) {
@@ -262,20 +275,26 @@ func (r *Routers) Claim(ctx context.Context, claims []im.Claim) []error {
 			}
 			s.send(batch, func(k int, err error) { answers <- answer{places[k], err} })
 		}
-		again := open[:0:0]
+		again, asked := open[:0:0], time.Duration(0)
 		for range open {
 			select {
 			case got := <-answers:
 				if errs[got.i] = got.err; elsewhere(got.err) {
 					again = append(again, got.i)
+					if e, ok := errors.AsType[*im.Error](got.err); ok {
+						asked = max(asked, e.RetryAfter)
+					}
 				}
 			case <-ctx.Done():
 				return errs
 			}
 		}
 		if open = again; len(open) > 0 {
+			if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= asked {
+				return errs // whoever claims is told when to come back
+			}
 			r.backoff(ctx, attempt)
-			if ctx.Err() != nil {
+			if !pauseFor(ctx, asked) {
 				return errs
 			}
 		}

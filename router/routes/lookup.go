@@ -84,6 +84,75 @@ func (t *Table) usable(s *shard, r row, now im.Stamp) bool {
 	return !aged(r.claimed(), now) && t.counts(o, &s.logs[o], now)
 }
 
+// Held is the own region's route of a device, as whoever writes claims needs it.
+type Held struct {
+	Gateway  im.Gateway
+	Platform im.Platform
+	Conn     uint64
+	Login    uint64
+	Offline  bool
+	Claimed  im.Stamp
+	Since    im.Stamp
+	Stands   bool // nothing is held by which it is to be kicked; a claim anew would find the same
+}
+
+// Own returns the route that a device has in the own region.
+func (t *Table) Own(uid im.UID, d im.DeviceID, now im.Stamp) (h Held, ok bool) {
+	dev := pack(d)
+	s := &t.shards[t.Number(uid)]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var own row
+	first := s.first(uid)
+	for r := first; r != 0; {
+		b := s.at(r)
+		r = b.next()
+		if b.isDevice(&dev) && s.logs[s.origin(b)].region == t.self {
+			own = b
+			break
+		}
+	}
+	if own == nil {
+		return h, false
+	}
+	h = Held{
+		Gateway: s.store.lives[own.life()].gateway, Platform: s.platformOf(own), Conn: own.conn(), Login: own.login(),
+		Offline: own.offline(), Claimed: own.claimed(), Since: own.since(), Stands: true,
+	}
+	rows := 0
+	for r := first; r != 0; {
+		b := s.at(r)
+		r = b.next()
+		if aged(b.claimed(), now) {
+			continue
+		}
+		rows++
+		if b.isDevice(&dev) && t.compare(s, b, own) > 0 {
+			h.Stands = false
+		}
+	}
+	if limit := t.limits[h.Platform]; limit > 0 && rows > limit { // maybe: whoever claims anew is told
+		h.Stands = false
+	}
+	return h, true
+}
+
+// Has tells whether a device has a row in any region, dead or alive.
+func (t *Table) Has(uid im.UID, d im.DeviceID) bool {
+	dev := pack(d)
+	s := &t.shards[t.Number(uid)]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for r := s.first(uid); r != 0; {
+		b := s.at(r)
+		if b.isDevice(&dev) {
+			return true
+		}
+		r = b.next()
+	}
+	return false
+}
+
 // Unknown lists the regions whose routes of a partition number do not count now: nothing may be concluded from a lookup
 // about them (I10).
 func (t *Table) Unknown(number int, now im.Stamp) []im.Region {
