@@ -62,7 +62,9 @@ type Load struct {
 	Conns          int
 	Capacity       int // conns it is sized for
 	BytesPerSecond uint64
+	BytesCapacity  uint64  // bytes per second it is sized for; 0: not known
 	CPU            float64 // 0 to 1 of the machine
+	Version        string  // of its build; empty: not known
 	Draining       bool
 }
 

@@ -1,33 +1,36 @@
 package ipconf
 
 import (
-	"encoding/json"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/ipconf/rank"
 	"github.com/antipode-im/antipode/wire"
 )
 
-// maxRTTs bounds the round trips that one client may report.
-const maxRTTs = 64
-
-// Handler serves GET /v1/endpoints. Parameters, all optional: uid, device, platform, network (not used yet), region (a
-// wanted one), last (the gateway used last, as region/id or id), rtt (milliseconds per region, as in eu:23,us:110). Malformed hints are
-// passed over: a list is worth more than an error.
+// Handler serves GET /v1/endpoints and /v1/catalogue, and POST /v1/endpoints:batch. Parameters of the first, all optional:
+// uid, device, platform, network, region (a wanted one), home (the user's), last (the gateway used last, as region/id or id),
+// rtt (milliseconds per region, as in eu:23,us:110), failed (gateways that could not be used, as region/id,region/id).
+// Malformed hints are passed over: a list is worth more than an error.
 func (s *IPConf) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/endpoints", s.endpoints)
-	mux.HandleFunc("OPTIONS /v1/endpoints", func(w http.ResponseWriter, r *http.Request) {
+	preflight := func(w http.ResponseWriter, r *http.Request) {
 		s.allow(w, r)
 		w.WriteHeader(http.StatusNoContent)
-	})
+	}
+	mux.HandleFunc("GET /v1/endpoints", s.endpoints)
+	mux.HandleFunc("OPTIONS /v1/endpoints", preflight)
+	mux.HandleFunc("GET /v1/catalogue", s.serveCatalogue)
+	mux.HandleFunc("OPTIONS /v1/catalogue", preflight)
+	mux.HandleFunc("POST /v1/endpoints:batch", s.batch)
 	return mux
 }
 
@@ -49,150 +52,241 @@ func (s *IPConf) allow(w http.ResponseWriter, r *http.Request) {
 	h.Set("Access-Control-Max-Age", "600")
 }
 
+// outcome is what became of a request.
+type outcome struct {
+	code  im.Code // empty: there is a list
+	why   string
+	retry time.Duration
+	etag  uint64
+	first int // gateway in the view; -1: none
+}
+
+// work is what an answer needs; it is reused.
+type work struct {
+	places []rank.Place
+	body   []byte
+}
+
+func newWorkPool() *sync.Pool {
+	return &sync.Pool{New: func() any { return &work{places: make([]rank.Place, 0, 64), body: make([]byte, 0, 8<<10)} }}
+}
+
+// answer ranks for one client and appends the JSON of its list to w.body. With have, it leaves the list away if that names
+// an answer that is still good. It allocates nothing.
+func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64, now time.Time) outcome {
+	c := s.locator.locate(q, ip, nil)
+	s.reports(v, q, now)
+	c.Last = findLast(v, s.locator, q.last)
+	busy := false
+	if free := v.table.Free(c.Forbidden); free > 0 {
+		if short := rank.Shortage(free, s.cfg.Reserve); short > 0 {
+			luck := rand.Float64()
+			if busy = true; luck < short {
+				return outcome{code: im.CodeOverloaded, why: "all regions are nearly full", retry: rank.ShortageWait(rand.Float64()), first: -1}
+			}
+		}
+	}
+	w.places = v.table.Draw(w.places[:0], &c, rand.Uint64())
+	if len(w.places) == 0 {
+		return s.nobody(v, &c)
+	}
+	first := w.places[0]
+	home := &v.regions[v.table.Gateway(first.Gateway).Region]
+	busy = busy || home.Share < 1 || first.Why == rank.Displaced
+	policy, variant := s.policies.of(kindOf(q.platform), classOf(q.network), busy)
+	etag := mix(v.epoch^variant<<32^uint64(c.Want+2)<<48^uint64(c.Home+2)<<54^uint64(c.Forbidden)) | 1
+	if have == etag && q.failed == "" {
+		return outcome{etag: etag, first: -1}
+	}
+	if wait := s.gate.Ask(now, s.cfg.GatewayRate*v.open/v.ipconfs, first.Why == rank.LastUsed, rand.Float64()); wait > 0 {
+		return outcome{code: im.CodeOverloaded, why: "many come at once", retry: wait, first: -1}
+	}
+	v.table.Take(first.Gateway)
+	v.gateways[first.Gateway].sent.Add(now)
+
+	b := append(w.body, `{"policy":`...)
+	b = append(b, policy...)
+	b = append(b, `,"gateways":[`...)
+	for i, p := range w.places {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, v.gateways[p.Gateway].json...)
+		b = appendScore(b, p.Score)
+		b = append(b, '}')
+	}
+	b = append(b, `],"region":"`...)
+	b = append(b, s.cfg.Region...)
+	b = append(b, `","ttl_ms":`...)
+	b = strconv.AppendInt(b, s.cfg.TTL.Milliseconds(), 10)
+	b = append(b, `,"server_time_ms":`...)
+	b = strconv.AppendInt(b, now.UnixMilli(), 10)
+	if v.catalogue != nil {
+		b = append(b, `,"catalogue":"`...)
+		b = append(b, v.catalogue.version...)
+		b = append(b, '"')
+	}
+	w.body = append(b, '}')
+	return outcome{etag: etag, first: first.Gateway}
+}
+
+// nobody says why there is no list: no room, or no gateway at all.
+func (s *IPConf) nobody(v *view, c *rank.Client) outcome {
+	for i := range v.regions {
+		if v.table.Standing(i, c).Closed == "full" {
+			return outcome{code: im.CodeOverloaded, why: "all regions are full", retry: rank.ShortageWait(rand.Float64()), first: -1}
+		}
+	}
+	return outcome{code: im.CodeUnready, why: "no gateway takes newcomers now", retry: time.Second, first: -1}
+}
+
+// reports notes the gateways that a client could not use.
+func (s *IPConf) reports(v *view, q *request, now time.Time) {
+	rest := q.failed
+	for n := 0; rest != "" && n < maxFailed; n++ {
+		var name string
+		name, rest, _ = strings.Cut(rest, ",")
+		if i := findLast(v, s.locator, name); i >= 0 {
+			s.fleet.report(v.gateways[i], now)
+		}
+	}
+}
+
+// findLast finds a gateway that a client names: region/id, or an id alone.
+func findLast(v *view, l *locator, name string) int {
+	if name == "" {
+		return -1
+	}
+	region, id, full := strings.Cut(name, "/")
+	if !full {
+		return v.table.Find(-1, name)
+	}
+	if r := l.parse(region); r >= 0 {
+		return v.table.Find(r, id)
+	}
+	return -1
+}
+
+// appendScore writes a number between 0 and 1 with three digits.
+func appendScore(b []byte, score float32) []byte {
+	n := int(score*1000 + 0.5)
+	if n >= 1000 {
+		return append(b, '1')
+	}
+	return append(b, '0', '.', byte('0'+n/100), byte('0'+n/10%10), byte('0'+n%10))
+}
+
+// appendString writes a JSON string.
+func appendString(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for i := 0; i < len(s); {
+		c, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', byte(c))
+		case c < 0x20 || c == '<' || c == '>' || c == '&' || c == utf8.RuneError && size == 1:
+			if c == utf8.RuneError {
+				b = append(b, `\ufffd`...)
+			} else {
+				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			}
+		default:
+			b = append(b, s[i:i+size]...)
+		}
+		i += size
+	}
+	return append(b, '"')
+}
+
+// staleIfError is how long a cache may serve an old list while ipconf does not answer (RFC 5861): a client would use its
+// last list then too.
+const staleIfError = 24 * time.Hour
+
 func (s *IPConf) endpoints(w http.ResponseWriter, r *http.Request) {
 	s.allow(w, r)
-	now := time.Now()
-	gateways, instances := s.fleet.candidates(now)
-	ranked, _ := rank.Rank(gateways, s.closed(), clientOf(s.cfg.Region, r.URL.Query()), s.settings(), rand.Uint64())
-	if len(ranked) == 0 {
-		s.metrics.answered(r.Context(), "none")
-		e := wire.ErrorFrame(&im.Error{Code: im.CodeUnready, Detail: "no gateway takes newcomers now", RetryAfter: time.Second})
-		b, err := wire.ErrorJSON(e)
-		if err != nil {
-			b = nil
-		}
-		answer(w, im.CodeUnready.Spec().HTTP, b)
+	v := s.current.Load()
+	q := parseQuery(r.URL.RawQuery)
+	ip := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
+	buf := s.work.Get().(*work)
+	defer s.work.Put(buf)
+	buf.body = buf.body[:0]
+	o := s.answer(buf, v, &q, ip, parseETag(r.Header.Get("If-None-Match")), time.Now())
+	s.count(r, v, o)
+	if o.code != "" {
+		s.deny(w, o.code, o.why, o.retry)
 		return
 	}
-	list := wire.Endpoints{
-		Policy: s.cfg.Policy, Region: s.cfg.Region, TTLMs: s.cfg.TTL.Milliseconds(), ServerTimeMs: now.UnixMilli(),
-		Gateways: make([]wire.Endpoint, len(ranked)),
-	}
-	for i, g := range ranked {
-		list.Gateways[i] = endpoint(instances[g.Index], g.Score)
-	}
-	first := list.Gateways[0]
-	s.fleet.sent(first.Region, first.ID, now)
-	s.metrics.answered(r.Context(), first.Region)
-	b, err := json.Marshal(list)
-	if err != nil { // numbers and strings: cannot fail
-		http.Error(w, "internal", http.StatusInternalServerError)
+	h := w.Header()
+	h["Etag"] = []string{formatETag(o.etag)}
+	h["Cache-Control"] = s.cacheControl
+	if o.first < 0 {
+		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	answer(w, http.StatusOK, b)
+	write(w, http.StatusOK, buf.body)
 }
 
-func answer(w http.ResponseWriter, status int, b []byte) {
+func (s *IPConf) count(r *http.Request, v *view, o outcome) {
+	switch {
+	case o.first >= 0:
+		s.metrics.answered(r.Context(), v.table.Gateway(o.first).Region)
+	case o.code == "":
+		s.metrics.unchanged(r.Context())
+	case o.code == im.CodeOverloaded:
+		s.metrics.delayed(r.Context())
+	default:
+		s.metrics.answered(r.Context(), -1)
+	}
+}
+
+// An ETag is weak (RFC 9110, 8.8.1): two answers of one tag are equally good lists, though not the same draw.
+func formatETag(tag uint64) string { return `W/"` + strconv.FormatUint(tag, 16) + `"` }
+
+func parseETag(header string) uint64 {
+	text, ok := strings.CutPrefix(header, `W/"`)
+	if !ok {
+		return 0
+	}
+	tag, err := strconv.ParseUint(strings.TrimSuffix(text, `"`), 16, 64)
+	if err != nil {
+		return 0
+	}
+	return tag
+}
+
+// matches tells whether a list of ETags names one.
+func matches(header, etag string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		if p := strings.TrimSpace(part); p == etag || p == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *IPConf) refuse(w http.ResponseWriter, _ *http.Request, why string, retry time.Duration) {
+	s.deny(w, im.CodeUnready, why, retry)
+}
+
+// deny answers with an error that says when to come back.
+func (s *IPConf) deny(w http.ResponseWriter, code im.Code, why string, retry time.Duration) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	if retry > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((retry+time.Second-1)/time.Second), 10))
+	}
+	b, err := wire.ErrorJSON(wire.ErrorFrame(&im.Error{Code: code, Detail: why, RetryAfter: retry}))
+	if err != nil {
+		b = nil
+	}
+	write(w, code.Spec().HTTP, b)
+}
+
+func write(w http.ResponseWriter, status int, b []byte) {
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
 	w.WriteHeader(status)
 	_, _ = w.Write(b) // the client is gone
-}
-
-func (s *IPConf) settings() rank.Settings { return rank.Settings{Limit: s.cfg.MaxAnswer} }
-
-// closed lists the regions that take no newcomers.
-func (s *IPConf) closed() rank.Closed {
-	closed := rank.Closed{}
-	if s.deps.States == nil {
-		return closed
-	}
-	for _, r := range s.cfg.Regions {
-		if state := s.deps.States.State(r); state != "" && state != im.StateActive {
-			closed[r] = string(state)
-		}
-	}
-	return closed
-}
-
-// endpoint is how a client is told of a gateway.
-func endpoint(i im.Instance, score float64) wire.Endpoint {
-	base := strings.TrimSuffix(strings.TrimSuffix(i.URL, "/"), "/v1/ws")
-	if rest, ok := strings.CutPrefix(base, "ws"); ok { // registered by its WebSocket URL
-		base = "http" + rest
-	}
-	return wire.Endpoint{ID: i.ID, Region: i.Region, URL: wire.WebSocketURL(base), PullURL: base, Score: float64(int(score*1000)) / 1000}
-}
-
-// clientOf reads a request's hints.
-func clientOf(near im.Region, q url.Values) rank.Client {
-	c := rank.Client{Near: near, Last: q.Get("last")}
-	if r, err := im.ParseRegion(q.Get("region")); err == nil {
-		c.Region = r
-	}
-	if text := q.Get("rtt"); text != "" {
-		c.RTT = map[im.Region]time.Duration{}
-		for part := range strings.SplitSeq(text, ",") {
-			name, number, _ := strings.Cut(part, ":")
-			r, err := im.ParseRegion(name)
-			n, err2 := strconv.ParseUint(number, 10, 16)
-			if err == nil && err2 == nil && len(c.RTT) < maxRTTs {
-				c.RTT[r] = time.Duration(n) * time.Millisecond
-			}
-		}
-	}
-	return c
-}
-
-// Explanation is the answer of Explain.
-type Explanation struct {
-	Region   im.Region      `json:"region"`
-	Ranked   []Reason       `json:"ranked"`
-	LeftOut  []Reason       `json:"left_out"`
-	Catalogs []CatalogueAge `json:"catalogues"`
-}
-
-// Reason says why a gateway is where it is.
-type Reason struct {
-	Gateway string    `json:"gateway"`
-	Region  im.Region `json:"region"`
-	Score   float64   `json:"score"`
-	Conns   int       `json:"conns"`
-	CPU     float64   `json:"cpu"`
-	AgeMs   int64     `json:"age_ms"` // of its load; negative: never heard
-	Why     string    `json:"why"`
-}
-
-// CatalogueAge says how old the last reading of a region's catalogue is, and whether it is held back.
-type CatalogueAge struct {
-	Region im.Region `json:"region"`
-	AgeMs  int64     `json:"age_ms"`
-	Held   bool      `json:"held_back"`
-	Known  bool      `json:"known"`
-}
-
-// Explain serves the ranking that a client with the same parameters would get, with its reasons, for operators: mount it
-// on the admin port only.
-func (s *IPConf) Explain() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		now := time.Now()
-		gateways, _ := s.fleet.candidates(now)
-		ranked, left := rank.Rank(gateways, s.closed(), clientOf(s.cfg.Region, r.URL.Query()), s.settings(), rand.Uint64())
-		e := Explanation{Region: s.cfg.Region, Ranked: []Reason{}, LeftOut: []Reason{}}
-		reason := func(i int, score float64, why string) Reason {
-			g := gateways[i]
-			return Reason{g.ID, g.Region, score, g.Conns, g.CPU, g.Age.Milliseconds(), why}
-		}
-		for _, g := range ranked {
-			e.Ranked = append(e.Ranked, reason(g.Index, g.Score, g.Why))
-		}
-		for _, g := range left {
-			e.LeftOut = append(e.LeftOut, reason(g.Index, 0, g.Why))
-		}
-		for _, name := range s.cfg.Regions {
-			age, held, known := s.fleet.age(name, now)
-			if !known {
-				age = 0
-			}
-			e.Catalogs = append(e.Catalogs, CatalogueAge{name, age.Milliseconds(), held, known})
-		}
-		b, err := json.MarshalIndent(e, "", "  ")
-		if err != nil {
-			http.Error(w, "internal", http.StatusInternalServerError)
-			return
-		}
-		answer(w, http.StatusOK, b)
-	})
 }

@@ -9,33 +9,82 @@ import (
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/ipconf/rank"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // fleet is what is known of all regions' gateways. It has no clock: callers pass the time.
 type fleet struct {
 	deadAfter time.Duration
+	silent    time.Duration // after which clients' reports about a gateway are believed
 
 	mu      sync.Mutex
 	regions map[im.Region]*region
+	changes uint64 // of what clients are told of gateways
 }
 
 // region is what is known of one region's gateways.
 type region struct {
 	gateways map[string]*gateway // last known good
+	ordered  []*gateway          // by id
 	asOf     time.Time           // when the catalogue last said anything; zero: never
 	held     bool                // its last word would drop more than half, and waits for a second look
+	usable   bool                // some gateway was usable when a view was last made
+	seen     bool                // some gateway ever was
+	backAt   time.Time           // since when it is usable again; zero: it always was
 }
 
 type gateway struct {
 	instance im.Instance
+	endpoint wire.Endpoint
+	json     []byte    // of the endpoint, up to the score
 	since    time.Time // when the catalogue first named it
+	served   time.Time // when it was first heard of, if that was news; zero: from before anybody looked
 	load     im.Load
+	window   window
 	measured time.Time // of load; zero: never heard
-	inFlight inFlight
+	banned   time.Time // clients say that it cannot be reached, while it is silent: believed until then
+	sent     rank.Sent
+	failed   rank.Sent // reports of clients that could not use it
 }
 
-func newFleet(regions []im.Region, deadAfter time.Duration) *fleet {
-	f := &fleet{deadAfter: deadAfter, regions: map[im.Region]*region{}}
+// window averages what fluctuates over the last measurements.
+type window struct {
+	cpu, net [windowSize]float64
+	n        int
+}
+
+const (
+	windowSize = 5 // measurements: ten seconds of polls
+	// believed is how many reports about a silent gateway are needed, beside a fifth of those sent there.
+	believed     = 3
+	believedPart = 0.2
+	// banTime is how long a silent gateway that clients complain of is left out before it is tried again.
+	banTime = 30 * time.Second
+	// maxErrors bounds what clients' reports can do to a gateway that answers: they may be forged.
+	maxErrors = 0.5
+	// fewSent is counted beside those sent, so that one report about a quiet gateway says little.
+	fewSent = 20
+)
+
+func (w *window) add(cpu, net float64) {
+	w.cpu[w.n%windowSize], w.net[w.n%windowSize] = cpu, net
+	w.n++
+}
+
+func (w *window) mean() (cpu, net float64) {
+	n := min(w.n, windowSize)
+	if n == 0 {
+		return 0, 0
+	}
+	for i := range n {
+		cpu += w.cpu[i]
+		net += w.net[i]
+	}
+	return cpu / float64(n), net / float64(n)
+}
+
+func newFleet(regions []im.Region, deadAfter, silent time.Duration) *fleet {
+	f := &fleet{deadAfter: deadAfter, silent: silent, regions: map[im.Region]*region{}}
 	for _, r := range regions {
 		f.regions[r] = &region{gateways: map[string]*gateway{}}
 	}
@@ -52,6 +101,7 @@ func (f *fleet) catalogue(name im.Region, instances []im.Instance, second bool, 
 	if r == nil {
 		return false, 0
 	}
+	begun := !r.asOf.IsZero() // else the first reading: nothing in it is new
 	r.asOf = now
 	before := len(r.gateways)
 	named := make(map[string]bool, len(instances))
@@ -63,7 +113,14 @@ func (f *fleet) catalogue(name im.Region, instances []im.Instance, second bool, 
 		g := r.gateways[i.ID]
 		if g == nil || g.instance.Epoch != i.Epoch {
 			g = &gateway{since: now}
+			if begun {
+				g.served = now
+			}
 			r.gateways[i.ID] = g
+		}
+		if e := wire.EndpointOf(i); e != g.endpoint {
+			g.endpoint, g.json = e, endpointJSON(e)
+			f.changes++
 		}
 		g.instance = i
 	}
@@ -81,6 +138,10 @@ func (f *fleet) catalogue(name im.Region, instances []im.Instance, second bool, 
 		delete(r.gateways, id)
 		gone++
 	}
+	if gone > 0 {
+		f.changes++
+	}
+	r.ordered = slices.SortedFunc(maps.Values(r.gateways), func(a, b *gateway) int { return cmp.Compare(a.instance.ID, b.instance.ID) })
 	r.held = gone < len(missing)
 	return r.held, gone
 }
@@ -111,8 +172,28 @@ func (f *fleet) measure(name im.Region, l im.Load, at time.Time) {
 	if g == nil || at.Before(g.measured) {
 		return
 	}
-	g.load, g.measured = l, at
-	g.inFlight.settle(at)
+	net := 0.0
+	if l.BytesCapacity > 0 {
+		net = float64(l.BytesPerSecond) / float64(l.BytesCapacity)
+	}
+	g.window.add(l.CPU, net)
+	g.load, g.measured, g.banned = l, at, time.Time{}
+	g.sent.Settle(at)
+}
+
+// report notes that a client could not use a gateway. While a gateway is silent, enough of them are believed.
+func (f *fleet) report(g *gateway, now time.Time) {
+	g.failed.Add(now)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(g.measured) <= f.silent || now.Sub(g.since) <= f.silent {
+		return
+	}
+	failed, _ := g.failed.Count(now)
+	sent, _ := g.sent.Count(now)
+	if failed >= believed && failed >= believedPart*sent {
+		g.banned = now.Add(banTime)
+	}
 }
 
 // instances lists a region's gateways, by id.
@@ -120,10 +201,9 @@ func (f *fleet) instances(name im.Region) []im.Instance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var list []im.Instance
-	for _, g := range f.regions[name].gateways {
+	for _, g := range f.regions[name].ordered {
 		list = append(list, g.instance)
 	}
-	slices.SortFunc(list, func(a, b im.Instance) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
 
@@ -131,53 +211,85 @@ func (f *fleet) instances(name im.Region) []im.Instance {
 func (f *fleet) loads(name im.Region, now time.Time) (loads []im.Load, age time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, g := range f.regions[name].gateways {
+	for _, g := range f.regions[name].ordered {
 		if f.alive(g, now) {
 			loads = append(loads, g.load)
 			age = max(age, now.Sub(g.measured))
 		}
 	}
-	slices.SortFunc(loads, func(a, b im.Load) int { return cmp.Compare(a.Gateway.ID, b.Gateway.ID) })
 	return loads, age
 }
 
-// candidates lists every gateway as the ranking takes it. A region in which no gateway at all was heard of lately has all
-// of them back: then it is we who do not hear.
-func (f *fleet) candidates(now time.Time) ([]rank.Gateway, []im.Instance) {
+// candidates lists every gateway of the regions, in their order, as the ranking takes it. A region in which no gateway at all
+// was heard of lately has all of them back, but those that clients could not reach: then it may be we who do not hear.
+func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight float64, canary bool), now time.Time) ([]rank.Gateway, []*gateway) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var gateways []rank.Gateway
-	var instances []im.Instance
-	for _, name := range slices.Sorted(maps.Keys(f.regions)) {
+	var list []rank.Gateway
+	var gateways []*gateway
+	for i, name := range names {
 		r := f.regions[name]
-		deaf := true
-		for _, g := range r.gateways {
+		deaf, usable := true, false
+		for _, g := range r.ordered {
 			deaf = deaf && f.unhealthy(g, now)
 		}
-		for _, id := range slices.Sorted(maps.Keys(r.gateways)) {
-			g := r.gateways[id]
+		for _, g := range r.ordered {
 			c := rank.Gateway{
-				ID: id, Region: name, Conns: g.load.Conns, Capacity: g.load.Capacity, CPU: g.load.CPU, Age: -1,
-				InFlight: g.inFlight.count(now), Draining: g.instance.Draining || g.load.Draining,
-				Dead: !deaf && f.unhealthy(g, now),
+				ID: g.instance.ID, Region: i, Conns: g.load.Conns, Capacity: g.load.Capacity, Age: -1, Served: -1,
+				Draining: g.instance.Draining || g.load.Draining,
+				Dead:     !deaf && f.unhealthy(g, now) || now.Before(g.banned),
 			}
+			c.CPU, c.Net = g.window.mean()
+			c.Recent, c.InFlight = g.sent.Count(now)
+			if failed, _ := g.failed.Count(now); failed > 0 {
+				c.Errors = min(maxErrors, failed/(failed+c.Recent+fewSent))
+			}
+			c.Version, c.Canary = weigh(g.load.Version)
 			if !g.measured.IsZero() {
 				c.Age = max(0, now.Sub(g.measured))
 			}
-			gateways = append(gateways, c)
-			instances = append(instances, g.instance)
+			if !g.served.IsZero() {
+				c.Served = now.Sub(g.served)
+			}
+			usable = usable || !c.Dead && !c.Draining
+			list = append(list, c)
+			gateways = append(gateways, g)
 		}
+		switch {
+		case usable && !r.usable && r.seen:
+			r.backAt = now
+		case usable:
+			r.seen = true
+		}
+		r.usable = usable
 	}
-	return gateways, instances
+	return list, gateways
 }
 
-// sent notes that a newcomer was sent to a gateway.
-func (f *fleet) sent(name im.Region, id string, now time.Time) {
+// back is since when a region has usable gateways again; zero if it never was without, since they were first seen.
+func (f *fleet) back(name im.Region) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if g := f.regions[name].gateways[id]; g != nil {
-		g.inFlight.add(now)
+	return f.regions[name].backAt
+}
+
+// version is the version that a gateway told last.
+func (f *fleet) version(g *gateway) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return g.load.Version
+}
+
+// all lists every gateway that clients may be told of, for the catalogue, and a number that grows when that changes.
+func (f *fleet) all(names []im.Region) (list []wire.Endpoint, changes uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, name := range names {
+		for _, g := range f.regions[name].ordered {
+			list = append(list, g.endpoint)
+		}
 	}
+	return list, f.changes
 }
 
 // age is how long ago the catalogue of a region last said anything, and whether its last word is held back. known is
@@ -187,41 +299,4 @@ func (f *fleet) age(name im.Region, now time.Time) (age time.Duration, held, kno
 	defer f.mu.Unlock()
 	r := f.regions[name]
 	return now.Sub(r.asOf), r.held, !r.asOf.IsZero()
-}
-
-// inFlight counts newcomers that were sent to a gateway and are not in its load yet, in buckets of a second. One that did
-// not show up within their number of seconds went elsewhere.
-type inFlight struct {
-	buckets [8]struct {
-		second int64
-		count  float64
-	}
-	settled int64 // newcomers sent before this second are in the load
-}
-
-// arrival is how long a newcomer takes to arrive, generously: those sent this shortly before a load was measured are not
-// in it.
-const arrival = time.Second
-
-func (f *inFlight) add(now time.Time) {
-	s := now.Unix()
-	b := &f.buckets[s%int64(len(f.buckets))]
-	if b.second != s {
-		b.second, b.count = s, 0
-	}
-	b.count++
-}
-
-func (f *inFlight) settle(measured time.Time) {
-	f.settled = max(f.settled, measured.Add(-arrival).Unix())
-}
-
-func (f *inFlight) count(now time.Time) float64 {
-	n := 0.0
-	for _, b := range f.buckets {
-		if b.second >= f.settled && now.Unix()-b.second < int64(len(f.buckets)) {
-			n += b.count
-		}
-	}
-	return n
 }

@@ -34,7 +34,7 @@ func heard(f *fleet, at time.Time, ids ...string) {
 
 func TestCatalogueHeldBack(t *testing.T) {
 	now := time.Unix(1_000, 0)
-	f := newFleet([]im.Region{"eu"}, 5*time.Second)
+	f := newFleet([]im.Region{"eu"}, 5*time.Second, 3*time.Second)
 	step := func(second bool, want string, wantHeld bool, ids ...string) {
 		t.Helper()
 		held, _ := f.catalogue("eu", named(ids...), second, now)
@@ -61,11 +61,11 @@ func TestCatalogueHeldBack(t *testing.T) {
 
 func TestUnhealthy(t *testing.T) {
 	now := time.Unix(1_000, 0)
-	f := newFleet([]im.Region{"eu", "us"}, 5*time.Second)
+	f := newFleet([]im.Region{"eu", "us"}, 5*time.Second, 3*time.Second)
 	f.catalogue("eu", named("a", "b"), false, now)
 	usable := func() string {
 		s := ""
-		gateways, _ := f.candidates(now)
+		gateways, _ := f.candidates([]im.Region{"eu", "us"}, anyVersion, now)
 		for _, g := range gateways {
 			if !g.Dead {
 				s += g.ID
@@ -91,22 +91,49 @@ func TestUnhealthy(t *testing.T) {
 	}
 }
 
-func TestInFlight(t *testing.T) {
+func anyVersion(string) (float64, bool) { return 1, false }
+
+// Clients' reports about a gateway that answers make it less likely; about a silent one they are believed, until it is heard.
+func TestReports(t *testing.T) {
 	now := time.Unix(1_000, 0)
-	var f inFlight
-	f.add(now)
-	f.add(now)
-	now = now.Add(2 * time.Second)
-	f.add(now)
-	if n := f.count(now); n != 3 {
-		t.Fatalf("%v in flight, want 3", n)
+	f := newFleet([]im.Region{"eu"}, 5*time.Second, 3*time.Second)
+	f.catalogue("eu", named("a", "b"), false, now)
+	look := func() (errors float64, dead bool) {
+		list, _ := f.candidates([]im.Region{"eu"}, anyVersion, now)
+		return list[0].Errors, list[0].Dead
 	}
-	f.settle(now) // the first two are in the load by now
-	if n := f.count(now); n != 1 {
-		t.Fatalf("%v in flight after a measurement, want 1", n)
+	heard(f, now, "a", "b")
+	a := f.regions["eu"].gateways["a"]
+	for range 1000 {
+		f.report(a, now)
 	}
-	if n := f.count(now.Add(8 * time.Second)); n != 0 {
-		t.Fatalf("%v in flight long after, want 0", n)
+	if errors, dead := look(); dead || errors != maxErrors {
+		t.Fatalf("a gateway that answers is complained of: errors %v, dead %v", errors, dead)
+	}
+	now = now.Add(4 * time.Second)
+	for range 2 {
+		f.report(a, now)
+	}
+	if _, dead := look(); !dead {
+		t.Fatal("a silent gateway that a thousand could not reach lately is handed out")
+	}
+	heard(f, now, "a")
+	if _, dead := look(); dead {
+		t.Fatal("a gateway that is heard again is still left out")
+	}
+	now = now.Add(60 * time.Second)
+	f.report(a, now)
+	if _, dead := look(); dead {
+		t.Fatal("in a region that is not heard, one report was believed")
+	}
+	f.report(a, now)
+	f.report(a, now)
+	if _, dead := look(); !dead {
+		t.Fatal("three reports about a gateway of a silent region were not believed")
+	}
+	now = now.Add(banTime)
+	if _, dead := look(); dead {
+		t.Fatal("it is never tried again")
 	}
 }
 
@@ -114,7 +141,7 @@ func TestInFlight(t *testing.T) {
 func TestOneLookNeverEmpties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(1_000, 0)
-		f := newFleet([]im.Region{"eu"}, 5*time.Second)
+		f := newFleet([]im.Region{"eu"}, 5*time.Second, 3*time.Second)
 		for range rapid.IntRange(1, 20).Draw(t, "readings") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 10).Draw(t, "seconds")) * time.Second)
 			before := map[string]bool{}

@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/ipconf/rank"
 )
 
 // IPConf is the service.
@@ -22,10 +24,20 @@ type IPConf struct {
 	deps     Deps
 	listener net.Listener
 	fleet    *fleet
+	locator  *locator
+	policies *policies
+	weigh    func(version string) (weight float64, canary bool)
+	gate     rank.Gate
 	metrics  metrics
+	work     *sync.Pool // of *work
+	current  atomic.Pointer[view]
+	changed  chan struct{} // asks for a new view now
+
+	catalogue    atomic.Pointer[signed]
+	cacheControl []string
 
 	mu      sync.Mutex
-	ipconfs map[im.Region][]im.Instance // of the other regions; an empty reading does not replace a good one
+	ipconfs map[im.Region][]im.Instance // an empty reading does not replace a good one
 	looking map[im.Region]bool          // a second look is under way
 
 	nudge chan struct{} // a gateway is new: ask for its load now
@@ -47,16 +59,25 @@ func New(cfg Config, deps Deps) (*IPConf, error) {
 		deps.Meter = noop.NewMeterProvider().Meter("")
 	}
 	s := &IPConf{
-		cfg: cfg, deps: deps, fleet: newFleet(cfg.Regions, cfg.DeadAfter),
+		cfg: cfg, deps: deps, fleet: newFleet(cfg.Regions, cfg.DeadAfter, cfg.PollInterval*3/2),
+		locator: newLocator(&cfg, deps.Geo), weigh: weigh(cfg.Versions, cfg.Canary), work: newWorkPool(),
 		ipconfs: map[im.Region][]im.Instance{}, looking: map[im.Region]bool{},
-		nudge: make(chan struct{}, 1),
+		nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		cacheControl: []string{"private, max-age=" + seconds(cfg.TTL) + ", stale-if-error=" + seconds(staleIfError)},
 	}
-	if s.metrics, err = newMetrics(deps.Meter); err != nil {
+	if s.policies, err = newPolicies(cfg.Policy); err != nil {
+		return nil, fmt.Errorf("ipconf: policy: %w", err)
+	}
+	if s.metrics, err = newMetrics(deps.Meter, cfg.Regions); err != nil {
 		return nil, fmt.Errorf("ipconf: metrics: %w", err)
 	}
 	if s.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
 		return nil, fmt.Errorf("ipconf: cannot listen: %w", err)
 	}
+	if cfg.ProxyProtocol {
+		s.listener = behindProxies(s.listener, cfg.TrustedProxies)
+	}
+	s.current.Store(s.view(time.Now()))
 	return s, nil
 }
 
@@ -77,11 +98,10 @@ func (s *IPConf) Run(ctx context.Context) error {
 	defer cancel()
 	for _, r := range s.cfg.Regions {
 		wg.Go(func() { s.watch(watching, &wg, "gateway", r) })
-		if r != s.cfg.Region {
-			wg.Go(func() { s.watch(watching, &wg, "ipconf", r) })
-		}
+		wg.Go(func() { s.watch(watching, &wg, "ipconf", r) })
 	}
 	wg.Go(func() { s.poll(watching) })
+	wg.Go(func() { s.refresh(watching) })
 
 	server := &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
@@ -140,10 +160,8 @@ func (s *IPConf) read(ctx context.Context, wg *sync.WaitGroup, r im.Region, inst
 	if gone > 0 {
 		s.deps.Logger.Info("gateways left", "region", r, "count", gone)
 	}
-	select {
-	case s.nudge <- struct{}{}:
-	default:
-	}
+	wake(s.nudge)
+	wake(s.changed)
 	if !held {
 		return
 	}
@@ -266,6 +284,14 @@ func (s *IPConf) Ready() error {
 		return fmt.Errorf("ipconf: discovery has not told the gateways of %s yet", s.cfg.Region)
 	}
 	return nil
+}
+
+// wake sends to a channel of one, unless something waits there already.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) bool {

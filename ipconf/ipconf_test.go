@@ -28,14 +28,14 @@ type site struct {
 	silent  bool                     // discovery errors
 	dead    map[string]bool          // gateways and ipconfs that do not answer
 	loads   map[string]im.Load
-	states  map[im.Region]State
+	states  map[im.Region]im.RegionState
 	changed chan struct{}
 }
 
 func newSite() *site {
 	return &site{
 		of: map[string][]im.Instance{}, dead: map[string]bool{}, loads: map[string]im.Load{},
-		states: map[im.Region]State{}, changed: make(chan struct{}),
+		states: map[im.Region]im.RegionState{}, changed: make(chan struct{}),
 	}
 }
 
@@ -107,20 +107,35 @@ func (s *site) Loads(_ context.Context, i im.Instance) ([]im.Load, time.Duration
 	return loads, 10 * time.Millisecond, nil
 }
 
-func (s *site) State(r im.Region) State {
+// say sets a region's state, as of now.
+func (s *site) say(r im.Region, state im.State) {
+	s.states[r] = im.RegionState{Region: r, State: state, Stamp: im.StampAt(time.Now())}
+}
+
+func (s *site) State(r im.Region) im.RegionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.states[r]
 }
 
-// start runs an ipconf of eu with everything a hundred times faster.
-func start(t *testing.T, s *site) *IPConf {
-	t.Helper()
-	s.of["ipconf/us"] = []im.Instance{{Service: "ipconf", ID: "ipconf-us", Region: "us"}}
-	p, err := New(Config{
+// quick is the configuration of an ipconf of eu with everything a hundred times faster.
+func quick() Config {
+	return Config{
 		Region: "eu", Regions: []im.Region{"eu", "us"}, Listen: "127.0.0.1:0", TTL: 42 * time.Second,
 		PollInterval: 10 * time.Millisecond, PollTimeout: time.Second, DeadAfter: 150 * time.Millisecond, ConfirmAfter: 30 * time.Millisecond,
-	}, Deps{Discovery: s, Gateways: s, Peers: s, States: s})
+		ViewInterval: 5 * time.Millisecond, DrainOver: 50 * time.Millisecond, ReturnOver: 20 * time.Millisecond,
+	}
+}
+
+func start(t *testing.T, s *site) *IPConf {
+	t.Helper()
+	return run(t, s, quick(), nil)
+}
+
+func run(t *testing.T, s *site, cfg Config, geo Geo) *IPConf {
+	t.Helper()
+	s.of["ipconf/us"] = []im.Instance{{Service: "ipconf", ID: "ipconf-us", Region: "us", URL: "http://ipconf-us.example"}}
+	p, err := New(cfg, Deps{Discovery: s, Gateways: s, Peers: s, States: s, Geo: geo})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +197,9 @@ func eventually(t *testing.T, p *IPConf, query, want string) wire.Endpoints {
 
 func TestAnswer(t *testing.T) {
 	s := newSite()
-	s.add("eu", "e1", im.Load{Conns: 90, Capacity: 100})
-	s.add("eu", "e2", im.Load{Conns: 10, Capacity: 100})
-	s.add("us", "u1", im.Load{Conns: 10, Capacity: 100})
+	s.add("eu", "e1", im.Load{Conns: 90_000, Capacity: 100_000})
+	s.add("eu", "e2", im.Load{Conns: 10_000, Capacity: 100_000})
+	s.add("us", "u1", im.Load{Conns: 10_000, Capacity: 100_000})
 	p := start(t, s)
 	eventually(t, p, "?rtt=us:1,eu:300", "e1 e2 u1")
 	for range 1000 { // until the loads are known
@@ -216,10 +231,10 @@ func TestAnswer(t *testing.T) {
 
 func TestGatewaysLeave(t *testing.T) {
 	s := newSite()
-	s.add("eu", "e1", im.Load{Capacity: 100})
-	s.add("eu", "e2", im.Load{Capacity: 100})
-	s.add("us", "u1", im.Load{Capacity: 100})
-	s.add("us", "u2", im.Load{Capacity: 100})
+	s.add("eu", "e1", im.Load{Capacity: 100_000})
+	s.add("eu", "e2", im.Load{Capacity: 100_000})
+	s.add("us", "u1", im.Load{Capacity: 100_000})
+	s.add("us", "u2", im.Load{Capacity: 100_000})
 	p := start(t, s)
 	eventually(t, p, "", "e1 e2 u1 u2")
 
@@ -241,9 +256,9 @@ func TestGatewaysLeave(t *testing.T) {
 	eventually(t, p, "", "e2 u2")
 
 	// A region that operators drain or declare dead neither.
-	s.change(func() { s.states["us"] = im.StateDraining })
+	s.change(func() { s.say("us", im.StateDraining) })
 	eventually(t, p, "", "e2")
-	s.change(func() { s.states["us"] = im.StateActive })
+	s.change(func() { s.say("us", im.StateActive) })
 	eventually(t, p, "", "e2 u2")
 
 	// A whole region that is killed leaves after the second look.
@@ -256,8 +271,8 @@ func TestGatewaysLeave(t *testing.T) {
 
 func TestSilenceRemovesNothing(t *testing.T) {
 	s := newSite()
-	s.add("eu", "e1", im.Load{Capacity: 100})
-	s.add("us", "u1", im.Load{Capacity: 100})
+	s.add("eu", "e1", im.Load{Capacity: 100_000})
+	s.add("us", "u1", im.Load{Capacity: 100_000})
 	p := start(t, s)
 	eventually(t, p, "", "e1 u1")
 	good := slices.Clone(s.of["gateway/us"])
@@ -313,9 +328,9 @@ func TestKilled(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	s := newSite()
-	s.add("eu", "e1", im.Load{Capacity: 100})
-	s.add("us", "u1", im.Load{Capacity: 100})
-	s.states["us"] = im.StateDraining
+	s.add("eu", "e1", im.Load{Capacity: 100_000})
+	s.add("us", "u1", im.Load{Capacity: 100_000})
+	s.say("us", im.StateDraining)
 	p := start(t, s)
 	eventually(t, p, "", "e1")
 	w := httptest.NewRecorder()
@@ -325,7 +340,7 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(e.Ranked) != 1 || e.Ranked[0].Gateway != "e1" || e.Ranked[0].Why == "" ||
-		len(e.LeftOut) != 1 || e.LeftOut[0].Why != "region us is draining" || len(e.Catalogs) != 2 {
+		len(e.LeftOut) != 1 || e.LeftOut[0].Why != "region us is draining" || len(e.Regions) != 2 || e.Ranked[0].Weight <= 0 || len(e.Catalogs) != 2 {
 		t.Fatalf("%s", w.Body)
 	}
 }

@@ -16,12 +16,17 @@ const ofRegion = "of_region"
 type metrics struct {
 	meter    metric.Meter
 	answers  metric.Int64Counter
+	waits    metric.Int64Counter
+	same     metric.Int64Counter
+	signs    metric.Int64Counter
+	regions  [][]metric.AddOption // of each region, made once: an answer must not allocate
+	none     []metric.AddOption
 	held     metric.Int64Counter
 	gateways metric.Int64ObservableGauge
 	age      metric.Float64ObservableGauge
 }
 
-func newMetrics(m metric.Meter) (metrics, error) {
+func newMetrics(m metric.Meter, regions []im.Region) (metrics, error) {
 	answers, err1 := m.Int64Counter("antipode_ipconf_answers", metric.WithUnit("{answer}"),
 		metric.WithDescription("Lists handed out, by the region of the first gateway; none: there was none to hand out."))
 	held, err2 := m.Int64Counter("antipode_ipconf_held_back", metric.WithUnit("{update}"),
@@ -30,17 +35,40 @@ func newMetrics(m metric.Meter) (metrics, error) {
 		metric.WithDescription("Gateways known, by region and whether they are handed out."))
 	age, err4 := m.Float64ObservableGauge("antipode_ipconf_catalogue_age", metric.WithUnit("s"),
 		metric.WithDescription("Time since discovery last said anything of a region."))
-	for _, err := range []error{err1, err2, err3, err4} {
+	waits, err5 := m.Int64Counter("antipode_ipconf_told_to_wait", metric.WithUnit("{answer}"),
+		metric.WithDescription("Clients that were told to come back later, since many came at once or room is scarce."))
+	same, err6 := m.Int64Counter("antipode_ipconf_unchanged", metric.WithUnit("{answer}"),
+		metric.WithDescription("Clients that were told that their list is still good (304)."))
+	signs, err7 := m.Int64Counter("antipode_ipconf_catalogues_signed", metric.WithUnit("{catalogue}"),
+		metric.WithDescription("Catalogues signed: one per change of gateways or ipconfs."))
+	for _, err := range []error{err1, err2, err3, err4, err5, err6, err7} {
 		if err != nil {
 			return metrics{}, err
 		}
 	}
-	return metrics{m, answers, held, gateways, age}, nil
+	all := metrics{meter: m, answers: answers, waits: waits, same: same, signs: signs, held: held, gateways: gateways, age: age}
+	option := func(region string) []metric.AddOption {
+		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(ofRegion, region)))}
+	}
+	for _, r := range regions {
+		all.regions = append(all.regions, option(string(r)))
+	}
+	all.none = option("none")
+	return all, nil
 }
 
-func (m *metrics) answered(ctx context.Context, first im.Region) {
-	m.answers.Add(ctx, 1, metric.WithAttributes(attribute.String(ofRegion, string(first))))
+// answered counts a list, by the index of its first gateway's region; -1: there was none to hand out.
+func (m *metrics) answered(ctx context.Context, first int) {
+	if first < 0 {
+		m.answers.Add(ctx, 1, m.none...)
+		return
+	}
+	m.answers.Add(ctx, 1, m.regions[first]...)
 }
+
+func (m *metrics) delayed(ctx context.Context)   { m.waits.Add(ctx, 1) }
+func (m *metrics) unchanged(ctx context.Context) { m.same.Add(ctx, 1) }
+func (m *metrics) signed()                       { m.signs.Add(context.Background(), 1) }
 
 func (m *metrics) heldBack(r im.Region) {
 	m.held.Add(context.Background(), 1, metric.WithAttributes(attribute.String(ofRegion, string(r))))
@@ -48,10 +76,13 @@ func (m *metrics) heldBack(r im.Region) {
 
 // observe registers the gauges until stop. Counters begin at 0, or their first step would be no increase to Prometheus.
 func (m *metrics) observe(s *IPConf) (stop func(), err error) {
-	m.answers.Add(context.Background(), 0, metric.WithAttributes(attribute.String(ofRegion, "none")))
-	for _, name := range s.cfg.Regions {
+	m.answers.Add(context.Background(), 0, m.none...)
+	for _, c := range []metric.Int64Counter{m.waits, m.same, m.signs} {
+		c.Add(context.Background(), 0)
+	}
+	for i, name := range s.cfg.Regions {
 		of := metric.WithAttributes(attribute.String(ofRegion, string(name)))
-		m.answers.Add(context.Background(), 0, of)
+		m.answers.Add(context.Background(), 0, m.regions[i]...)
 		m.held.Add(context.Background(), 0, of)
 	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
@@ -67,8 +98,9 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 				o.ObserveFloat64(m.age, age.Seconds(), metric.WithAttributes(attribute.String(ofRegion, string(name))))
 			}
 		}
-		gateways, _ := s.fleet.candidates(now)
-		for _, g := range gateways {
+		v := s.current.Load()
+		for i := range v.table.Len() {
+			g := v.table.Gateway(i)
 			state := "usable"
 			switch {
 			case g.Dead:
@@ -76,7 +108,7 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 			case g.Draining:
 				state = "draining"
 			}
-			counts[key{g.Region, state}]++
+			counts[key{v.regions[g.Region].Name, state}]++
 		}
 		for k, n := range counts {
 			o.ObserveInt64(m.gateways, n, metric.WithAttributes(

@@ -14,9 +14,10 @@ import (
 type Endpoints struct {
 	Policy       Policy     `json:"policy"`
 	Gateways     []Endpoint `json:"gateways"`
-	Region       im.Region  `json:"region"`         // of the ipconf that answered
-	TTLMs        int64      `json:"ttl_ms"`         // ask again after so long; keep the list as a fallback for longer
-	ServerTimeMs int64      `json:"server_time_ms"` // Unix ms: client_ids are made on this clock until a welcome gives a better one
+	Region       im.Region  `json:"region"`              // of the ipconf that answered
+	TTLMs        int64      `json:"ttl_ms"`              // ask again after so long; keep the list as a fallback for longer
+	ServerTimeMs int64      `json:"server_time_ms"`      // Unix ms: client_ids are made on this clock until a welcome gives a better one
+	Catalogue    string     `json:"catalogue,omitempty"` // version of the signed catalogue that the gateways are in; empty: none is signed
 }
 
 // Endpoint is one gateway.
@@ -57,6 +58,10 @@ type Policy struct {
 	MarkIntervalMs int64 `json:"mark_interval_ms"`
 	// PushAckMs: pushes are acknowledged at most so late, many with one frame.
 	PushAckMs int64 `json:"push_ack_ms"`
+	// MaxFrameBytes: frames should be no larger, on networks where one more segment costs a round trip; 0: no such wish.
+	MaxFrameBytes int64 `json:"max_frame_bytes,omitempty"`
+	// WebTransport: gateways offer it, and the client may try it beside the WebSocket.
+	WebTransport bool `json:"webtransport,omitempty"`
 }
 
 // DefaultPolicy is what a client does until it has heard from an ipconf, and what an ipconf serves unless configured.
@@ -90,6 +95,9 @@ func (p Policy) Within() Policy {
 	bound(&p.FallbackPullMs, d.FallbackPullMs, 100, hour)
 	bound(&p.MarkIntervalMs, d.MarkIntervalMs, 10, 60_000)
 	bound(&p.PushAckMs, d.PushAckMs, 1, 10_000)
+	if p.MaxFrameBytes != 0 {
+		p.MaxFrameBytes = min(max(p.MaxFrameBytes, 512), 1<<20)
+	}
 	if p.RaceWidth <= 0 {
 		p.RaceWidth = d.RaceWidth
 	}

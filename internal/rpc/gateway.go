@@ -50,13 +50,13 @@ func (g *Gateways) Load(ctx context.Context, addr string) (im.Load, error) {
 func loadMessage(l im.Load) *antipodev1.LoadResponse {
 	return &antipodev1.LoadResponse{
 		Gateway: l.Gateway.ID, Epoch: l.Gateway.Epoch, Conns: uint32(l.Conns), Capacity: uint32(l.Capacity),
-		BytesPerSecond: l.BytesPerSecond, Cpu: l.CPU, Draining: l.Draining,
+		BytesPerSecond: l.BytesPerSecond, BytesCapacity: l.BytesCapacity, Cpu: l.CPU, Draining: l.Draining, Version: l.Version,
 	}
 }
 
 func loadOf(r *antipodev1.LoadResponse) im.Load {
 	return im.Load{
 		Gateway: im.Gateway{ID: r.Gateway, Epoch: r.Epoch}, Conns: int(r.Conns), Capacity: int(r.Capacity),
-		BytesPerSecond: r.BytesPerSecond, CPU: r.Cpu, Draining: r.Draining,
+		BytesPerSecond: r.BytesPerSecond, BytesCapacity: r.BytesCapacity, CPU: r.Cpu, Draining: r.Draining, Version: r.Version,
 	}
 }

@@ -1,22 +1,31 @@
-// Package rank puts gateways in the order in which a client should try them. It is a function of values: the same input,
-// seed included, gives the same answer, with a reason for every gateway.
+// Package rank chooses gateways for clients. It is a function of values: it has no clock and does no I/O, and the same
+// input, seed included, gives the same answer. docs/ipconf.md has the formula with its units and a picture of it.
 //
-// Regions first. Each region has a score, the product of
+// Build turns what is known of a fleet at one moment into a Table, once for many answers. Table.Draw answers one client in
+// a time that does not grow with the fleet, and without allocating.
 //
-//	proximity = 1 / (1 + RTT / 50 ms)        RTT as the client measured it; else near for the hinted or asking region
-//	room      = min(1, free / 20 %)          free: the part of the region's capacity that is not taken
+// A gateway's score is a product of factors between 0 and 1:
 //
-// so that a near region is left only when it is nearly full. The gateways of the best region come first, then those of
-// the next one: a client whose first choice is dead still stays near.
+//	score  = room · cpu · net · sound · start · version
+//	room    = 1 − (conns + newcomers under way) / capacity
+//	cpu     = min(1, (1 − cpu used) / 0.5)                   no effect below half
+//	net     = min(1, (1 − bandwidth used) / 0.5)             the same
+//	sound   = (1 − error rate)²
+//	start   = min(1, 0.1 + 0.9 · served / 30 s)              slow start of a gateway that is new
+//	version = the weight that operators gave its version
 //
-// Within a region, places are drawn one after another by the power of two choices: two candidates are drawn by capacity,
-// the one that is less full comes first (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). A
-// gateway of n equal ones is among the two with probability 2/n, so a new empty one gets at most twice its fair share of
-// the newcomers, however empty it is: it is not stampeded. How full a gateway is takes conns, newcomers sent there since
-// that was measured, and cpu; the older the measurement, the nearer to the region's average it is taken to be.
+// Where a measurement is old it says less: with trust = 2^(−age / 10 s), room, cpu and net are trust parts of their own and
+// 1 − trust parts of the region's average.
 //
-// The gateway that the client used last wins if it is among those that may be used and is not full, unless the client
-// asks for another region.
+// Its weight is capacity · score: the newcomers that it should get, against others of its region. Places are drawn by
+// weight with the alias method (Walker 1977; Vose, "A Linear Algorithm for Generating Random Numbers with a Given
+// Distribution", 1991), each from two draws, of which the one wins that got fewer newcomers for its weight lately
+// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). So every gateway gets its part by weight,
+// neither the best nor an empty new one is stampeded, and counts stay closer together than by drawing alone.
 //
-// Left out, with the reason: draining gateways and regions, dead ones, those found unhealthy.
+// A region's proximity to a client is 1 / (1 + RTT / 50 ms), and three times that where the user is at home. The nearest
+// takes the client with the probability share · ramp · min(1, free / 20 %): share is what the region's state allows, ramp
+// what it may take while it comes back, free the part of its capacity that is not taken. A client that it does not take is
+// displaced to one of the others with a probability in proportion to spare conns · share · ramp · proximity². So is one
+// whose nearest region is closed: a dead, draining or full region's clients spread by room and nearness.
 package rank

@@ -3,228 +3,239 @@ package rank
 import (
 	"fmt"
 	"math"
-	"strconv"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/datadriven"
 	"pgregory.net/rapid"
-
-	"github.com/antipode-im/antipode/im"
 )
 
-func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
-		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd != "rank" {
-				return "unknown command " + d.Cmd
-			}
-			var c Client
-			closed := Closed{}
-			seed := uint64(1)
-			for _, a := range d.CmdArgs {
-				v := strings.Join(a.Vals, ",")
-				switch a.Key {
-				case "want":
-					c.Region = im.Region(v)
-				case "near":
-					c.Near = im.Region(v)
-				case "last":
-					c.Last = v
-				case "seed":
-					seed, _ = strconv.ParseUint(v, 10, 64)
-				case "closed":
-					r, why, _ := strings.Cut(v, ":")
-					closed[im.Region(r)] = why
-				case "rtt":
-					c.RTT = map[im.Region]time.Duration{}
-					for _, p := range a.Vals {
-						r, n, _ := strings.Cut(p, ":")
-						n64, _ := strconv.Atoi(n)
-						c.RTT[im.Region(r)] = time.Duration(n64) * time.Millisecond
-					}
-				default:
-					return "unknown argument " + a.Key
-				}
-			}
-			var gateways []Gateway
-			for _, line := range strings.Split(strings.TrimSpace(d.Input), "\n") {
-				f := strings.Fields(line)
-				region, id, _ := strings.Cut(f[0], "/")
-				g := Gateway{ID: id, Region: im.Region(region), Capacity: 100}
-				for _, kv := range f[1:] {
-					k, v, _ := strings.Cut(kv, "=")
-					x, _ := strconv.ParseFloat(v, 64)
-					switch k {
-					case "conns":
-						g.Conns = int(x)
-					case "capacity":
-						g.Capacity = int(x)
-					case "inflight":
-						g.InFlight = x
-					case "cpu":
-						g.CPU = x
-					case "age":
-						g.Age = time.Duration(x * float64(time.Second))
-					case "draining":
-						g.Draining = true
-					case "dead":
-						g.Dead = true
-					default:
-						return "unknown field " + k
-					}
-				}
-				gateways = append(gateways, g)
-			}
-			ranked, left := Rank(gateways, closed, c, Settings{}, seed)
-			var b strings.Builder
-			for _, r := range ranked {
-				fmt.Fprintf(&b, "%s %.2f: %s\n", gateways[r.Index].ID, r.Score, r.Why)
-			}
-			for _, l := range left {
-				fmt.Fprintf(&b, "not %s: %s\n", gateways[l.Index].ID, l.Why)
-			}
-			return b.String()
-		})
-	})
-}
-
-func draw(t *rapid.T) ([]Gateway, Closed, Client) {
-	names := []im.Region{"eu", "us", "ap"}
-	closed := Closed{}
+func draw(t *rapid.T) ([]Gateway, []Region, Client) {
+	regions := []Region{{Name: "eu", Share: 1}, {Name: "us", Share: 1}, {Name: "ap", Share: 1}}
 	if rapid.Bool().Draw(t, "closed") {
-		closed[rapid.SampledFrom(names).Draw(t, "which")] = "draining"
+		r := &regions[rapid.IntRange(0, 2).Draw(t, "which")]
+		r.Share, r.Why = rapid.SampledFrom([]float64{0, 0.5}).Draw(t, "share"), "draining"
 	}
-	n := rapid.IntRange(0, 20).Draw(t, "gateways")
 	var gateways []Gateway
-	for i := range n {
+	for i := range rapid.IntRange(0, 40).Draw(t, "gateways") {
 		gateways = append(gateways, Gateway{
-			ID: fmt.Sprint(i), Region: rapid.SampledFrom(names).Draw(t, "region"),
+			ID: fmt.Sprintf("%02d", i), Region: rapid.IntRange(0, 2).Draw(t, "region"),
 			Conns: rapid.IntRange(0, 200).Draw(t, "conns"), Capacity: rapid.IntRange(0, 150).Draw(t, "capacity"),
 			InFlight: rapid.Float64Range(0, 50).Draw(t, "in flight"), CPU: rapid.Float64Range(0, 1).Draw(t, "cpu"),
-			Age:      time.Duration(rapid.IntRange(-1, 60).Draw(t, "age")) * time.Second,
+			Net: rapid.Float64Range(0, 2).Draw(t, "net"), Errors: rapid.Float64Range(0, 1).Draw(t, "errors"),
+			Age:    time.Duration(rapid.IntRange(-1, 60).Draw(t, "age")) * time.Second,
+			Served: time.Duration(rapid.IntRange(-1, 60).Draw(t, "served")) * time.Second,
+			Canary: rapid.Bool().Draw(t, "canary"), Version: rapid.SampledFrom([]float64{0, 0.1, -1, 2}).Draw(t, "version"),
 			Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0, Dead: rapid.IntRange(0, 5).Draw(t, "dead") == 0,
 		})
 	}
-	c := Client{Near: "eu", Last: fmt.Sprint(rapid.IntRange(0, 20).Draw(t, "last"))}
-	if rapid.Bool().Draw(t, "wants") {
-		c.Region = rapid.SampledFrom(names).Draw(t, "want")
-	}
-	return gateways, closed, c
+	slices.SortStableFunc(gateways, func(a, b Gateway) int { return a.Region - b.Region })
+	c := Nobody()
+	c.Near, c.Canary = 0, rapid.Bool().Draw(t, "canary user")
+	c.Want = rapid.IntRange(-1, 2).Draw(t, "want")
+	c.Last = rapid.IntRange(-1, 45).Draw(t, "last")
+	c.Forbidden = uint32(rapid.IntRange(0, 7).Draw(t, "forbidden"))
+	return gateways, regions, c
 }
 
-// No gateway is in the answer twice; only usable ones are, some of every region; the others are left out with a reason; the
-// same input gives the same answer.
+// No gateway is in an answer twice; only usable ones of open regions are, and some of each; the same input gives the same
+// answer.
 func TestEveryAnswer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		gateways, closed, c := draw(t)
+		gateways, regions, c := draw(t)
+		table := Build(gateways, regions, Settings{})
 		seed := rapid.Uint64().Draw(t, "seed")
-		ranked, left := Rank(gateways, closed, c, Settings{}, seed)
-		again, _ := Rank(gateways, closed, c, Settings{}, seed)
-		if fmt.Sprint(ranked) != fmt.Sprint(again) {
-			t.Fatalf("the same input gave %v, then %v", ranked, again)
+		places := table.Draw(nil, &c, seed)
+		if again := table.Draw(nil, &c, seed); !slices.Equal(places, again) {
+			t.Fatalf("the same input gave %v, then %v", places, again)
 		}
-		seen := map[int]bool{}
-		for i, r := range ranked {
-			g := gateways[r.Index]
-			if g.Dead || g.Draining || closed[g.Region] != "" {
+		seen, given := map[int]bool{}, map[int]int{}
+		for _, p := range places {
+			g := gateways[p.Gateway]
+			if g.Dead || g.Draining || regions[g.Region].Share == 0 || c.Forbidden&(1<<g.Region) != 0 {
 				t.Fatalf("%+v is handed out", g)
 			}
-			if r.Score < 0 || r.Score > 1 || math.IsNaN(r.Score) {
-				t.Fatalf("score %v", r.Score)
+			if p.Score < 0 || p.Score > 1 || math.IsNaN(float64(p.Score)) {
+				t.Fatalf("score %v", p.Score)
 			}
-			if g.ID == c.Last && i > 0 && c.Region == "" && measure(0, g).fill < 1 {
-				t.Fatalf("the last gateway, %+v, is in place %d", g, i)
+			if seen[p.Gateway] {
+				t.Fatalf("%s is there twice", g.ID)
 			}
-			seen[r.Index] = true
+			seen[p.Gateway] = true
+			given[g.Region]++
 		}
-		for _, l := range left {
-			if l.Why == "" {
-				t.Fatalf("%d is left out without a reason", l.Index)
+		for r := range regions {
+			if table.Standing(r, &c).Closed != "" {
+				continue
 			}
-			seen[l.Index] = true
-		}
-		if len(seen) != len(ranked)+len(left) {
-			t.Fatalf("%d ranked and %d left out are %d gateways", len(ranked), len(left), len(seen))
-		}
-		given, usable := map[im.Region]int{}, map[im.Region]int{}
-		for _, r := range ranked {
-			given[gateways[r.Index].Region]++
-		}
-		for _, g := range gateways {
-			if !g.Dead && !g.Draining && closed[g.Region] == "" {
-				usable[g.Region]++
+			able := 0 // canary gateways are for canary users, where there are others
+			for _, stable := range []bool{true, false} {
+				for i, g := range gateways {
+					if g.Region == r && g.Canary != stable && table.inverse[i] > 0 && (stable || c.Canary || able == 0) {
+						able++
+					}
+				}
 			}
-		}
-		for r, n := range usable {
-			if given[r] < min(n, perRegion) {
-				t.Fatalf("%d of %d gateways of %s are handed out", given[r], n, r)
+			if able > 0 && given[r] < min(able, perRegion) && !(!c.Canary && given[r] > 0) {
+				t.Fatalf("%d of %d gateways of region %d are handed out", given[r], able, r)
 			}
 		}
 	})
 }
 
-// A new empty gateway among n full ones gets at most twice its fair share of the newcomers of one moment.
+// One moment's newcomers: an empty gateway among n that are three quarters full gets what its room is worth, no more.
 func TestNoStampede(t *testing.T) {
 	for _, n := range []int{2, 3, 5, 10, 30} {
 		gateways := make([]Gateway, n)
 		for i := range gateways {
-			gateways[i] = Gateway{ID: fmt.Sprint(i), Region: "eu", Conns: 80, Capacity: 100}
+			gateways[i] = Gateway{ID: fmt.Sprintf("%02d", i), Conns: 7500, Capacity: 10000, Served: -1}
 		}
 		gateways[0].Conns = 0
-		const rounds = 4000
-		first := 0
-		for seed := range uint64(rounds) {
-			ranked, _ := Rank(gateways, nil, Client{Near: "eu"}, Settings{}, seed)
-			if ranked[0].Index == 0 {
-				first++
+		table := Build(gateways, []Region{{Name: "eu", Share: 1}}, Settings{})
+		const newcomers = 4000
+		got := 0
+		for seed := range uint64(newcomers) {
+			first := table.Draw(nil, &Client{Want: -1, Home: -1, Last: -1}, seed)[0].Gateway
+			table.Take(first)
+			if first == 0 {
+				got++
 			}
 		}
-		share, bound := float64(first)/rounds, 2/float64(n)
-		if share > bound+0.03 || share < bound-0.03 {
-			t.Errorf("of %d gateways the empty one got %.3f of the newcomers, want %.3f: twice its share", n, share, bound)
+		share, fair := float64(got)/newcomers, 4/float64(n+3)
+		if math.Abs(share-fair) > 0.02 {
+			t.Errorf("of %d gateways the empty one got %.3f of the newcomers, its room is %.3f of all", n, share, fair)
+		}
+		gateways[0].Served = 0
+		table = Build(gateways, []Region{{Name: "eu", Share: 1}}, Settings{})
+		got = 0
+		for seed := range uint64(newcomers) {
+			first := table.Draw(nil, &Client{Want: -1, Home: -1, Last: -1}, seed)[0].Gateway
+			table.Take(first)
+			if first == 0 {
+				got++
+			}
+		}
+		if share := float64(got) / newcomers; share > 1.2*0.4/(float64(n)-1+0.4) {
+			t.Errorf("of %d gateways one that was heard of this moment got %.3f of the newcomers", n, share)
 		}
 	}
 }
 
-// Newcomers that come between two measurements spread by what was sent already: the fullest and the emptiest stay close,
-// and everybody gets a share by capacity.
+// Newcomers that come between two measurements stay within a few of their shares by weight, closer than drawing alone.
 func TestFairShare(t *testing.T) {
-	capacities := []int{1000, 1000, 1000, 2000, 2000}
-	gateways := make([]Gateway, len(capacities))
-	total := 0
-	for i, c := range capacities {
-		gateways[i] = Gateway{ID: fmt.Sprint(i), Region: "eu", Capacity: c}
-		total += c
+	const n, newcomers = 50, 20_000
+	gateways := make([]Gateway, n)
+	total := 0.0
+	for i := range gateways {
+		gateways[i] = Gateway{ID: fmt.Sprintf("%02d", i), Capacity: 1000 * (1 + i%3), Served: -1}
+		total += float64(gateways[i].Capacity)
 	}
-	const newcomers = 3500 // half of the capacity
+	table := Build(gateways, []Region{{Name: "eu", Share: 1}}, Settings{})
+	got := make([]float64, n)
+	c := Nobody()
+	var places []Place
 	for seed := range uint64(newcomers) {
-		ranked, _ := Rank(gateways, nil, Client{Near: "eu"}, Settings{}, seed)
-		gateways[ranked[0].Index].InFlight++
+		places = table.Draw(places[:0], &c, seed)
+		table.Take(places[0].Gateway)
+		got[places[0].Gateway]++
 	}
 	for i, g := range gateways {
-		fair := float64(newcomers) * float64(capacities[i]) / float64(total)
-		if math.Abs(g.InFlight-fair) > 0.02*fair+5 {
-			t.Errorf("gateway %d of capacity %d got %.0f newcomers, its fair share is %.0f", i, capacities[i], g.InFlight, fair)
+		if fair := newcomers * float64(g.Capacity) / total; math.Abs(got[i]-fair) > 8+0.01*fair {
+			t.Errorf("gateway %d of capacity %d got %.0f newcomers, its fair share is %.0f", i, g.Capacity, got[i], fair)
 		}
 	}
 }
 
-func BenchmarkRank(b *testing.B) {
-	for _, n := range []int{6, 60, 600, 6000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			gateways := make([]Gateway, n)
-			for i := range gateways {
-				gateways[i] = Gateway{
-					ID: fmt.Sprint(i), Region: []im.Region{"eu", "us", "ap"}[i%3], Conns: i * 7 % 1000, Capacity: 1000,
-				}
+// The alias method draws by weight.
+func TestPoolDrawsByWeight(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weights := rapid.SliceOfN(rapid.Float64Range(0.01, 100), 1, 12).Draw(t, "weights")
+		var p pool
+		total := 0.0
+		for i, w := range weights {
+			p.members = append(p.members, int32(i))
+			total += w
+		}
+		p.build(weights, nil)
+		got := make([]float64, len(weights))
+		for i := range weights {
+			got[i] = float64(p.accept[i]) / (1<<32 - 1)
+		}
+		sum := slices.Clone(got)
+		for i := range weights {
+			if got[i] < 1 {
+				sum[p.alias[i]] += 1 - got[i]
 			}
+		}
+		for i, w := range weights {
+			if want := w / total * float64(len(weights)); math.Abs(sum[i]-want) > 1e-6 {
+				t.Fatalf("weight %v of %v is drawn for %v of %d buckets, want %v", w, total, sum[i], len(weights), want)
+			}
+		}
+	})
+}
+
+func TestSent(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	var f Sent
+	f.Add(now)
+	f.Add(now)
+	now = now.Add(2 * time.Second)
+	f.Add(now)
+	if recent, n := f.Count(now); n != 3 || recent != 3 {
+		t.Fatalf("%v recent, %v in flight, want 3", recent, n)
+	}
+	f.Settle(now) // the first two are in the load by now
+	if recent, n := f.Count(now); n != 1 || recent != 3 {
+		t.Fatalf("%v recent, %v in flight after a measurement, want 3 and 1", recent, n)
+	}
+	if recent, n := f.Count(now.Add(8 * time.Second)); n != 0 || recent != 0 {
+		t.Fatalf("%v recent, %v in flight long after, want 0", recent, n)
+	}
+}
+
+func fleetOfSize(n int) ([]Gateway, []Region) {
+	regions := []Region{{Name: "ap", Share: 1}, {Name: "eu", Share: 1}, {Name: "us", Share: 1}}
+	gateways := make([]Gateway, n)
+	for i := range gateways {
+		gateways[i] = Gateway{
+			ID: fmt.Sprintf("gw-%05d", i), Region: i * len(regions) / n, Conns: i * 7 % 1000 * 1_000_000, Capacity: 1_000_000_000,
+			CPU: float64(i%10) / 10, Age: time.Duration(i%2000) * time.Millisecond, Served: -1,
+		}
+	}
+	return gateways, regions
+}
+
+var sizes = []int{10, 100, 1_000, 10_000}
+
+// BenchmarkDraw answers one client: what an answer costs.
+func BenchmarkDraw(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("gateways=%d", n), func(b *testing.B) {
+			gateways, regions := fleetOfSize(n)
+			table := Build(gateways, regions, Settings{})
+			c := Nobody()
+			c.Near, c.RTT[2] = 1, 30
+			places := make([]Place, 0, 64)
 			b.ReportAllocs()
 			seed := uint64(0)
 			for b.Loop() {
 				seed++
-				Rank(gateways, nil, Client{Near: "eu"}, Settings{}, seed)
+				places = table.Draw(places[:0], &c, seed)
+				table.Take(places[0].Gateway)
+			}
+		})
+	}
+}
+
+// BenchmarkBuild prepares the fleet for answers: done ten times a second, however many clients ask.
+func BenchmarkBuild(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("gateways=%d", n), func(b *testing.B) {
+			gateways, regions := fleetOfSize(n)
+			b.ReportAllocs()
+			for b.Loop() {
+				Build(gateways, regions, Settings{})
 			}
 		})
 	}

@@ -26,7 +26,7 @@ export async function endpoints(bases, query, signal) {
   const parameters = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== ''));
   return staggered(bases, NEXT_IPCONF_MS, signal, async (base, ended) => {
     const timeout = AbortSignal.any([ended, AbortSignal.timeout(IPCONF_TIMEOUT_MS)]);
-    const response = await fetch(`${base.replace(/\/$/, '')}/v1/endpoints?${parameters}`, { signal: timeout });
+    const response = await fetch(`${base.replace(/\/$/, '')}/v1/endpoints?${parameters}`, { signal: timeout, cache: 'no-cache' });
     if (!response.ok) throw new AntipodeError('unavailable', `ipconf ${base} answers ${response.status}`);
     const answer = await response.json();
     /** @type {Gateway[]} */

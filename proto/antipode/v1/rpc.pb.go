@@ -3244,6 +3244,8 @@ type LoadResponse struct {
 	BytesPerSecond uint64                 `protobuf:"varint,5,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 	Cpu            float64                `protobuf:"fixed64,6,opt,name=cpu,proto3" json:"cpu,omitempty"` // 0 to 1 of the machine
 	Draining       bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
+	BytesCapacity  uint64                 `protobuf:"varint,8,opt,name=bytes_capacity,json=bytesCapacity,proto3" json:"bytes_capacity,omitempty"` // bytes per second it is sized for; 0: not known
+	Version        string                 `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`                                   // of its build; empty: not known
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -3325,6 +3327,20 @@ func (x *LoadResponse) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *LoadResponse) GetBytesCapacity() uint64 {
+	if x != nil {
+		return x.BytesCapacity
+	}
+	return 0
+}
+
+func (x *LoadResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 // LoadsRequest asks for them.
@@ -3892,7 +3908,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\tPeerClock\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x19\n" +
 	"\bahead_us\x18\x02 \x01(\x03R\aaheadUs\"\r\n" +
-	"\vLoadRequest\"\xc8\x01\n" +
+	"\vLoadRequest\"\x89\x02\n" +
 	"\fLoadResponse\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -3900,7 +3916,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bcapacity\x18\x04 \x01(\rR\bcapacity\x12(\n" +
 	"\x10bytes_per_second\x18\x05 \x01(\x04R\x0ebytesPerSecond\x12\x10\n" +
 	"\x03cpu\x18\x06 \x01(\x01R\x03cpu\x12\x1a\n" +
-	"\bdraining\x18\a \x01(\bR\bdraining\"\x0e\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\x12%\n" +
+	"\x0ebytes_capacity\x18\b \x01(\x04R\rbytesCapacity\x12\x18\n" +
+	"\aversion\x18\t \x01(\tR\aversion\"\x0e\n" +
 	"\fLoadsRequest\"o\n" +
 	"\rLoadsResponse\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12/\n" +
