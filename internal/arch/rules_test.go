@@ -42,7 +42,12 @@ var ownRules = []own{
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
-		[]string{"ipconf/...", "router/...", "replicator/..."},
+		[]string{"ipconf/..."},
+		[]string{"im", "wire", "ipconf/..."},
+		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
+	},
+	{
+		[]string{"router/...", "replicator/..."},
 		[]string{"im", "wire"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
@@ -103,7 +108,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"cmd/..."},
-		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/cluster/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/..."},
+		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/cluster/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/...", "ipconf/storm"},
 		"main is thin: it parses flags and calls app, which tests can call too",
 	},
 	{
