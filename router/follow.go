@@ -32,7 +32,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// follow reads every partition of every origin into memory, from the start of what the logs hold.
+// follow reads every partition of every origin into memory, from the start of what the logs hold or from a snapshot on.
 func (r *Router) follow(ctx context.Context) {
 	from, ok := r.startFollow(ctx)
 	if !ok {
@@ -44,12 +44,17 @@ func (r *Router) follow(ctx context.Context) {
 	for {
 		batches, err := reader.Poll(ctx)
 		for i := range batches {
+			if why := r.prove(&batches[i]); why != "" {
+				r.jump(reader, batches[i].Partition, r.restart(batches[i].Partition), why)
+				continue
+			}
 			r.apply(&batches[i])
 		}
 		switch p, bounds, ranged := r.outOfRange(err); {
 		case ctx.Err() != nil:
 			return
 		case ranged:
+			r.restart(p)
 			r.jump(reader, p, bounds.Start, fmt.Sprintf("the log holds %d to %d", bounds.Start, bounds.End))
 		case err != nil:
 			r.log.Warn("the route logs cannot be read; trying on", "error", err)
@@ -82,11 +87,19 @@ func (r *Router) startFollow(ctx context.Context) (from map[im.Partition]int64, 
 	for {
 		bounds, err := r.deps.Log.Bounds(ctx, all)
 		if err == nil {
+			marks := r.load()
 			from = make(map[im.Partition]int64, len(all))
 			for _, p := range all {
-				from[p] = bounds[p].Start
-				r.table.Jump(p, bounds[p].Start)
-				r.table.Expect(p, bounds[p].End)
+				b := bounds[p]
+				if mark, ok := marks[p]; ok && mark.Local >= b.Start && mark.Local < b.End {
+					r.unproven[p] = proof{mark, b}
+					from[p] = mark.Local
+					continue
+				}
+				from[p] = b.Start
+				r.unname(p)
+				r.table.Jump(p, b.Start)
+				r.table.Expect(p, b.End)
 			}
 			return from, true
 		}
@@ -116,6 +129,9 @@ func (r *Router) apply(b *im.Batch) {
 	entries := make([]routes.Entry, len(b.Entries))
 	for i := range b.Entries {
 		entries[i] = r.decode(&b.Entries[i], b.Partition)
+	}
+	if n := len(entries); n > 0 && r.deps.Snapshots != nil {
+		entries[n-1].Checksum = wire.Checksum(&b.Entries[n-1])
 	}
 	res := r.table.Apply(b.Partition, entries, im.StampAt(time.Now()))
 	r.meter.applied(b, &res)

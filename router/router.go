@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type Config struct {
 	StoreTimeout     time.Duration // 2 s: for one call to Redis
 	NotifyTimeout    time.Duration // 1 s: for one call to the replicator
 	ClaimQueue       int           // 16384 claims waiting per partition, for the log or the view; more are refused with overloaded
+	SnapshotEvery    time.Duration // 5 min; one is taken at the end, too
 	NotifyQueue      int           // 1024 deliveries waiting per peer region; more are dropped
 
 	// DeviceLimits is how many devices of a platform a user may have connected; without an entry, any number. It must be the
@@ -74,13 +76,22 @@ type Alive interface {
 	Alive(gw im.Gateway) (alive, known bool)
 }
 
+// Snapshots keeps one snapshot of the table between two lives of a router.
+type Snapshots interface {
+	// Save replaces the snapshot by what write writes, or leaves it.
+	Save(write func(io.Writer) error) error
+	// Load hands the snapshot to read; where there is none it returns fs.ErrNotExist.
+	Load(read func(io.Reader) error) error
+}
+
 // Ownership tells the partition numbers that this router owns; changed is closed at the next change.
 type Ownership interface {
 	Owned() (partitions []int, changed <-chan struct{})
 }
 
-// Deps is what a router works with. Store, Peers, Alive and Ownership may be nil: then Redis is not written, no other
-// region is told, heartbeats alone decide about gateways, and every partition is owned. The telemetry may be nil too.
+// Deps is what a router works with. Store, Peers, Alive, Ownership and Snapshots may be nil: then Redis is not written, no
+// other region is told, heartbeats alone decide about gateways, every partition is owned, and a start reads all that the
+// logs hold. The telemetry may be nil too.
 type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
@@ -91,6 +102,7 @@ type Deps struct {
 	Peers      Peers
 	Alive      Alive
 	Ownership  Ownership
+	Snapshots  Snapshots
 
 	Logger *slog.Logger
 	Tracer trace.Tracer
@@ -111,8 +123,9 @@ type Router struct {
 	appenders []*appender // by partition number of the own route log
 	notifiers map[im.Region]*notifier
 	names     *names
-	owned     atomic.Pointer[[]int] // partition numbers, ascending
-	settled   atomic.Bool           // the gateways known from the log attached, or had their chance to
+	owned     atomic.Pointer[[]int]  // partition numbers, ascending
+	unproven  map[im.Partition]proof // loaded from a snapshot, and not looked for in the log yet; of follow alone
+	settled   atomic.Bool            // the gateways known from the log attached, or had their chance to
 	started   atomic.Bool
 }
 
@@ -126,6 +139,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	cfg.ClaimTimeout = cmp.Or(cfg.ClaimTimeout, 5*time.Second)
 	cfg.StoreTimeout = cmp.Or(cfg.StoreTimeout, 2*time.Second)
 	cfg.NotifyTimeout = cmp.Or(cfg.NotifyTimeout, time.Second)
+	cfg.SnapshotEvery = cmp.Or(cfg.SnapshotEvery, 5*time.Minute)
 	cfg.ClaimQueue = cmp.Or(cfg.ClaimQueue, 1<<14)
 	cfg.NotifyQueue = cmp.Or(cfg.NotifyQueue, 1024)
 	switch {
@@ -143,7 +157,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	table.Limit(cfg.DeviceLimits)
 	r := &Router{
 		cfg: cfg, deps: deps, log: deps.Logger, table: table, hub: newHub(),
-		names: newNames(cfg.Partitions), notifiers: make(map[im.Region]*notifier),
+		names: newNames(cfg.Partitions), unproven: make(map[im.Partition]proof), notifiers: make(map[im.Region]*notifier),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -186,6 +200,9 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 	for _, n := range r.notifiers {
 		running.Go(func() { n.run(ctx) })
+	}
+	if r.deps.Snapshots != nil {
+		running.Go(func() { r.snapshots(ctx) })
 	}
 	if r.deps.Store != nil {
 		running.Go(func() { r.mirror(ctx) })

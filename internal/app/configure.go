@@ -97,6 +97,7 @@ func (s *Site) tune(c *config.Config) error {
 			MarkIntervalMs: p.MarkInterval.Milliseconds(), PushAckMs: p.PushAck.Milliseconds(),
 		},
 	}
+	s.RouteSnapshot = c.Router.Snapshot
 	s.Router = router.Config{
 		HeartbeatTimeout: c.Router.HeartbeatTimeout, Silence: c.Router.Silence, ClaimTimeout: c.Router.ClaimTimeout,
 		DeviceLimits: make(map[im.Platform]int, len(c.Router.DeviceLimits)),

@@ -129,6 +129,10 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 	}
 	cfg := p.site.Router
 	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	var snapshots router.Snapshots
+	if p.site.RouteSnapshot != "" {
+		snapshots = snapshotFile{p.site.RouteSnapshot}
+	}
 	r, err := router.New(cfg, router.Deps{
 		Log:        log,
 		NewReader:  func(from map[im.Partition]int64) router.Reader { return log.NewReader(from) },
@@ -137,8 +141,8 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 		Peers: rpc.NewReplicator(
 			rpc.NewAny(p.conns(ServiceReplicator, p.site.Region), p.live(ServiceReplicator)), p.site.Region),
 		Alive:     alive{p.env.Discovery, p.site.Region},
-		Ownership: p.owners(ServiceRouter, p.binding.ID),
-		Logger:    p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+		Ownership: p.owners(ServiceRouter, p.binding.ID), Snapshots: snapshots,
+		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
 	if err != nil {
 		return nil, err

@@ -37,13 +37,14 @@ type Site struct {
 	Origins    []im.Origin // whose logs are followed, own included
 	Partitions int         // of every topic, equal in every region
 
-	Kafka       kafka.Config
-	LinkPace    time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
-	Topic       kafka.TopicSpec // replication and retention of new topics
-	Timelines   postgres.Config // all but how many partitions there are
-	Redis       *goredis.UniversalOptions
-	RedisPrefix string               // of the keys, where regions share a server
-	Peers       map[im.Region]string // where the other regions' replicators are reached
+	Kafka         kafka.Config
+	LinkPace      time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
+	Topic         kafka.TopicSpec // replication and retention of new topics
+	Timelines     postgres.Config // all but how many partitions there are
+	Redis         *goredis.UniversalOptions
+	RedisPrefix   string               // of the keys, where regions share a server
+	RouteSnapshot string               // the file in which a router keeps its routes between two lives; empty: none
+	Peers         map[im.Region]string // where the other regions' replicators are reached
 
 	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
 

@@ -188,6 +188,7 @@ type Router struct {
 	HeartbeatTimeout time.Duration  `yaml:"heartbeat_timeout"` // a gateway silent for so long is down, unless discovery says otherwise
 	Silence          time.Duration  `yaml:"silence"`           // a region not heard of for so long is unreachable
 	ClaimTimeout     time.Duration  `yaml:"claim_timeout"`
+	Snapshot         string         `yaml:"snapshot"`      // a file in which the routes are saved every 5 minutes and at the end, of this router alone: a start reads it and what the logs hold since; empty: a start reads the logs
 	DeviceLimits     map[string]int `yaml:"device_limits"` // of a platform: how many devices a user may have connected, over all regions (those that logged in last stay; unnamed: any number); the same in every region
 }
 

@@ -39,6 +39,9 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 		case im.Take:
 			res.Taken++
 			l.watermark = max(l.watermark, e.Route.Claimed)
+			if e.Checksum != 0 {
+				l.mark = Mark{Local: e.Local, Offset: e.Route.Offset, Checksum: e.Checksum}
+			}
 			t.take(s, o, e, now, &res)
 		case im.Gap:
 			res.Ahead++

@@ -1,6 +1,7 @@
 package routes_test
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -28,6 +29,7 @@ func entry(uid im.UID, device im.DeviceID, region im.Region, offset int64, login
 		Gateway: im.Gateway{ID: fmt.Sprintf("gateway-%d", offset%20), Epoch: 1_764_000_000_000},
 		Conn:    uint64(offset), Login: login, Offset: offset, Claimed: im.StampAt(noon.Add(time.Duration(offset) * time.Millisecond)),
 	}
+	e.Checksum = uint64(offset) + 1
 	return e
 }
 
@@ -178,5 +180,27 @@ func BenchmarkApplyClaims(b *testing.B) {
 				i++
 			}
 		})
+	}
+}
+
+// BenchmarkSnapshot writes and loads a million routes.
+func BenchmarkSnapshot(b *testing.B) {
+	const users = 1_000_000
+	table := empty(b)
+	fill(table, users)
+	for b.Loop() {
+		var file bytes.Buffer
+		began := time.Now()
+		if err := table.Snapshot(&file); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(time.Since(began).Seconds(), "s/write")
+		b.ReportMetric(float64(file.Len())/users, "B/route")
+		fresh := empty(b)
+		began = time.Now()
+		if _, err := fresh.Load(&file); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(time.Since(began).Seconds(), "s/load")
 	}
 }

@@ -43,15 +43,20 @@ func New(self im.Region, origins []im.Origin, partitions int, silence time.Durat
 		self: self, origins: current, silence: silence, links: make([]link, len(current)), shards: make([]shard, partitions),
 	}
 	for i := range t.shards {
-		t.shards[i].store = newStore()
-		t.shards[i].logs = make([]log, len(current))
-		for o, origin := range current {
-			t.shards[i].logs[o] = log{
-				region: origin.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1,
-			}
-		}
+		empty := t.emptyShard()
+		t.shards[i].store, t.shards[i].logs = empty.store, empty.logs
 	}
 	return t, nil
+}
+
+func (t *Table) emptyShard() *shard {
+	s := &shard{store: newStore(), logs: make([]log, len(t.origins))}
+	for o, origin := range t.origins {
+		s.logs[o] = log{
+			region: origin.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1,
+		}
+	}
+	return s
 }
 
 // Limit sets how many devices of a platform a user may have routes of; a platform that is not in it has no limit. It is
@@ -88,6 +93,7 @@ type log struct {
 	expect    int64                 // rows count once everything below this local offset was read; -1: not known yet
 	watermark im.Stamp              // the highest stamp seen: the origin's clock as this region has heard it
 	reach     reach                 // whether the region was cut off
+	mark      Mark                  // the last record taken whose checksum is known
 	lives     map[im.Gateway]uint32 // numbers of the gateways that have rows
 	fences    map[string]uint64     // gateway id → the highest epoch that was declared down
 }
@@ -160,6 +166,7 @@ func (t *Table) Jump(p im.Partition, local int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.logs[o].tail.Jump(local)
+	s.logs[o].mark = Mark{}
 	s.forget(func(r row) bool { return s.origin(r) == o })
 }
 

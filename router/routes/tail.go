@@ -7,6 +7,7 @@ type Entry struct {
 	im.RouteRecord        // Route.Offset is the origin offset, Route.Claimed the record's stamp, for every kind
 	Local          int64  // the offset in this region's log or copy
 	Generation     uint32 // the link generation
+	Checksum       uint64 // of what ships unchanged; 0: not computed, and one record of a batch is enough
 }
 
 // Tail is where a reader stands in one partition of one origin: im.Follower, and what a reader of a route topic adds to
