@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log bench-replicator lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-log: deps ## print the figures of bench/README.md, a line each: name value
 bench-replicator: ## measure the replicator beside MirrorMaker 2 (ARGS="-records 1000000 -kills 100": as the goals say)
 	@tools/deps mirror >&2
 	@$(GO) run ./bench/replicator $(ARGS)
+
+bench-routes: ## print what routes cost and how fast they are, a line each: name value unit
+	@bench/routes/run
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

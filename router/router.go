@@ -290,3 +290,6 @@ func (r *Router) Routes(uid im.UID) (live []im.Route, unknown []im.Region) {
 	now := im.StampAt(time.Now())
 	return r.table.Lookup(nil, uid, now), r.table.Unknown(r.table.Number(uid), now)
 }
+
+// Holds tells whether any route of a user is held, whether it counts or not.
+func (r *Router) Holds(uid im.UID) bool { return r.table.Holds(uid) }

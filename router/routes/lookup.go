@@ -153,6 +153,14 @@ func (t *Table) Has(uid im.UID, d im.DeviceID) bool {
 	return false
 }
 
+// Holds tells whether a user has any row, dead or alive.
+func (t *Table) Holds(uid im.UID) bool {
+	s := &t.shards[t.Number(uid)]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.first(uid) != 0
+}
+
 // Unknown lists the regions whose routes of a partition number do not count now: nothing may be concluded from a lookup
 // about them (I10).
 func (t *Table) Unknown(number int, now im.Stamp) []im.Region {
