@@ -137,7 +137,40 @@ func (n LogName) String() string { return string(n.Origin) + "#" + n.ID.String()
 type Batch struct {
 	Partition Partition
 	Entries   []Entry
-	End       int64 // one past the last offset of the partition when it was read: End - the last entry's offset - 1 are still to come
+	Packed    []Packed   // instead of entries, from a reader that packs
+	Heads     []CopyHead // instead of entries, from a reader of heads
+	End       int64      // one past the last offset of the partition when it was read: End - the last entry's offset - 1 are still to come
+}
+
+// Packed is consecutive records of an origin's log as they stand in a copy, encoded by the log's adapter under link generation
+// 0: whoever ships them decodes none of them.
+type Packed struct {
+	Partition Partition
+	First     int64         // origin offset of the first
+	Count     int           // records
+	Codec     string        // how Bytes are compressed: "" or "zstd"
+	Bytes     []byte        // the records
+	Size      int           // of Bytes before compression
+	Name      LogName       // that the last of those records tells which name their log; zero if none does
+	Traces    []PackedTrace // of records that are traced
+}
+
+// PackedTrace is the trace context of a record in a Packed.
+type PackedTrace struct {
+	Offset int64  // the record's, in the origin's log
+	Parent string // W3C traceparent
+}
+
+// CopyHead is what shipping looks at of one record of a copy.
+type CopyHead struct {
+	Local      int64 // offset in the copy
+	Origin     int64 // offset in the origin's log
+	Generation uint32
+	Summed     bool // Checksum is known
+	Kind       Kind
+	Stamp      Stamp
+	Checksum   uint64
+	Name       *LogName // of records that name their log
 }
 
 // Bounds are the offsets that a partition still holds: Start is the first, End one past the last.

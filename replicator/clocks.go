@@ -56,6 +56,19 @@ func (c *clocks) offset(peer im.Region) (time.Duration, bool) {
 	return best.offset, true
 }
 
+// trip is the shortest round trip to a peer of late; 0 if none was measured.
+func (c *clocks) trip(peer im.Region) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	least := time.Duration(0)
+	for _, s := range c.peers[peer] {
+		if least == 0 || s.trip < least {
+			least = s.trip
+		}
+	}
+	return least
+}
+
 // ClockOffsets tells how far the clocks of peers are ahead of the own, to half a round trip; peers that never answered a
 // status are missing.
 func (r *Replicator) ClockOffsets() map[im.Region]time.Duration {

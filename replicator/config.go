@@ -27,9 +27,11 @@ type Config struct {
 	Peers      []Peer
 	Partitions int // of every topic, in every region
 
-	WindowBytes    int           // uncompressed bytes under way on a link before the receiver gives credit back; 8 MiB
-	BatchBytes     int           // the most uncompressed bytes in one batch, unless one record is larger; 512 KiB
+	WindowBytes    int           // bytes under way on a link before the receiver gives credit back, at most: it begins with 8 MiB and grows to twice what the link carries in a round trip; 32 MiB
+	BatchBytes     int           // the most uncompressed bytes in one message, unless one record is larger; 512 KiB
+	Compression    Compression   // of what is sent; CompressCapped
 	CompressAbove  int           // batches larger than this are compressed, bytes; 1 KiB
+	Caps           []Cap         // on the bytes a second of what is sent
 	NotifyQueue    int           // notify batches waiting for a link, and for the own router; 256
 	NotifyAge      time.Duration // a notify that waited longer is dropped: a pull will have fetched it; 1 s
 	HeldLinger     time.Duration // between reads of a copy that bring something, so that its origin is told of many records with one message; a global ack waits for it; 10 ms
@@ -42,10 +44,21 @@ type Config struct {
 	ScanRecords    int           // how many records at the end of a copy are read to find its tail, at least; 1024
 }
 
+// Compression says which links are compressed (zstd, once: the receiver appends what came). Compression takes more of the
+// processors than everything else that shipping does, and less than half of the bytes are left.
+type Compression string
+
+// The choices.
+const (
+	CompressCapped Compression = "capped" // links that a cap holds back now
+	CompressAlways Compression = "always"
+	CompressNever  Compression = "never"
+)
+
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		WindowBytes: 8 << 20, BatchBytes: 512 << 10, CompressAbove: 1 << 10,
+		WindowBytes: 32 << 20, BatchBytes: 512 << 10, CompressAbove: 1 << 10, Compression: CompressCapped,
 		NotifyQueue: 256, NotifyAge: time.Second,
 		HeldLinger: 10 * time.Millisecond, StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
 		AppendTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
@@ -65,6 +78,9 @@ func (c Config) withDefaults() Config {
 		if *v <= 0 {
 			*v = d
 		}
+	}
+	if c.Compression == "" {
+		c.Compression = d.Compression
 	}
 	or(&c.WindowBytes, d.WindowBytes)
 	or(&c.BatchBytes, d.BatchBytes)
@@ -95,6 +111,11 @@ func (c Config) check() error {
 	if c.Partitions < 1 {
 		return fmt.Errorf("replicator: %d partitions; want 1 or more", c.Partitions)
 	}
+	switch c.Compression {
+	case CompressCapped, CompressAlways, CompressNever:
+	default:
+		return fmt.Errorf("replicator: compression %q; want capped, always or never", c.Compression)
+	}
 	seen := map[im.Region]bool{c.Region: true}
 	for _, p := range c.Peers {
 		if _, err := im.ParseOrigin(string(p.Origin)); err != nil {
@@ -107,6 +128,14 @@ func (c Config) check() error {
 			return fmt.Errorf("replicator: region %s is named twice", p.Region)
 		}
 		seen[p.Region] = true
+	}
+	for _, cap := range c.Caps {
+		if !seen[cap.Peer] || cap.Peer == c.Region {
+			return fmt.Errorf("replicator: a cap on the link to %s, which is no peer", cap.Peer)
+		}
+		if cap.BytesPerSecond < 1 {
+			return fmt.Errorf("replicator: a cap of %d bytes a second on the link to %s; want 1 or more", cap.BytesPerSecond, cap.Peer)
+		}
 	}
 	return nil
 }
@@ -139,6 +168,20 @@ type Reader interface {
 	Close()
 }
 
+// Packing is what a Log can do that ships records without decoding them.
+type Packing interface {
+	// NewPacker returns a reader whose batches are packed, under the link generation of links: 0.
+	NewPacker(from map[im.Partition]int64) Reader
+	// NewHeadReader returns a reader of copies whose batches are heads.
+	NewHeadReader(from map[im.Partition]int64) Reader
+	// AppendPacked appends to the partition that is named in it, and returns the local offset of the first record.
+	AppendPacked(ctx context.Context, p *im.Packed) (first int64, err error)
+	// Recycle takes the memory of what NewPacker's reader returned: nobody reads its Bytes any more.
+	Recycle(p *im.Packed)
+	// Unpack decodes; the entries have their origin offsets.
+	Unpack(p *im.Packed) ([]im.Entry, error)
+}
+
 // Dialer opens links to peers.
 type Dialer interface {
 	Link(ctx context.Context, peer im.Region) (wire.LinkReceiver, error)
@@ -159,6 +202,7 @@ type Notifier interface {
 type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
+	Packing   Packing // nil: records are shipped entry by entry
 	Dialer    Dialer
 	Copies    Copies           // nil: no copy is filled from another region's
 	Applied   []Applied        // may be empty

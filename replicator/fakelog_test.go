@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
@@ -294,6 +296,97 @@ func (r *fakeReader) Drop(p im.Partition) {
 	r.l.mu.Lock()
 	r.l.drops++
 	r.l.mu.Unlock()
+}
+
+// fakePacking packs as Kafka does, in an encoding of its own. Faults are those of the log.
+type fakePacking struct{ *fakeLog }
+
+type packedReader struct{ *fakeReader }
+
+func (p fakePacking) NewPacker(from map[im.Partition]int64) replicator.Reader {
+	return packedReader{p.NewReader(from).(*fakeReader)}
+}
+
+func (r packedReader) Poll(ctx context.Context) ([]im.Batch, error) {
+	batches, err := r.fakeReader.Poll(ctx)
+	for i := range batches {
+		b := &batches[i]
+		for len(b.Entries) > 0 {
+			n := min(len(b.Entries), 1+rand.IntN(len(b.Entries)))
+			k := im.Packed{Partition: b.Partition, First: b.Entries[0].Offset, Count: n}
+			for j := range b.Entries[:n] {
+				e := &b.Entries[j]
+				k.Bytes = wire.AppendLinkEntry(k.Bytes, e)
+				if name, err := wire.DecodeLogName(e); err == nil && wire.DecodeShipHead(e).Kind != im.KindMessage {
+					k.Name = name
+				}
+				if h := wire.DecodeShipHead(e); wire.Sampled(h.Trace) {
+					k.Traces = append(k.Traces, im.PackedTrace{Offset: e.Offset, Parent: h.Trace})
+				}
+			}
+			k.Size = len(k.Bytes)
+			b.Packed = append(b.Packed, k)
+			b.Entries = b.Entries[n:]
+		}
+	}
+	return batches, err
+}
+
+func (p fakePacking) NewHeadReader(from map[im.Partition]int64) replicator.Reader {
+	return headReader{p.NewReader(from).(*fakeReader)}
+}
+
+type headReader struct{ *fakeReader }
+
+func (r headReader) Poll(ctx context.Context) ([]im.Batch, error) {
+	batches, err := r.fakeReader.Poll(ctx)
+	for i := range batches {
+		b := &batches[i]
+		for j := range b.Entries {
+			e := &b.Entries[j]
+			h := wire.DecodeShipHead(e)
+			head := im.CopyHead{Local: e.Offset, Origin: h.OriginOffset, Generation: h.Generation, Kind: h.Kind, Stamp: h.Stamp}
+			if h.Kind == im.KindLog || h.Kind == im.KindHeartbeat {
+				if name, err := wire.DecodeLogName(e); err == nil {
+					head.Name = &name
+				}
+			}
+			if rand.IntN(2) == 0 { // Kafka's has those of the last records of its batches only
+				head.Checksum, head.Summed = wire.Checksum(e), true
+			}
+			b.Heads = append(b.Heads, head)
+		}
+		b.Entries = nil
+	}
+	return batches, err
+}
+
+func (p fakePacking) AppendPacked(ctx context.Context, k *im.Packed) (int64, error) {
+	entries, err := p.Unpack(k)
+	if err != nil {
+		return 0, err
+	}
+	for i := range entries {
+		entries[i] = wire.AsCopy(entries[i], k.First+int64(i), 0)
+	}
+	return p.Append(ctx, k.Partition, entries)
+}
+
+func (fakePacking) Recycle(*im.Packed) {}
+
+func (fakePacking) Unpack(k *im.Packed) ([]im.Entry, error) {
+	raw := k.Bytes
+	if k.Codec == "zstd" {
+		d, err := zstd.NewReader(nil)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		if raw, err = d.DecodeAll(raw, nil); err != nil {
+			return nil, err
+		}
+	}
+	return wire.DecodeLinkEntries(raw, k.Partition, k.First, k.Count)
 }
 
 // message is a record of a conversation with some text.

@@ -40,6 +40,7 @@ type node struct {
 	log      *fakeLog
 	name     im.LogName
 	identity *certs.Identity
+	plain    bool // ships entry by entry, as builds did before they could pack
 
 	mu      sync.Mutex
 	r       *replicator.Replicator
@@ -151,6 +152,9 @@ func (n *node) build() *replicator.Replicator {
 	})
 	deps := replicator.Deps{
 		Log: n.log, NewReader: n.log.NewReader, Notifier: n, Applied: []replicator.Applied{n}, Dialer: links, Copies: links,
+	}
+	if !n.plain {
+		deps.Packing = fakePacking{n.log}
 	}
 	deps.Tracer = n.m.tracer
 	if os.Getenv("REPLICATOR_LOG") != "" {

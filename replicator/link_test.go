@@ -328,3 +328,23 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestMixedBuilds: an end that cannot pack ships with one that can, both ways.
+func TestMixedBuilds(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us")
+	m.nodes["us"].plain = true
+	m.start()
+	for _, n := range m.nodes {
+		for i := range 300 {
+			n.log.must(n.own()[i%4], message(im.Origin(n.region), fmt.Sprint(i)))
+		}
+	}
+	m.caughtUp(t, 5*time.Second)
+	for _, n := range m.nodes { // and after the other end was exchanged, in the middle
+		n.kill(context.Canceled)
+		n.plain = !n.plain
+		n.start()
+		n.log.must(n.own()[0], message(im.Origin(n.region), "after"))
+		m.caughtUp(t, 5*time.Second)
+	}
+}

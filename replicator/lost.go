@@ -73,7 +73,7 @@ func (p *part) state() im.CopyState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := im.CopyState{Partition: p.p, Next: p.follower.Next, Generation: p.follower.Generation, Log: p.name.ID, Held: p.held}
-	if p.last.known && p.last.offset == p.follower.Next-1 {
+	if p.last.summed && p.last.offset == p.follower.Next-1 {
 		s.Checksum, s.Checked = p.last.checksum, true
 	}
 	return s

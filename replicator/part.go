@@ -26,16 +26,20 @@ type part struct {
 	i int // place in the link's list
 	p im.Partition
 
+	topic int // place of its topic among those of the link
+
 	mu sync.Mutex
 
 	// The copy as read back. Readers of these hold mu; only the read-back writes them.
 	located  bool
-	follower im.Follower // Next never exceeds what the copy holds without a gap
-	local    int64       // the copy was read up to here, by its own offsets, exclusive
-	last     lastRecord  // the last record taken
-	name     im.LogName  // of the log that the copy is of, zero until a record told
-	marked   int64       // local offset of the last marker that raised the generation; -1 if none was read
-	held     im.Stamp    // of the last marker
+	follower im.Follower   // Next never exceeds what the copy holds without a gap
+	local    int64         // the copy was read up to here, by its own offsets, exclusive
+	last     lastRecord    // the last record taken
+	name     im.LogName    // of the log that the copy is of, zero until a record told
+	marked   int64         // local offset of the last marker that raised the generation; -1 if none was read
+	held     im.Stamp      // of the last marker
+	delay    time.Duration // that the last heartbeat took from its origin until it was read back
+	heard    time.Time     // when that was; zero before the first
 
 	// Appending. Reset asks the appender to start over from the copy.
 	next     int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
@@ -56,65 +60,116 @@ type part struct {
 // lastRecord is what a link needs to know of the last record of a copy.
 type lastRecord struct {
 	offset   int64 // the origin's; meaningless if not known
+	local    int64 // in the copy
 	checksum uint64
+	summed   bool // checksum is known
 	stamp    im.Stamp
 	known    bool
 }
 
 func lastOf(e *im.Entry, h *wire.ShipHead) lastRecord {
-	return lastRecord{offset: h.OriginOffset, checksum: wire.Checksum(e), stamp: h.Stamp, known: true}
+	return lastRecord{offset: h.OriginOffset, local: e.Offset, checksum: wire.Checksum(e), summed: true, stamp: h.Stamp, known: true}
 }
 
 // linkGeneration is what links append under, always: a copy whose generation was raised is held, and what a link adds to
 // it, however late it wakes up, is ignored.
 const linkGeneration = 0
 
-// received is a batch of the link, decoded.
+// received is a batch of the link: entries, or packed.
 type received struct {
+	first   int64
+	count   int
 	entries []im.Entry
+	packed  *im.Packed
 	bytes   int // of the window
 }
 
-// read takes the entries of the copy that a view would take.
-func (p *part) read(entries []im.Entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var taken, gap *im.Entry
-	var takenHead, gapHead wire.ShipHead
-	skips := 0
+// unpack decodes what is packed: it cannot be appended as it is.
+func (b *received) unpack(by Packing) error {
+	if b.packed == nil {
+		return nil
+	}
+	entries, err := by.Unpack(b.packed)
+	if err != nil {
+		return err
+	}
+	b.entries, b.packed = entries, nil
+	return nil
+}
+
+// from leaves out what comes before an offset; what is packed is unpacked for it.
+func (b *received) from(offset int64, by Packing) error {
+	skip := offset - b.first
+	if skip <= 0 {
+		return nil
+	}
+	if err := b.unpack(by); err != nil {
+		return err
+	}
+	skip = min(skip, int64(len(b.entries)))
+	b.entries = b.entries[skip:]
+	b.first, b.count = b.first+skip, len(b.entries)
+	return nil
+}
+
+// headsOf returns what the read-back looks at of entries.
+func headsOf(entries []im.Entry) []im.CopyHead {
+	all := make([]im.CopyHead, len(entries))
 	for i := range entries {
 		e := &entries[i]
-		if e.Offset < p.local { // read before the read-back was moved
+		h := wire.DecodeShipHead(e)
+		all[i] = im.CopyHead{Local: e.Offset, Origin: h.OriginOffset, Generation: h.Generation, Kind: h.Kind, Stamp: h.Stamp}
+		if n, ok := nameOf(e, &h); ok {
+			all[i].Name = &n
+		}
+		if i == len(entries)-1 {
+			all[i].Checksum, all[i].Summed = wire.Checksum(e), true
+		}
+	}
+	return all
+}
+
+// read takes the records of the copy that a view would take.
+func (p *part) read(heads []im.CopyHead, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var taken, gap *im.CopyHead
+	skips := 0
+	for i := range heads {
+		h := &heads[i]
+		if h.Local < p.local { // read before the read-back was moved
 			continue
 		}
-		p.local = e.Offset + 1
-		h := wire.DecodeShipHead(e)
-		switch p.follower.See(h.OriginOffset, h.Generation, h.Marker()) {
+		p.local = h.Local + 1
+		switch p.follower.See(h.Origin, h.Generation, h.Kind == im.KindHold && h.Origin < 0) {
 		case im.Raise, im.Seal:
-			p.marked, p.held = e.Offset, max(p.held, h.Stamp)
+			p.marked, p.held = h.Local, max(p.held, h.Stamp)
 		case im.Take:
-			taken, takenHead = e, h
-			if p.name.IsZero() {
-				p.name, _ = nameOf(e, &h)
+			taken = h
+			if p.name.IsZero() && h.Name != nil {
+				p.name = *h.Name
+			}
+			if h.Kind == im.KindHeartbeat {
+				p.canary(h.Stamp, now)
 			}
 		case im.Skip:
 			skips++
 		case im.Gap:
 			if gap == nil {
-				gap, gapHead = e, h
+				gap = h
 			}
 		}
 	}
 	if taken != nil {
-		p.last = lastOf(taken, &takenHead)
+		p.last = lastRecord{offset: taken.Origin, local: taken.Local, checksum: taken.Checksum, summed: taken.Summed, stamp: taken.Stamp, known: true}
 	}
 	if skips > 0 {
 		p.c.r.metrics.skips(p.c.peer.Region, skips)
 	}
 	if gap != nil {
 		p.c.r.metrics.gap(p.c.peer.Region)
-		p.c.r.log.Error("a copy has a gap; what is missing is asked for again", "partition", p.p.String(), "local", gap.Offset,
-			"next", p.follower.Next, "came", gapHead.OriginOffset)
+		p.c.r.log.Error("a copy has a gap; what is missing is asked for again", "partition", p.p.String(), "local", gap.Local,
+			"next", p.follower.Next, "came", gap.Origin)
 	}
 	if p.follower.Generation > 0 {
 		p.c.raise()
@@ -154,11 +209,11 @@ func (p *part) check() {
 func (p *part) offer(b received) (credit int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.expect < 0 || !p.running || len(b.entries) == 0 {
+	if p.expect < 0 || !p.running || b.count == 0 {
 		return b.bytes
 	}
-	first := b.entries[0].Offset
-	end := first + int64(len(b.entries))
+	first := b.first
+	end := first + int64(b.count)
 	switch {
 	case first > p.expect && !p.seeking.IsZero(): // sent before the link was asked to go on elsewhere
 		return b.bytes
@@ -170,11 +225,17 @@ func (p *part) offer(b received) (credit int) {
 		wake(p.ready)
 		return b.bytes
 	case end <= p.expect: // all of it came before
-		p.c.r.metrics.skips(p.c.peer.Region, len(b.entries))
+		p.c.r.metrics.skips(p.c.peer.Region, b.count)
+		return b.bytes
+	}
+	if err := b.from(p.expect, p.c.r.deps.Packing); err != nil {
+		p.c.r.log.Error("a batch of the link cannot be read", "partition", p.p.String(), "error", err.Error())
+		p.expect = -1
+		p.reset = true
+		wake(p.ready)
 		return b.bytes
 	}
 	p.seeking = time.Time{}
-	b.entries = b.entries[p.expect-first:]
 	p.expect = end
 	p.queue = append(p.queue, b)
 	wake(p.ready)
@@ -224,8 +285,16 @@ func (p *part) drop() (credit int) {
 // work is what the appender has to do next.
 type work struct {
 	entries []im.Entry
+	packed  *im.Packed // instead of entries
 	first   int64
 	bytes   int // of the window, to give back when it is done
+}
+
+func (w *work) count() int {
+	if w.packed != nil {
+		return w.packed.Count
+	}
+	return len(w.entries)
 }
 
 // pick takes batches from the queue, up to appendBytes, without what another writer appended meanwhile. Reset says to
@@ -242,8 +311,23 @@ func (p *part) pick() (w work, reset bool) {
 	size := 0
 	for len(p.queue) > 0 {
 		b := p.queue[0]
-		for len(b.entries) > 0 && b.entries[0].Offset < p.next+int64(len(w.entries)) {
-			b.entries = b.entries[1:]
+		if b.packed != nil && b.first == p.next && len(w.entries) == 0 {
+			w.packed = b.packed
+			w.bytes += b.bytes
+			p.queue[0] = received{}
+			p.queue = p.queue[1:]
+			break
+		}
+		if b.packed != nil && len(w.entries) > 0 {
+			break // alone the next time
+		}
+		err := b.from(p.next+int64(len(w.entries)), p.c.r.deps.Packing)
+		if err == nil {
+			err = b.unpack(p.c.r.deps.Packing)
+		}
+		if err != nil {
+			p.c.r.log.Error("a batch of the link cannot be read", "partition", p.p.String(), "error", err.Error())
+			return work{}, true
 		}
 		n := 0
 		for n < len(b.entries) {
@@ -256,7 +340,7 @@ func (p *part) pick() (w work, reset bool) {
 		}
 		w.entries = append(w.entries, b.entries[:n]...)
 		if n < len(b.entries) { // the rest waits; the batch's bytes are given back with it
-			p.queue[0] = received{b.entries[n:], b.bytes}
+			p.queue[0] = received{first: b.first + int64(n), count: len(b.entries) - n, entries: b.entries[n:], bytes: b.bytes}
 			break
 		}
 		w.bytes += b.bytes
@@ -278,10 +362,8 @@ func (p *part) appender(ctx context.Context, s *session) {
 				return
 			}
 			continue
-		case len(w.entries) == 0:
-			if w.bytes > 0 {
-				s.credit(w.bytes)
-			}
+		case w.count() == 0:
+			s.credit(p, w.bytes)
 			select {
 			case <-p.ready:
 				continue
@@ -289,20 +371,20 @@ func (p *part) appender(ctx context.Context, s *session) {
 				return
 			}
 		}
-		if err := p.named(w.entries); err != nil {
-			s.credit(w.bytes)
+		if err := p.named(&w); err != nil {
+			s.credit(p, w.bytes)
 			s.refuse(p, err.Error())
 			return
 		}
-		err := p.append(ctx, w)
-		s.credit(w.bytes)
+		err := p.append(ctx, &w)
+		s.credit(p, w.bytes)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			p.c.r.metrics.appendFailed(p.c.peer.Region)
 			p.c.r.log.Warn("append to a copy failed or its outcome is unknown; reading the copy to its end",
-				"partition", p.p.String(), "offset", w.first, "records", len(w.entries), "error", err.Error())
+				"partition", p.p.String(), "offset", w.first, "records", w.count(), "error", err.Error())
 			if !p.recover(ctx, s, wait.NextBackOff(), wait) { // not again at once
 				return
 			}
@@ -313,28 +395,37 @@ func (p *part) appender(ctx context.Context, s *session) {
 }
 
 // append appends entries to the copy.
-func (p *part) append(ctx context.Context, w work) error {
-	r := p.c.r
-	copies := make([]im.Entry, len(w.entries))
+func (p *part) append(ctx context.Context, w *work) error {
+	r, n := p.c.r, w.count()
 	var spans []trace.Span
-	for i := range w.entries {
-		copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), linkGeneration)
-		spans = r.startShip(spans, &w.entries[i], p.c.peer.Region, false)
-	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.AppendTimeout)
 	defer cancel()
-	local, err := r.deps.Log.Append(ctx, p.p, copies)
+	var local int64
+	var err error
+	if w.packed != nil {
+		for _, t := range w.packed.Traces {
+			spans = append(spans, r.shipSpan(t.Parent, p.p, t.Offset, p.c.peer.Region, false))
+		}
+		local, err = r.deps.Packing.AppendPacked(ctx, w.packed)
+	} else {
+		copies := make([]im.Entry, n)
+		for i := range w.entries {
+			copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), linkGeneration)
+			spans = r.startShip(spans, &w.entries[i], p.c.peer.Region, false)
+		}
+		local, err = r.deps.Log.Append(ctx, p.p, copies)
+	}
 	endAll(spans, err)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	p.next = w.first + int64(len(copies))
-	p.landed = local + int64(len(copies))
+	p.next = w.first + int64(n)
+	p.landed = local + int64(n)
 	p.check() // the read-back may have been faster than the answer
 	p.mu.Unlock()
-	r.metrics.appended(p.c.peer.Region, len(copies))
-	p.c.appended.Add(uint64(len(copies)))
+	r.metrics.appended(p.c.peer.Region, n)
+	p.c.appended.Add(uint64(n))
 	return nil
 }
 
@@ -342,7 +433,7 @@ func (p *part) append(ctx context.Context, w work) error {
 // It returns false when ctx ended first.
 func (p *part) recover(ctx context.Context, s *session, first time.Duration, wait *backoff.ExponentialBackOff) bool {
 	s.seek(p, wire.LinkPause)
-	s.credit(p.drop())
+	s.credit(p, p.drop())
 	if !pause(ctx, first) {
 		return false
 	}
@@ -369,22 +460,42 @@ func (p *part) recover(ctx context.Context, s *session, first time.Duration, wai
 }
 
 // named checks that records which name their log name the one that the copy is of.
-func (p *part) named(entries []im.Entry) error {
+func (p *part) named(w *work) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range entries {
-		h := wire.DecodeShipHead(&entries[i])
-		n, ok := nameOf(&entries[i], &h)
-		switch {
-		case !ok:
-			continue
-		case n.Origin != p.c.peer.Origin:
-			return fmt.Errorf("%v: record %d names the log %s, wanted one of %s", p.p, entries[i].Offset, n, p.c.peer.Origin)
-		case p.name.IsZero():
-			p.name = n
-		case n != p.name:
-			return fmt.Errorf("%v: record %d names the log %s, the copy is of %s: it was recreated under an open link", p.p, entries[i].Offset, n, p.name)
+	if w.packed != nil {
+		return p.isNamed(w.packed.Name, w.first)
+	}
+	for i := range w.entries {
+		e := &w.entries[i]
+		h := wire.DecodeShipHead(e)
+		if n, ok := nameOf(e, &h); ok {
+			if err := p.isNamed(n, e.Offset); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// isNamed checks the name that a record at an offset, or one behind it in its batch, gives its log. The caller holds mu.
+func (p *part) isNamed(n im.LogName, offset int64) error {
+	switch {
+	case n.IsZero():
+	case n.Origin != p.c.peer.Origin:
+		return fmt.Errorf("%v: record %d names the log %s, wanted one of %s", p.p, offset, n, p.c.peer.Origin)
+	case p.name.IsZero():
+		p.name = n
+	case n != p.name:
+		return fmt.Errorf("%v: record %d names the log %s, the copy is of %s: it was recreated under an open link", p.p, offset, n, p.name)
+	}
+	return nil
+}
+
+// canary takes a heartbeat: when it was written, by the origin's clock, and when it was read back. The caller holds mu.
+func (p *part) canary(written im.Stamp, now time.Time) {
+	ahead, _ := p.c.r.clocks.offset(p.c.peer.Region)
+	p.delay = max(0, now.Add(ahead).Sub(written.Time()))
+	p.heard = now
+	p.c.r.metrics.canary(p.c.peer.Region, lane(p.p), p.delay)
 }

@@ -334,6 +334,7 @@ func TestSenderPacksPartitionsTogether(t *testing.T) {
 		}
 		return n
 	}
+	previous := most
 	for left() > 0 {
 		m := within(t, p.down, "batches")
 		bytes := 0
@@ -350,9 +351,13 @@ func TestSenderPacksPartitionsTogether(t *testing.T) {
 		if bytes > most+600 {
 			t.Fatalf("a message of %d bytes or more, of %d at most", bytes, most)
 		}
-		if bytes < most/2 && left() > 0 && bytes > 0 {
-			t.Fatalf("a message of %d bytes though more waits", bytes)
+		if bytes == 0 {
+			continue
 		}
+		if together := previous + bytes; together < most*3/4 {
+			t.Fatalf("messages of %d and %d bytes, which one of %d could hold", previous, bytes, most)
+		}
+		previous = bytes
 	}
 }
 

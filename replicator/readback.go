@@ -39,7 +39,12 @@ func (c *receiving) readBack(ctx context.Context) {
 	for _, p := range c.parts {
 		from[p.p] = p.local
 	}
-	reader := c.r.deps.NewReader(from)
+	var reader Reader
+	if c.r.deps.Packing != nil {
+		reader = c.r.deps.Packing.NewHeadReader(from)
+	} else {
+		reader = c.r.deps.NewReader(from)
+	}
 	defer reader.Close()
 	var due time.Time
 	for {
@@ -69,8 +74,13 @@ func (c *receiving) readBack(ctx context.Context) {
 			return
 		}
 		for _, b := range batches {
-			if p := c.index[b.Partition]; p != nil {
-				p.read(b.Entries)
+			p := c.index[b.Partition]
+			switch {
+			case p == nil:
+			case b.Heads != nil:
+				p.read(b.Heads, c.r.now())
+			default:
+				p.read(headsOf(b.Entries), c.r.now())
 			}
 		}
 		if len(batches) > 0 {
@@ -90,6 +100,32 @@ func (c *receiving) readBack(ctx context.Context) {
 		}
 		wait.Reset()
 	}
+}
+
+// recall reads the last records whose checksums the read-back left out, so that a link can be opened with them.
+func (c *receiving) recall(ctx context.Context) error {
+	for _, p := range c.parts {
+		p.mu.Lock()
+		last := p.last
+		p.mu.Unlock()
+		if !last.known || last.summed {
+			continue
+		}
+		entries, err := c.r.read(ctx, p.p, last.local, 1)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 || entries[0].Offset != last.local {
+			return fmt.Errorf("%v: record %d of the copy cannot be read", p.p, last.local)
+		}
+		h := wire.DecodeShipHead(&entries[0])
+		p.mu.Lock()
+		if p.last.local == last.local {
+			p.last = lastOf(&entries[0], &h)
+		}
+		p.mu.Unlock()
+	}
+	return nil
 }
 
 // progress wakes those who wait for the read-back.
@@ -279,7 +315,7 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 	to := tail(entries, from == 0, applied[p])
 	to.local = entries[len(entries)-1].Offset + 1
 	if to.name.IsZero() && b.Start < from { // the first record names the log, if retention left it
-		first, err := c.r.read(ctx, p, b.Start, nameBytes)
+		first, err := c.r.read(ctx, p, b.Start, 1)
 		if err != nil {
 			return placement{}, err
 		}

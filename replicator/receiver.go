@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,9 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
+
+// firstWindow is how many bytes may be under way before it is known how long a round trip takes.
+const firstWindow = 8 << 20
 
 // recheckRefused is how often a link that has refused partitions is opened anew to see whether the reason is gone.
 const recheckRefused = time.Minute
@@ -21,6 +25,8 @@ type receiving struct {
 	peer  Peer
 	parts []*part
 	index map[im.Partition]*part
+
+	topics int // how many there are
 
 	inbox    chan []im.Delivery // notifies for the own router
 	appended atomic.Uint64
@@ -52,10 +58,14 @@ func newReceiving(r *Replicator, peer Peer) *receiving {
 		moved: make(chan struct{}), moves: map[*part]placement{}, since: r.now(), err: "not opened yet",
 	}
 	for i, p := range r.cfg.partitions(peer.Origin) {
-		part := &part{c: c, i: i, p: p, expect: -1, marked: -1, ready: make(chan struct{}, 1)}
+		if i > 0 && p.Topic != c.parts[i-1].p.Topic {
+			c.topics++
+		}
+		part := &part{c: c, i: i, p: p, topic: c.topics, expect: -1, marked: -1, ready: make(chan struct{}, 1)}
 		c.parts = append(c.parts, part)
 		c.index[p] = part
 	}
+	c.topics++
 	return c
 }
 
@@ -106,8 +116,12 @@ type session struct {
 	fail   context.CancelCauseFunc
 
 	mu      sync.Mutex
-	taken   int   // bytes received and not yet given back
-	credits int   // bytes to give back
+	taken   int      // bytes received and not yet given back
+	credits int      // bytes to give back
+	topics  []uint64 // the same by topic
+	window  int      // how much the sender may have under way
+	more    int      // by how much that has grown since it was told
+	meter   meter
 	status  int64 // clock of a status that is to be answered, so that the sender hears that somebody listens; 0: none
 	seeks   map[*part]int64
 	order   []*part // of seeks
@@ -143,6 +157,9 @@ func (c *receiving) session(ctx context.Context) error {
 			p.stop()
 		}
 	}()
+	if err := c.recall(ctx); err != nil {
+		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
+	}
 	if err := stream.Send(c.openMessage()); err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
@@ -151,7 +168,10 @@ func (c *receiving) session(ctx context.Context) error {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	dog.Reset(c.r.cfg.LinkTimeout)
-	s := &session{c: c, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1)}
+	s := &session{
+		c: c, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1),
+		window: min(firstWindow, c.r.cfg.WindowBytes), topics: make([]uint64, c.topics),
+	}
 	good, err := c.opened(m)
 	if err != nil {
 		return err
@@ -194,7 +214,11 @@ func (c *receiving) session(ctx context.Context) error {
 func (c *receiving) openMessage() *wire.LinkRequest {
 	o := &wire.LinkOpen{
 		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Version: wire.LinkVersion, Own: string(c.r.cfg.Origin),
-		WindowBytes: uint64(c.r.cfg.WindowBytes), Partitions: make([]*wire.LinkPartition, len(c.parts)),
+		WindowBytes: uint64(c.r.cfg.WindowBytes), FirstWindowBytes: uint64(min(firstWindow, c.r.cfg.WindowBytes)),
+		Partitions: make([]*wire.LinkPartition, len(c.parts)),
+	}
+	if c.r.deps.Packing != nil {
+		o.Packed = wire.PackedVersion
 	}
 	for i, p := range c.parts {
 		p.mu.Lock()
@@ -206,7 +230,7 @@ func (c *receiving) openMessage() *wire.LinkRequest {
 		if !p.name.IsZero() {
 			l.LogId = p.name.ID[:]
 		}
-		if p.last.known && p.last.offset == p.next-1 {
+		if p.last.summed && p.last.offset == p.next-1 {
 			l.Checksum = p.last.checksum
 		}
 		p.sentHeld = p.next
@@ -282,6 +306,7 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		c.mu.Unlock()
 		s.mu.Lock()
 		s.status = k.Status.ClockMs
+		s.grow(time.Duration(k.Status.RoundTripUs) * time.Microsecond)
 		s.mu.Unlock()
 		wake(s.dirty)
 	default:
@@ -293,27 +318,46 @@ func (s *session) handle(m *wire.LinkResponse) error {
 // take decodes the batches of one message and offers each to its partition.
 func (s *session) take(batches []*wire.LinkBatch) error {
 	c := s.c
-	total := 0
+	total, onLink := 0, 0
 	for _, b := range batches {
 		if int(b.Partition) >= len(c.parts) {
 			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", c.peer.Region, b.Partition, len(c.parts))
 		}
 		p := c.parts[b.Partition]
-		entries, bytes, err := c.r.codec.entries(p.p, b)
+		came, err := c.received(p, b)
 		if err != nil {
 			return err
 		}
+		bytes := came.bytes
+		onLink += len(b.Entries)
 		if !s.receive(bytes) {
 			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", c.peer.Region)
 		}
 		total += bytes
-		if credit := p.offer(received{entries, bytes}); credit > 0 {
-			s.credit(credit)
+		if credit := p.offer(came); credit > 0 {
+			s.credit(p, credit)
 		}
 	}
 	c.bytes.Add(uint64(total))
-	c.r.metrics.received(c.peer.Region, total)
+	c.r.metrics.received(c.peer.Region, total, onLink)
+	s.meter.add(time.Now(), onLink)
 	return nil
+}
+
+// received takes a batch of the link apart as far as it must be.
+func (c *receiving) received(p *part, b *wire.LinkBatch) (received, error) {
+	if b.Packed > 0 {
+		if c.r.deps.Packing == nil {
+			return received{}, im.Errorf(im.CodeBadRequest, "%s sent packed records, which were not asked for", c.peer.Region)
+		}
+		packed, bytes, err := c.r.codec.packed(p.p, c.peer.Origin, b)
+		if err != nil {
+			return received{}, err
+		}
+		return received{first: packed.First, count: packed.Count, packed: packed, bytes: bytes}, nil
+	}
+	entries, bytes, err := c.r.codec.entries(p.p, b)
+	return received{first: b.First, count: len(entries), entries: entries, bytes: bytes}, err
 }
 
 // receive counts what is under way. A sender may exceed the window by one message, no more.
@@ -325,17 +369,58 @@ func (s *session) receive(bytes int) bool {
 }
 
 // credit gives bytes of the window back. They travel with the next held, or alone when a quarter of the window waits.
-func (s *session) credit(bytes int) {
+func (s *session) credit(p *part, bytes int) {
 	if bytes == 0 {
 		return
 	}
 	s.mu.Lock()
 	s.credits += bytes
-	urgent := s.credits >= s.c.r.cfg.WindowBytes/4
+	s.topics[p.topic] += uint64(bytes)
+	urgent := s.credits >= s.window/4
 	s.mu.Unlock()
 	if urgent {
 		wake(s.dirty)
 	}
+}
+
+// grow widens the window to twice what the link carries in a round trip, so that it never waits for credit. The caller
+// holds mu.
+func (s *session) grow(trip time.Duration) {
+	want := min(2*int(s.meter.rate()*trip.Seconds()), s.c.r.cfg.WindowBytes)
+	if want > s.window {
+		s.more += want - s.window
+		s.window = want
+	}
+}
+
+// meter measures how many bytes a second come, at most in any of the last moments.
+type meter struct {
+	mu    sync.Mutex
+	began time.Time
+	bytes int
+	rates [8]float64
+	at    int
+}
+
+// meterSlot is how long bytes are counted together.
+const meterSlot = 100 * time.Millisecond
+
+func (m *meter) add(now time.Time, bytes int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d := now.Sub(m.began); d >= meterSlot {
+		m.rates[m.at] = float64(m.bytes) / d.Seconds()
+		m.at = (m.at + 1) % len(m.rates)
+		m.began, m.bytes = now, 0
+	}
+	m.bytes += bytes
+}
+
+// rate is the highest of late, bytes a second.
+func (m *meter) rate() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Max(m.rates[:])
 }
 
 // seek asks the sender to go on from an offset, or with wire.LinkPause to stop.
@@ -401,10 +486,13 @@ func (s *session) news() []*wire.LinkRequest {
 		}
 		p.mu.Unlock()
 	}
-	if credits > 0 && (len(held) > 0 || credits >= s.c.r.cfg.WindowBytes/4) {
-		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{Bytes: uint64(credits)}}})
+	if credits > 0 && (len(held) > 0 || credits >= s.window/4) || s.more > 0 {
+		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{
+			Bytes: uint64(credits), Topics: slices.Clone(s.topics), More: uint64(s.more),
+		}}})
 		s.taken -= credits
-		s.credits = 0
+		s.credits, s.more = 0, 0
+		clear(s.topics)
 	}
 	answer := s.status
 	s.status = 0

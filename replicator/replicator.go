@@ -31,6 +31,8 @@ type Replicator struct {
 	ins     []*receiving             // one per peer
 	outs    map[im.Region]*outCounts // one per peer; the map does not change
 
+	throttles map[im.Region]*throttle // one per peer; the map does not change
+
 	linger sync.WaitGroup // goroutines that outlive a call of Link by a moment
 
 	// mu guards what follows. It is held for a moment only and taken before no other lock.
@@ -79,9 +81,16 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 		log: deps.Logger, tracer: deps.Tracer, codec: codec, held: newHeld(),
 		ends:     ends{names: map[im.Partition]im.LogName{}},
 		outs:     map[im.Region]*outCounts{},
-		sendings: map[im.Region][]openSending{},
+		sendings: map[im.Region][]openSending{}, throttles: map[im.Region]*throttle{},
 	}
 	for _, p := range cfg.Peers {
+		t := &throttle{now: deps.Now}
+		for _, c := range cfg.Caps {
+			if c.Peer == p.Region {
+				t.caps = append(t.caps, c)
+			}
+		}
+		r.throttles[p.Region] = t
 		r.origins[p.Region] = p.Origin
 		r.outs[p.Region] = &outCounts{since: deps.Now()}
 		r.ins = append(r.ins, newReceiving(r, p))

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/trace"
-
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -31,15 +29,15 @@ type sending struct {
 	notifies chan notify
 	opened   atomic.Bool
 
-	window struct {
-		sync.Mutex
-		free int // may be negative: one batch larger than the window is let through alone
-		size int
-		more chan struct{} // capacity 1
-	}
-	seeks struct {
+	packs    bool     // the receiver takes packed batches
+	lanes    []string // topics, in the order in which open names them
+	shelf    *shelf
+	throttle *throttle
+	window   sendWindow
+	seeks    struct {
 		sync.Mutex
 		want      map[int]int64
+		roomy     []int              // lanes to read on
 		interrupt context.CancelFunc // ends the poll under way
 	}
 }
@@ -47,7 +45,8 @@ type sending struct {
 // sendPart is one partition of the link. Next is used by the pump alone.
 type sendPart struct {
 	p       im.Partition
-	next    int64 // the next offset to ship
+	lane    int
+	next    int64 // the next offset to read
 	refused string
 }
 
@@ -143,10 +142,10 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	if limit := len(cfg.partitions(cfg.Origin)); len(open.Partitions) > limit {
 		return im.Errorf(im.CodeBadRequest, "%d partitions asked for; the log has %d", len(open.Partitions), limit)
 	}
-	l.window.size = int(min(max(open.WindowBytes, 64<<10), 256<<20))
-	l.window.free = l.window.size
-	l.window.more = make(chan struct{}, 1)
+	l.window.open(open)
 	l.seeks.want = map[int]int64{}
+	l.packs = open.Packed >= wire.PackedVersion && l.r.deps.Packing != nil
+	l.throttle = l.r.throttles[l.peer]
 	return nil
 }
 
@@ -160,6 +159,7 @@ func (l *sending) run(ctx context.Context, cancel context.CancelCauseFunc, recei
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { cancel(l.pump(ctx)) })
+	wg.Go(func() { cancel(l.load(ctx)) })
 	l.r.linger.Go(func() { cancel(l.write(ctx)) }) // a Send that blocks ends after this call only
 	for {
 		select {
@@ -193,10 +193,7 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 			l.r.clocks.observe(l.peer, k.Held.ClockMs, time.UnixMilli(k.Held.StatusMs), l.r.now())
 		}
 	case *wire.LinkRequestCredit:
-		l.window.Lock()
-		l.window.free = min(l.window.free+int(min(k.Credit.Bytes, 1<<31)), l.window.size)
-		l.window.Unlock()
-		wake(l.window.more)
+		l.window.credit(k.Credit)
 	case *wire.LinkRequestSeek:
 		o := k.Seek.Offset
 		if o == nil || int(o.Partition) >= len(l.parts) || l.parts[o.Partition].refused != "" {
@@ -212,207 +209,6 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 		return im.Errorf(im.CodeBadRequest, "a link has one open, and then held, credit and seek")
 	}
 	return nil
-}
-
-// reserve waits until the window has room for a batch. A batch larger than the window goes when nothing else is under
-// way.
-func (l *sending) reserve(ctx context.Context, bytes int) error {
-	for {
-		l.window.Lock()
-		if l.window.free >= bytes || l.window.free == l.window.size {
-			l.window.free -= bytes
-			l.window.Unlock()
-			return nil
-		}
-		l.window.Unlock()
-		select {
-		case <-l.window.more:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// pump reads the log and packs batches, as the window allows.
-func (l *sending) pump(ctx context.Context) error {
-	from := make(map[im.Partition]int64, len(l.index))
-	for p, i := range l.index {
-		from[p] = l.parts[i].next
-	}
-	reader := l.r.deps.NewReader(from)
-	defer reader.Close()
-	wait := l.r.backoff()
-	for {
-		batches, err := l.poll(ctx, reader)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := l.ship(ctx, batches); err != nil {
-			return err
-		}
-		if err != nil {
-			if err := l.readable(ctx, err); err != nil {
-				return err
-			}
-			l.r.log.Warn("the own log cannot be read", "peer", string(l.peer), "error", err.Error())
-			for p, i := range l.index { // a partition that the reader gave up begins again
-				if next := l.parts[i].next; next >= 0 {
-					reader.Seek(p, next)
-				}
-			}
-			if !pause(ctx, wait.NextBackOff()) {
-				return context.Cause(ctx)
-			}
-		} else {
-			wait.Reset()
-		}
-		l.seek(reader)
-	}
-}
-
-// poll reads on until something is there or a seek is asked for.
-func (l *sending) poll(ctx context.Context, reader Reader) ([]im.Batch, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	l.seeks.Lock()
-	if len(l.seeks.want) > 0 {
-		cancel()
-	}
-	l.seeks.interrupt = cancel
-	l.seeks.Unlock()
-	batches, err := reader.Poll(ctx)
-	if ctx.Err() != nil { // what it says about being interrupted is no error
-		err = nil
-	}
-	return batches, err
-}
-
-// seek moves the reader to where the receiver asked to go on.
-func (l *sending) seek(reader Reader) {
-	l.seeks.Lock()
-	want := l.seeks.want
-	l.seeks.want = map[int]int64{}
-	l.seeks.Unlock()
-	for i, offset := range want {
-		part := &l.parts[i]
-		if offset < 0 {
-			reader.Drop(part.p)
-			part.next = -1 // nothing that was read before is shipped
-			continue
-		}
-		part.next = offset
-		reader.Seek(part.p, offset)
-		l.r.metrics.seeks(l.peer)
-	}
-}
-
-// readable tells whether the partitions can be read on after an error: not when retention or a truncation passed one.
-// Then the link ends; when it opens again, that partition is refused with its reason.
-func (l *sending) readable(ctx context.Context, cause error) error {
-	bounds, err := l.r.bounds(ctx, l.r.own)
-	if err != nil {
-		return nil // Kafka is away: try again
-	}
-	for p, i := range l.index {
-		b, ok := bounds[p]
-		if next := l.parts[i].next; ok && next >= 0 && (next < b.Start || next > b.End) {
-			return im.Errorf(im.CodeUnavailable, "%v: offset %d is outside of the log, %d to %d: %v", p, next, b.Start, b.End, cause)
-		}
-	}
-	return nil
-}
-
-// cargo is a message that is being packed.
-type cargo struct {
-	batches []*wire.LinkBatch
-	spans   []trace.Span
-	records int
-	bytes   int // uncompressed
-}
-
-// ship packs what a poll brought into as few messages as BatchBytes allows.
-func (l *sending) ship(ctx context.Context, polled []im.Batch) error {
-	var c cargo
-	for _, b := range polled {
-		i, ok := l.index[b.Partition]
-		if !ok || l.parts[i].next < 0 {
-			continue
-		}
-		part := &l.parts[i]
-		entries := b.Entries
-		for len(entries) > 0 && entries[0].Offset < part.next {
-			entries = entries[1:]
-		}
-		for len(entries) > 0 {
-			n, err := l.pack(&c, i, entries)
-			if err != nil {
-				return err
-			}
-			entries = entries[n:]
-			if len(entries) > 0 { // the message is full
-				if err := l.dispatch(ctx, c); err != nil {
-					return err
-				}
-				c = cargo{}
-			}
-		}
-	}
-	return l.dispatch(ctx, c)
-}
-
-// pack adds as many of a partition's entries to a message as have room in it, and at least one if it is empty.
-func (l *sending) pack(c *cargo, i int, entries []im.Entry) (n int, err error) {
-	part, room := &l.parts[i], l.r.cfg.BatchBytes-c.bytes
-	var raw []byte
-	for n < len(entries) {
-		size := wire.LinkEntrySize(&entries[n])
-		if len(raw)+size > room && c.records+n > 0 {
-			break
-		}
-		if entries[n].Offset != part.next+int64(n) {
-			return 0, im.Errorf(im.CodeInternal, "%v: the own log has a hole: offset %d follows %d", part.p, entries[n].Offset, part.next+int64(n)-1)
-		}
-		if raw == nil {
-			raw = make([]byte, 0, max(size, min(room, size*len(entries))))
-		}
-		raw = wire.AppendLinkEntry(raw, &entries[n])
-		c.spans = l.r.startShip(c.spans, &entries[n], l.peer, true)
-		n++
-	}
-	if n > 0 {
-		c.batches = append(c.batches, l.r.codec.batch(i, part.next, n, raw))
-		c.records += n
-		c.bytes += len(raw)
-		part.next += int64(n)
-	}
-	return n, nil
-}
-
-// dispatch hands a message to the writer once the window has room for it.
-func (l *sending) dispatch(ctx context.Context, c cargo) error {
-	if c.records == 0 {
-		return nil
-	}
-	if err := l.reserve(ctx, c.bytes); err != nil {
-		return err
-	}
-	m := &wire.LinkResponse{Kind: &wire.LinkResponseBatches{Batches: &wire.LinkBatches{Batches: c.batches}}}
-	if len(c.batches) == 1 {
-		m.Kind = &wire.LinkResponseBatch{Batch: c.batches[0]}
-	}
-	out := outgoing{m, func() {
-		endAll(c.spans, nil)
-		l.r.metrics.sent(l.peer, c.records, c.bytes)
-		st := l.r.out(l.peer)
-		st.records.Add(uint64(c.records))
-		st.bytes.Add(uint64(c.bytes))
-	}}
-	select {
-	case l.batches <- out:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // write sends statuses, notifies and batches, in this order when several wait: a notify is worth something only while it
@@ -476,7 +272,7 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 
 func (l *sending) statusMessage() *wire.LinkResponse {
 	_, ends := l.r.ends.snapshot()
-	s := &wire.LinkStatus{ClockMs: l.r.now().UnixMilli(), Ends: make([]*wire.LinkOffset, 0, len(l.index))}
+	s := &wire.LinkStatus{ClockMs: l.r.now().UnixMilli(), RoundTripUs: l.r.clocks.trip(l.peer).Microseconds(), Ends: make([]*wire.LinkOffset, 0, len(l.index))}
 	for p, i := range l.index {
 		if b, ok := ends[p]; ok {
 			s.Ends = append(s.Ends, &wire.LinkOffset{Partition: uint32(i), Offset: b.End})
@@ -492,8 +288,9 @@ const notifyDeliveries = 256
 // congested stream are dropped: by now the log brings them. It returns nil if nothing is left.
 func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 	var ds []im.Delivery
+	congested := l.throttle.spend(0) > l.r.cfg.NotifyAge // a capped link sends nothing for so long
 	for more := true; more; {
-		if l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
+		if congested || l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
 			l.r.dropped(l.peer, len(n.ds))
 		} else {
 			ds = append(ds, n.ds...)
@@ -510,6 +307,11 @@ func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 	if len(ds) == 0 {
 		return nil
 	}
+	bytes := 0
+	for i := range ds {
+		bytes += len(ds[i].Body)
+	}
+	l.throttle.spend(bytes)
 	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.r.cfg.Region, l.peer, ds)}}
 }
 

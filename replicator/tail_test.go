@@ -103,11 +103,11 @@ func TestTailWithGap(t *testing.T) {
 
 func TestSampled(t *testing.T) {
 	for flags, want := range map[string]bool{"00": false, "01": true, "02": false, "03": true, "0a": false, "0b": true, "ff": true} {
-		if got := sampled("00-0123456789abcdef0123456789abcdef-0123456789abcdef-" + flags); got != want {
+		if got := wire.Sampled("00-0123456789abcdef0123456789abcdef-0123456789abcdef-" + flags); got != want {
 			t.Errorf("flags %s: %v", flags, got)
 		}
 	}
-	if sampled("") || sampled("01") {
+	if wire.Sampled("") || wire.Sampled("01") {
 		t.Error("a text that is no traceparent is sampled")
 	}
 }

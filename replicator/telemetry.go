@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -17,9 +18,10 @@ import (
 
 // metrics are the instruments of a replicator. Labels are peers, lanes and directions: bounded by the regions.
 type metrics struct {
-	records, bytes          metric.Int64Counter
+	records, bytes, wire    metric.Int64Counter
 	skipped, gaps, failures metric.Int64Counter
 	opens, seek, dropped    metric.Int64Counter
+	canaries                metric.Float64Histogram
 	registration            metric.Registration
 }
 
@@ -41,6 +43,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 	s := &metrics{
 		records:  counter("shipped", "{record}", "records sent to a peer (out) or appended to the copy of its log (in)"),
 		bytes:    counter("shipped_size", "By", "entries sent to a peer (out) or received from it (in), before compression"),
+		wire:     counter("wire_size", "By", "the same as they crossed the link"),
 		skipped:  counter("skipped", "{record}", "records of a copy that were there already or are of a lower link generation"),
 		gaps:     counter("gaps", "{gap}", "records of a copy that came before their predecessor; the link is asked again"),
 		failures: counter("append_failures", "{append}", "appends to a copy that failed or whose outcome is unknown"),
@@ -48,6 +51,11 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 		seek:     counter("seeks", "{seek}", "times a peer asked again for a partition"),
 		dropped:  counter("notifies_dropped", "{delivery}", "notifies lost to a closed or congested link (out) or a slow router (in)"),
 	}
+	var histErr error
+	s.canaries, histErr = m.Float64Histogram("antipode_replicator_canary", metric.WithUnit("s"),
+		metric.WithDescription("from when a heartbeat was written, by the origin's clock as measured, to when it was read from the copy"),
+		metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
+	errs = append(errs, histErr)
 	open := gauge("link_open", "1", "1 while the link to a peer is open, in the direction its records go")
 	refused := gauge("partitions_refused", "{partition}", "partitions of a peer's log that are not shipped: another log, truncated, or past retention")
 	lagRecords := gauge("lag", "{record}", "records of a peer's log that its copy here lacks")
@@ -96,7 +104,7 @@ func (m *metrics) begin(peer im.Region) {
 	for _, c := range []metric.Int64Counter{m.skipped, m.gaps, m.failures, m.opens, m.seek} {
 		add(c, 0, peer, "")
 	}
-	for _, c := range []metric.Int64Counter{m.records, m.bytes, m.dropped} {
+	for _, c := range []metric.Int64Counter{m.records, m.bytes, m.wire, m.dropped} {
 		add(c, 0, peer, "in")
 		add(c, 0, peer, "out")
 	}
@@ -119,13 +127,23 @@ func add(c metric.Int64Counter, n int, peer im.Region, direction string) {
 	c.Add(context.Background(), int64(n), metric.WithAttributes(set...))
 }
 
-func (m *metrics) sent(peer im.Region, records, bytes int) {
+func (m *metrics) sent(peer im.Region, records, bytes, wire int) {
 	add(m.records, records, peer, "out")
 	add(m.bytes, bytes, peer, "out")
+	add(m.wire, wire, peer, "out")
 }
 
-func (m *metrics) appended(peer im.Region, records int)    { add(m.records, records, peer, "in") }
-func (m *metrics) received(peer im.Region, bytes int)      { add(m.bytes, bytes, peer, "in") }
+func (m *metrics) canary(peer im.Region, lane string, d time.Duration) {
+	m.canaries.Record(context.Background(), d.Seconds(),
+		metric.WithAttributes(attribute.String("peer", string(peer)), attribute.String("lane", lane)))
+}
+
+func (m *metrics) appended(peer im.Region, records int) { add(m.records, records, peer, "in") }
+func (m *metrics) received(peer im.Region, bytes, wire int) {
+	add(m.bytes, bytes, peer, "in")
+	add(m.wire, wire, peer, "in")
+}
+
 func (m *metrics) skips(peer im.Region, n int)             { add(m.skipped, n, peer, "") }
 func (m *metrics) gap(peer im.Region)                      { add(m.gaps, 1, peer, "") }
 func (m *metrics) appendFailed(peer im.Region)             { add(m.failures, 1, peer, "") }
@@ -134,27 +152,18 @@ func (m *metrics) seeks(peer im.Region)                    { add(m.seek, 1, peer
 func (m *metrics) notifyDropped(peer im.Region, n int)     { add(m.dropped, n, peer, "out") }
 func (m *metrics) notifyUndelivered(peer im.Region, n int) { add(m.dropped, n, peer, "in") }
 
-// sampled tells from a W3C traceparent's flags whether its trace is recorded, without parsing the rest.
-func sampled(traceparent string) bool {
-	if len(traceparent) != 55 {
-		return false
-	}
-	switch c := traceparent[54]; {
-	case c >= '0' && c <= '9':
-		return (c-'0')&1 == 1
-	case c >= 'a' && c <= 'f':
-		return (c-'a')&1 == 1 // a is ten: even
-	}
-	return false
-}
-
 // startShip begins a span "ship" for a record whose trace is sampled, and adds it to spans.
 func (r *Replicator) startShip(spans []trace.Span, e *im.Entry, peer im.Region, out bool) []trace.Span {
 	h := wire.DecodeShipHead(e)
-	if !sampled(h.Trace) {
+	if !wire.Sampled(h.Trace) {
 		return spans
 	}
-	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": h.Trace})
+	return append(spans, r.shipSpan(h.Trace, e.Partition, h.OriginOffset, peer, out))
+}
+
+// shipSpan begins a span "ship".
+func (r *Replicator) shipSpan(parent string, p im.Partition, offset int64, peer im.Region, out bool) trace.Span {
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{"traceparent": parent})
 	kind, from, to := trace.SpanKindProducer, r.cfg.Region, peer
 	if !out {
 		kind, from, to = trace.SpanKindConsumer, peer, r.cfg.Region
@@ -162,8 +171,8 @@ func (r *Replicator) startShip(spans []trace.Span, e *im.Entry, peer im.Region, 
 	_, span := r.tracer.Start(ctx, "ship", trace.WithSpanKind(kind), trace.WithAttributes(
 		attribute.String("antipode.region", string(r.cfg.Region)),
 		attribute.String("antipode.from", string(from)), attribute.String("antipode.to", string(to)),
-		attribute.String("antipode.partition", e.Partition.String()), attribute.Int64("antipode.offset", h.OriginOffset)))
-	return append(spans, span)
+		attribute.String("antipode.partition", p.String()), attribute.Int64("antipode.offset", offset)))
+	return span
 }
 
 func endAll(spans []trace.Span, err error) {

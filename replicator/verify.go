@@ -3,6 +3,7 @@ package replicator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,11 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 		part := &l.parts[i]
 		part.p = im.Partition{Topic: want.Topic, Number: int(want.Partition)}
 		part.next = want.Next
+		part.lane = slices.Index(l.lanes, part.p.Topic)
+		if part.lane < 0 {
+			part.lane = len(l.lanes)
+			l.lanes = append(l.lanes, part.p.Topic)
+		}
 		if !own[part.p] {
 			part.refused = fmt.Sprintf("%v is no partition of the log of %s", part.p, r.cfg.Origin)
 			continue
@@ -44,6 +50,8 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 		})
 	}
 	wg.Wait()
+	l.shelf = newShelf(len(l.lanes))
+	l.window.lanes = make([]int, len(l.lanes))
 	holds := map[im.Partition]int64{}
 	refused := 0
 	for i := range l.parts {
@@ -131,7 +139,7 @@ func Parted(p im.Partition, e *im.Entry, want *wire.LinkPartition) (refused stri
 
 // record reads one record of the own log.
 func (r *Replicator) record(ctx context.Context, p im.Partition, offset int64) (*im.Entry, error) {
-	for _, bytes := range []int{4 << 10, maxBatchBytes} { // a broker may return less than one record for a small limit
+	for _, bytes := range []int{1, maxBatchBytes} { // a broker may return less than one record for a small limit
 		entries, err := r.read(ctx, p, offset, bytes)
 		if err != nil {
 			return nil, err
@@ -153,15 +161,17 @@ func (r *Replicator) logName(ctx context.Context, p im.Partition) (im.LogName, e
 	if !ok || b.Start == b.End {
 		return im.LogName{}, nil
 	}
-	entries, err := r.read(ctx, p, b.Start, nameBytes)
-	if err != nil {
-		return im.LogName{}, err
-	}
-	for i := range entries {
-		h := wire.DecodeShipHead(&entries[i])
-		if n, ok := nameOf(&entries[i], &h); ok && n.Origin == r.cfg.Origin {
-			r.ends.setName(p, n)
-			return n, nil
+	for _, bytes := range []int{1, nameBytes} { // nearly always it is the first record
+		entries, err := r.read(ctx, p, b.Start, bytes)
+		if err != nil {
+			return im.LogName{}, err
+		}
+		for i := range entries {
+			h := wire.DecodeShipHead(&entries[i])
+			if n, ok := nameOf(&entries[i], &h); ok && n.Origin == r.cfg.Origin {
+				r.ends.setName(p, n)
+				return n, nil
+			}
 		}
 	}
 	return im.LogName{}, nil

@@ -24,6 +24,7 @@ type (
 	LinkPartitionState = antipodev1.LinkPartitionState
 	LinkBatch          = antipodev1.LinkBatch
 	LinkBatches        = antipodev1.LinkBatches
+	LinkTrace          = antipodev1.LinkTrace
 	LinkStatus         = antipodev1.LinkStatus
 	NotifyRequest      = antipodev1.NotifyRequest
 )
@@ -43,6 +44,9 @@ type (
 
 // LinkVersion is the version of the link protocol that this build speaks.
 const LinkVersion = 2
+
+// PackedVersion is the version of packed batches that this build sends and takes.
+const PackedVersion = 1
 
 // LinkPause as the offset of a LinkSeek asks the sender to stop shipping the partition until the next seek: the receiver
 // cannot append to it at present, and the others are to have the window.
@@ -255,6 +259,82 @@ func DecodeShipHead(e *im.Entry) ShipHead {
 		}
 	}
 	return h
+}
+
+// PackHead is what a sender looks at of a record's headers while it packs them.
+type PackHead struct {
+	Names  bool   // the record names its log
+	Copied bool   // it has the headers of a copy already
+	Trace  []byte // W3C traceparent; it shares the header's memory
+}
+
+// See takes one header.
+func (h *PackHead) See(key, value []byte) {
+	if len(key) != 1 {
+		return
+	}
+	switch key[0] {
+	case headKind[0]:
+		h.Names = string(value) == string(im.KindLog) || string(value) == string(im.KindHeartbeat)
+	case headTrace[0]:
+		h.Trace = value
+	case headOriginOffset[0], headGeneration[0]:
+		h.Copied = true
+	}
+}
+
+// Sampled tells from the flags of the trace context whether the record is traced, without parsing the rest.
+func (h *PackHead) Sampled() bool { return Sampled(h.Trace) }
+
+// Sampled tells from a W3C traceparent's flags whether its trace is recorded.
+func Sampled[T string | []byte](traceparent T) bool {
+	if len(traceparent) != 55 {
+		return false
+	}
+	switch c := traceparent[54]; {
+	case c >= '0' && c <= '9':
+		return (c-'0')&1 == 1
+	case c >= 'a' && c <= 'f':
+		return (c-'a')&1 == 1 // a is ten: even
+	}
+	return false
+}
+
+// IsCopyHeader tells whether a header is one of the two that a copy's records have beside those of the origin's.
+func IsCopyHeader(key []byte) bool { return copyHeader(string(key)) }
+
+// AppendCopyHeaders appends them as Kafka's record format has headers: name and value, each behind its length as a
+// zigzag varint.
+func AppendCopyHeaders(b []byte, originOffset int64, generation uint32) []byte {
+	b = append(b, 2*1, headOriginOffset[0], 2*8)
+	b = binary.BigEndian.AppendUint64(b, uint64(originOffset))
+	b = append(b, 2*1, headGeneration[0], 2*4)
+	return binary.BigEndian.AppendUint32(b, generation)
+}
+
+// SeeCopyHeader takes one header of a copy's record, and tells whether it says that the record names its log.
+func SeeCopyHeader(h *im.CopyHead, key, value []byte) (names bool) {
+	if len(key) != 1 {
+		return false
+	}
+	switch key[0] {
+	case headKind[0]:
+		h.Kind = kindOf(value)
+		return h.Kind == im.KindLog || h.Kind == im.KindHeartbeat
+	case headStamp[0]:
+		if len(value) == 8 {
+			h.Stamp = im.Stamp(binary.BigEndian.Uint64(value))
+		}
+	case headOriginOffset[0]:
+		if len(value) == 8 {
+			h.Origin = int64(binary.BigEndian.Uint64(value))
+		}
+	case headGeneration[0]:
+		if len(value) == 4 {
+			h.Generation = binary.BigEndian.Uint32(value)
+		}
+	}
+	return false
 }
 
 func kindOf(b []byte) im.Kind {

@@ -58,7 +58,7 @@ func (w *world) catchUp(ctx context.Context, name string, start func() ([]*runni
 	defer func() { err = w.stop(ps, err) }()
 	if name != "" && w.o.profile != "" {
 		for _, p := range ps {
-			defer w.profiled(ctx, name, p, max(time.Second, time.Duration(w.o.records)*4*time.Microsecond))()
+			defer w.profiled(ctx, name, p, max(time.Second, time.Duration(w.o.records)*10*time.Microsecond))()
 		}
 	}
 	var flowing, half time.Time

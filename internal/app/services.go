@@ -237,6 +237,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	r, err := replicator.New(cfg, replicator.Deps{
 		Log:       log,
 		NewReader: func(from map[im.Partition]int64) replicator.Reader { return log.NewReader(from) },
+		Packing:   packing{log},
 		Dialer:    links, Copies: links, Applied: []replicator.Applied{views}, Notifier: p.routers(),
 		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
@@ -253,6 +254,22 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	_, err = p.list(ctx, p.instance(server.Addr()))
 	return r, err
 }
+
+// packing gives the log's readers the type that the replicator knows.
+type packing struct{ *kafka.Cluster }
+
+// NewPacker returns a reader whose batches are packed.
+func (p packing) NewPacker(from map[im.Partition]int64) replicator.Reader {
+	return p.Cluster.NewPacker(from)
+}
+
+// NewHeadReader returns a reader whose batches are heads.
+func (p packing) NewHeadReader(from map[im.Partition]int64) replicator.Reader {
+	return p.Cluster.NewHeadReader(from)
+}
+
+// Unpack decodes what is packed.
+func (packing) Unpack(p *im.Packed) ([]im.Entry, error) { return kafka.Unpack(p) }
 
 // Gateway builds a gateway.
 func Gateway(ctx context.Context, site Site, env Env, b Binding) (Service, *gateway.Gateway, error) {

@@ -34,12 +34,17 @@ func (c *Cluster) Append(ctx context.Context, p im.Partition, entries []im.Entry
 		return 0, im.Errorf(im.CodeBadRequest, "kafka: append to %v: %d entries may take %d bytes, more than the %d of one batch: append fewer at a time",
 			p, len(entries), batchHead+size, c.cfg.BatchBytes)
 	}
+	return c.enqueue(ctx, p, &call{entries: entries, size: size, count: len(entries)})
+}
+
+// enqueue waits for what becomes of a call.
+func (c *Cluster) enqueue(ctx context.Context, p im.Partition, w *call) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v", p, err), err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AppendTimeout)
 	defer cancel()
-	w := &call{entries: entries, size: size, done: make(chan struct{})}
+	w.done = make(chan struct{})
 	w.deadline, _ = ctx.Deadline()
 	if err := c.app.enqueue(p, w); err != nil {
 		return 0, err
@@ -63,6 +68,8 @@ func (c *Cluster) Append(ctx context.Context, p im.Partition, entries []im.Entry
 // call is one Append that waits.
 type call struct {
 	entries  []im.Entry // nil once encoded
+	packed   *im.Packed // instead of entries: a batch of its own
+	count    int        // records
 	size     int        // bound of the encoded size
 	deadline time.Time
 	queue    *queue
@@ -80,6 +87,7 @@ type batch struct {
 	count    int    // records
 	size     int    // bound of the encoded size
 	encoded  []byte // once sent; a repeat sends the same records
+	more     []byte // the rest of encoded, where the records came packed
 	deadline time.Time
 	retryAt  time.Time
 	attempts int
@@ -320,12 +328,12 @@ func (a *appender) dispatch(now time.Time) (next time.Time) {
 func (a *appender) form(q *queue) {
 	b := &batch{queue: q, size: batchHead}
 	for _, w := range q.waiting {
-		if len(b.calls) > 0 && b.size+w.size > a.c.cfg.BatchBytes {
+		if len(b.calls) > 0 && (b.size+w.size > a.c.cfg.BatchBytes || w.packed != nil || b.calls[0].packed != nil) {
 			break
 		}
 		b.calls = append(b.calls, w)
 		b.size += w.size
-		b.count += len(w.entries)
+		b.count += w.count
 		if w.deadline.After(b.deadline) {
 			b.deadline = w.deadline
 		}
@@ -375,7 +383,7 @@ func (a *appender) finish(b *batch, err error) {
 	for _, w := range b.calls {
 		a.bytes -= w.size
 		w.err = err
-		w.entries = nil
+		w.entries, w.packed = nil, nil
 		close(w.done)
 	}
 	if len(b.queue.waiting) > 0 {
@@ -418,6 +426,10 @@ func (a *appender) launch(leader int32, f *flight, queues []*queue, broker strin
 
 // encode fixes the batch's bytes. After it the callers' entries are not looked at again.
 func (b *batch) encode() {
+	if p := b.calls[0].packed; p != nil {
+		b.encoded, b.more = headPacked(p, time.Now().UnixMilli()), p.Bytes
+		return
+	}
 	b.encoded = encodeBatch(b.calls, b.count, b.size, time.Now().UnixMilli())
 }
 
@@ -454,7 +466,7 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 			}
 			q.producer = p
 		}
-		sealBatch(b.encoded, q.producer, a.table)
+		sealBatch(b.encoded, b.more, q.producer, a.table)
 		if b.deadline.After(latest) {
 			latest = b.deadline
 		}
@@ -506,7 +518,7 @@ func (a *appender) settle(batches []*batch, broker string, res *appendResponse, 
 			first := end.first
 			for _, w := range b.calls {
 				w.first = first
-				first += int64(len(w.entries))
+				first += int64(w.count)
 			}
 			a.finish(b, nil)
 		case errors.Is(err, ErrClosed):

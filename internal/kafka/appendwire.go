@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -28,7 +29,11 @@ type appendRequest struct {
 
 func (r *appendRequest) prepare() *appendRequest {
 	r.wire = r.buffers.get()
-	*r.wire = r.encode(*r.wire)
+	size := 1 << 10
+	for _, b := range r.batches {
+		size += len(b.encoded) + len(b.more) + len(b.queue.partition.Topic) + 16
+	}
+	*r.wire = r.encode(slices.Grow(*r.wire, size))
 	return r
 }
 
@@ -75,6 +80,7 @@ func (r *appendRequest) encode(b []byte) []byte {
 		for _, m := range members {
 			b = binary.BigEndian.AppendUint32(b, uint32(r.batches[m].queue.partition.Number))
 			b = append(b, r.batches[m].encoded...) // begins with its size
+			b = append(b, r.batches[m].more...)
 		}
 	}
 	return b

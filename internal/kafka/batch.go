@@ -49,12 +49,7 @@ func boundEntry(e *im.Entry) int {
 // encodeBatch returns a record batch with its size before it. Room is at least its encoded size without the head.
 func encodeBatch(calls []*call, count, room int, millis int64) []byte {
 	b := make([]byte, batchHead, batchHead+room)
-	binary.BigEndian.PutUint32(b[atLeaderEpoch:], math.MaxUint32)
-	b[atMagic] = 2
-	binary.BigEndian.PutUint32(b[atLastDelta:], uint32(count-1))
-	binary.BigEndian.PutUint64(b[atBaseTimestamp:], uint64(millis))
-	binary.BigEndian.PutUint64(b[atMaxTimestamp:], uint64(millis))
-	binary.BigEndian.PutUint32(b[atCount:], uint32(count))
+	headBatch(b, count, millis)
 	delta := int64(0)
 	for _, c := range calls {
 		for i := range c.entries {
@@ -62,17 +57,32 @@ func encodeBatch(calls []*call, count, room int, millis int64) []byte {
 			delta++
 		}
 	}
-	binary.BigEndian.PutUint32(b[atSize:], uint32(len(b)-atBaseOffset))
-	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)-atLeaderEpoch))
+	sizeBatch(b, 0)
 	return b
 }
 
-// seal writes who produces the batch and as which of its batches, and the checksum over it.
-func sealBatch(b []byte, p producer, table *crc32.Table) {
+// headBatch writes what a batch begins with, but who produces it.
+func headBatch(b []byte, count int, millis int64) {
+	binary.BigEndian.PutUint32(b[atLeaderEpoch:], math.MaxUint32)
+	b[atMagic] = 2
+	binary.BigEndian.PutUint32(b[atLastDelta:], uint32(count-1))
+	binary.BigEndian.PutUint64(b[atBaseTimestamp:], uint64(millis))
+	binary.BigEndian.PutUint64(b[atMaxTimestamp:], uint64(millis))
+	binary.BigEndian.PutUint32(b[atCount:], uint32(count))
+}
+
+// sizeBatch writes how large a batch has become, of which more bytes follow.
+func sizeBatch(b []byte, more int) {
+	binary.BigEndian.PutUint32(b[atSize:], uint32(len(b)+more-atBaseOffset))
+	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)+more-atLeaderEpoch))
+}
+
+// sealBatch writes who produces the batch and as which of its batches, and the checksum over it and what follows.
+func sealBatch(b, more []byte, p producer, table *crc32.Table) {
 	binary.BigEndian.PutUint64(b[atProducerID:], uint64(p.id))
 	binary.BigEndian.PutUint16(b[atProducerEpoch:], uint16(p.epoch))
 	binary.BigEndian.PutUint32(b[atSequence:], uint32(p.sequence))
-	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], table))
+	binary.BigEndian.PutUint32(b[atCRC:], crc32.Update(crc32.Checksum(b[atAttributes:], table), table, more))
 }
 
 func appendRecord(b []byte, e *im.Entry, delta int64) []byte {

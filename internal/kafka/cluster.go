@@ -39,6 +39,7 @@ type Cluster struct {
 	app    appender
 
 	buffers buffers
+	crates  crates
 
 	closing sync.Once
 }

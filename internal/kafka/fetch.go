@@ -15,7 +15,7 @@ import (
 
 // fetch asks one broker for many partitions in one request. It waits on the broker until one of them has something, or
 // for wait. What it found stands at the index of its want; nil: it had nothing, or the answer was full.
-func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []want, wait time.Duration, maxBytes int) ([]*got, error) {
+func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []want, wait time.Duration, maxBytes int, as form) ([]*got, error) {
 	for {
 		opening := s.epoch == 0
 		named, forgotten := s.ask(wants)
@@ -23,7 +23,7 @@ func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []w
 			broker: broker, clientID: c.cfg.ClientID, id: s.id, epoch: s.epoch, parts: s.parts, round: s.round,
 			wants: wants, named: named, forgotten: forgotten,
 			waitMillis: int32(wait.Milliseconds()), maxBytes: int32(c.cfg.FetchBytes), perPartition: int32(maxBytes),
-			buffers: &c.buffers, table: c.app.table,
+			buffers: &c.buffers, table: c.app.table, form: as, crates: &c.crates,
 		}
 		ps := func(yield func(im.Partition) bool) {
 			for i := range wants {
@@ -59,7 +59,7 @@ func (c *Cluster) Read(ctx context.Context, p im.Partition, from int64, maxBytes
 			return fmt.Errorf("read %v: %w: %s", p, err, remedy(err))
 		}
 		wants := []want{{partition: p, from: from, leader: lay.epochs[p], read: -1}}
-		found, err := c.fetch(ctx, leader, newSession(-1), wants, 0, maxBytes)
+		found, err := c.fetch(ctx, leader, newSession(-1), wants, 0, maxBytes, asEntries)
 		if err != nil {
 			return fmt.Errorf("read %v: %s: %w", p, lay.broker(leader), err)
 		}

@@ -31,6 +31,8 @@ type Reader struct {
 	cancel context.CancelFunc
 	wake   chan struct{} // capacity 1
 
+	form form
+
 	mu      sync.Mutex
 	parts   map[im.Partition]*follow
 	answers []*held
@@ -77,6 +79,21 @@ func (c *Cluster) NewReader(from map[im.Partition]int64) *Reader {
 	for p, offset := range from {
 		r.parts[p] = &follow{next: offset, epoch: -1}
 	}
+	return r
+}
+
+// NewPacker returns a reader whose batches are packed: their records are not decoded, but copied once, with the headers of
+// a copy added.
+func (c *Cluster) NewPacker(from map[im.Partition]int64) *Reader {
+	r := c.NewReader(from)
+	r.form = asPacked
+	return r
+}
+
+// NewHeadReader returns a reader of copies whose batches are heads.
+func (c *Cluster) NewHeadReader(from map[im.Partition]int64) *Reader {
+	r := c.NewReader(from)
+	r.form = asHeads
 	return r
 }
 
@@ -174,7 +191,7 @@ func (r *Reader) take(h *held, now time.Time) (batches []im.Batch) {
 				err = g.err
 			}
 		}
-		if g != nil && len(g.batch.Entries) > 0 { // even beside an error: what was decoded before it is good
+		if g != nil && (len(g.batch.Entries) > 0 || len(g.batch.Packed) > 0 || len(g.batch.Heads) > 0) { // even beside an error: what was decoded before it is good
 			batches = append(batches, g.batch)
 			f.next, f.epoch = g.next, g.epoch
 		} else if g != nil && err == nil {
@@ -294,7 +311,7 @@ func (r *Reader) join(h *held) {
 
 // fetch gets one answer.
 func (r *Reader) fetch(h *held, wait time.Duration, broker string) {
-	h.found, h.err = r.c.fetch(r.ctx, h.leader, h.session, h.wants, wait, r.c.cfg.PartitionFetchBytes)
+	h.found, h.err = r.c.fetch(r.ctx, h.leader, h.session, h.wants, wait, r.c.cfg.PartitionFetchBytes, r.form)
 	if h.err != nil {
 		h.err = fmt.Errorf("%s: %w", broker, h.err)
 	}

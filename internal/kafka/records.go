@@ -20,7 +20,21 @@ type records struct {
 	entries   []im.Entry
 	room      []byte // where the next entries' bytes go
 	table     *crc32.Table
+
+	form   form
+	crates *crates
+	packed []im.Packed
+	heads  []im.CopyHead
 }
+
+// form is what a reader makes of records.
+type form int
+
+const (
+	asEntries form = iota // everything, decoded
+	asPacked              // bytes as a copy takes them
+	asHeads               // what a replicator looks at
+)
 
 // sizedHead is where a batch's length stands, and what goes before what it counts.
 const (
@@ -88,17 +102,31 @@ func (r *records) batch(b []byte) error {
 		if count < 0 || count > len(body) {
 			return fmt.Errorf("decode the batch at offset %d: %w", base, errShort)
 		}
-		if r.entries == nil {
-			r.entries = make([]im.Entry, 0, count)
-		}
-		d := decoder{b: body}
-		for range count {
-			if err := r.record(&d, base); err != nil {
-				return err
-			}
+		if err := r.all(body, base, count); err != nil {
+			return err
 		}
 	}
 	r.next, r.epoch = end, epoch
+	return nil
+}
+
+// all takes the records of a batch.
+func (r *records) all(body []byte, base int64, count int) error {
+	d := decoder{b: body}
+	switch r.form {
+	case asPacked:
+		return r.pack(&d, base, count)
+	case asHeads:
+		return r.heed(&d, base, count)
+	}
+	if r.entries == nil {
+		r.entries = make([]im.Entry, 0, count)
+	}
+	for range count {
+		if err := r.record(&d, base); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

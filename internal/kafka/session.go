@@ -133,6 +133,8 @@ type fetchRequest struct {
 	buffers      *buffers
 	wire         *[]byte
 	table        *crc32.Table
+	form         form
+	crates       *crates
 	version      int16
 }
 
@@ -302,9 +304,9 @@ func (r *fetchRequest) partition(d *decoder, topic []byte, res *fetchResponse) {
 	case diverged >= 0:
 		g.err = &RangeError{Partition: w.partition, Wanted: w.from, Bounds: im.Bounds{Start: min(start, diverged), End: diverged}}
 	default:
-		rs := records{partition: w.partition, next: w.from, epoch: w.read, table: r.table}
+		rs := records{partition: w.partition, next: w.from, epoch: w.read, table: r.table, form: r.form, crates: r.crates}
 		g.err = rs.decode(set)
-		g.batch = im.Batch{Partition: w.partition, Entries: rs.entries, End: end}
+		g.batch = im.Batch{Partition: w.partition, Entries: rs.entries, Packed: rs.packed, Heads: rs.heads, End: end}
 		g.next, g.epoch = rs.next, rs.epoch
 	}
 }

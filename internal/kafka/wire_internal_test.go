@@ -110,7 +110,7 @@ func aFetch(t testing.TB) (*fetchRequest, []byte) {
 
 	entries := []im.Entry{{Key: []byte("k"), Value: []byte("v"), Headers: []im.Header{{Key: "h", Value: []byte{}}}}, {Value: []byte("w")}}
 	batch := encodeBatch([]*call{{entries: entries}}, len(entries), 200, 1)
-	sealBatch(batch, producer{id: 5}, r.table)
+	sealBatch(batch, nil, producer{id: 5}, r.table)
 	binary.BigEndian.PutUint64(batch[atBaseOffset:], 6) // the first is below what was asked for
 	batch = batch[atBaseOffset:]
 

@@ -35,6 +35,7 @@ func Suite(t *testing.T, b Broker) {
 		{"bytes come back exactly", exactBytes},
 		{"appends keep call order under concurrency", callOrder},
 		{"an append stands in one piece", onePiece},
+		{"packed records become a copy", packed},
 		{"bounds tell start and end", bounds},
 		{"a read stops at its size and at the end", readOnce},
 		{"a held poll wakes promptly", wakePromptly},

@@ -2031,15 +2031,17 @@ func (*LinkRequest_Seek) isLinkRequest_Kind() {}
 
 // LinkOpen is the first message: who asks, for which log, from where on.
 type LinkOpen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"` // the receiver
-	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
-	Version       uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this protocol
-	Partitions    []*LinkPartition       `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
-	WindowBytes   uint64                 `protobuf:"varint,5,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"` // how much may be under way before credit is given back
-	Own           string                 `protobuf:"bytes,6,opt,name=own,proto3" json:"own,omitempty"`                                     // the origin under which the receiver's region writes; empty from builds that do not tell
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Region           string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"` // the receiver
+	Origin           string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Version          uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this protocol
+	Partitions       []*LinkPartition       `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	WindowBytes      uint64                 `protobuf:"varint,5,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`                  // how much may be under way before credit is given back, at most
+	Own              string                 `protobuf:"bytes,6,opt,name=own,proto3" json:"own,omitempty"`                                                      // the origin under which the receiver's region writes; empty from builds that do not tell
+	Packed           uint32                 `protobuf:"varint,7,opt,name=packed,proto3" json:"packed,omitempty"`                                               // the highest version of packed batches that the receiver takes; 0: none
+	FirstWindowBytes uint64                 `protobuf:"varint,8,opt,name=first_window_bytes,json=firstWindowBytes,proto3" json:"first_window_bytes,omitempty"` // how much may be under way at first; 0: window_bytes. More comes as credit
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *LinkOpen) Reset() {
@@ -2112,6 +2114,20 @@ func (x *LinkOpen) GetOwn() string {
 		return x.Own
 	}
 	return ""
+}
+
+func (x *LinkOpen) GetPacked() uint32 {
+	if x != nil {
+		return x.Packed
+	}
+	return 0
+}
+
+func (x *LinkOpen) GetFirstWindowBytes() uint64 {
+	if x != nil {
+		return x.FirstWindowBytes
+	}
+	return 0
 }
 
 // LinkPartition is where the receiver stands in one partition. Later messages name it by its place in the list.
@@ -2316,8 +2332,12 @@ func (x *LinkOffset) GetOffset() int64 {
 
 // LinkCredit returns bytes to the sender's window.
 type LinkCredit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Bytes uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The same bytes by topic, in the order in which LinkOpen.partitions first names them. A topic may take half of the
+	// window, so that one which the receiver cannot append to leaves room for the others.
+	Topics        []uint64 `protobuf:"varint,2,rep,packed,name=topics,proto3" json:"topics,omitempty"`
+	More          uint64   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"` // by so much the window grows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2355,6 +2375,20 @@ func (*LinkCredit) Descriptor() ([]byte, []int) {
 func (x *LinkCredit) GetBytes() uint64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *LinkCredit) GetTopics() []uint64 {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *LinkCredit) GetMore() uint64 {
+	if x != nil {
+		return x.More
 	}
 	return 0
 }
@@ -2676,12 +2710,19 @@ func (x *LinkPartitionState) GetRefused() string {
 
 // LinkBatch is consecutive records of one partition.
 type LinkBatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	First         int64                  `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"` // origin offset of the first
-	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
-	Compression   string                 `protobuf:"bytes,4,opt,name=compression,proto3" json:"compression,omitempty"` // empty or zstd
-	Entries       []byte                 `protobuf:"bytes,5,opt,name=entries,proto3" json:"entries,omitempty"`         // count LinkEntry messages, each behind its length as a varint, compressed as a whole
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Partition   uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	First       int64                  `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"` // origin offset of the first
+	Count       uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Compression string                 `protobuf:"bytes,4,opt,name=compression,proto3" json:"compression,omitempty"` // empty or zstd
+	Entries     []byte                 `protobuf:"bytes,5,opt,name=entries,proto3" json:"entries,omitempty"`         // count LinkEntry messages, each behind its length as a varint, compressed as a whole
+	// The version of packed records that entries hold instead: those of Kafka's batch format 2, offsets from 0, with the two
+	// headers of a copy at their ends, which the receiver appends as they are. 0: LinkEntry messages. The window counts the
+	// bytes of packed entries as they are here, and those of others before compression.
+	Packed        uint32       `protobuf:"varint,6,opt,name=packed,proto3" json:"packed,omitempty"`
+	Size          uint32       `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`               // of packed entries before compression
+	LogId         []byte       `protobuf:"bytes,8,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"` // that the last of the packed records tells which name their log; empty if none does
+	Traces        []*LinkTrace `protobuf:"bytes,9,rep,name=traces,proto3" json:"traces,omitempty"`            // of packed records that are traced
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2751,6 +2792,87 @@ func (x *LinkBatch) GetEntries() []byte {
 	return nil
 }
 
+func (x *LinkBatch) GetPacked() uint32 {
+	if x != nil {
+		return x.Packed
+	}
+	return 0
+}
+
+func (x *LinkBatch) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *LinkBatch) GetLogId() []byte {
+	if x != nil {
+		return x.LogId
+	}
+	return nil
+}
+
+func (x *LinkBatch) GetTraces() []*LinkTrace {
+	if x != nil {
+		return x.Traces
+	}
+	return nil
+}
+
+// LinkTrace is the trace context of a record in a batch.
+type LinkTrace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Place         uint32                 `protobuf:"varint,1,opt,name=place,proto3" json:"place,omitempty"`  // of the record in the batch, from 0
+	Parent        string                 `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"` // W3C traceparent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkTrace) Reset() {
+	*x = LinkTrace{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkTrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkTrace) ProtoMessage() {}
+
+func (x *LinkTrace) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
+func (*LinkTrace) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *LinkTrace) GetPlace() uint32 {
+	if x != nil {
+		return x.Place
+	}
+	return 0
+}
+
+func (x *LinkTrace) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
 // LinkBatches is what the sender read at once of several partitions, so that a busy log costs a message for each read and
 // not for each partition. The receiver's window counts it as a whole.
 type LinkBatches struct {
@@ -2762,7 +2884,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +2896,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +2909,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -2809,7 +2931,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2943,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2956,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -2869,7 +2991,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3003,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3016,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -2916,13 +3038,14 @@ type LinkStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ends          []*LinkOffset          `protobuf:"bytes,1,rep,name=ends,proto3" json:"ends,omitempty"`
 	ClockMs       int64                  `protobuf:"varint,2,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	RoundTripUs   int64                  `protobuf:"varint,3,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"` // as the sender measured it; 0: not yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3057,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3070,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -2964,6 +3087,13 @@ func (x *LinkStatus) GetClockMs() int64 {
 	return 0
 }
 
+func (x *LinkStatus) GetRoundTripUs() int64 {
+	if x != nil {
+		return x.RoundTripUs
+	}
+	return 0
+}
+
 // HeldRequest asks for held offsets of the own origin's log.
 type HeldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2973,7 +3103,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3115,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3128,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -3012,7 +3142,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3154,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3167,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -3063,7 +3193,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3075,7 +3205,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3088,7 +3218,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -3102,7 +3232,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3244,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3257,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -3155,7 +3285,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3297,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3310,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -3206,7 +3336,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3348,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3361,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 // LoadResponse is a gateway's load.
@@ -3252,7 +3382,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3394,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3407,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -3352,7 +3482,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3494,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3507,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 // LoadsResponse returns them with their age.
@@ -3392,7 +3522,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3404,7 +3534,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3417,7 +3547,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -3452,7 +3582,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3594,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3607,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -3507,7 +3637,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3649,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3662,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -3573,7 +3703,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3715,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3728,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -3620,7 +3750,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +3762,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3775,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -3825,7 +3955,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x04held\x18\x02 \x01(\v2\x15.antipode.v1.LinkHeldH\x00R\x04held\x121\n" +
 	"\x06credit\x18\x03 \x01(\v2\x17.antipode.v1.LinkCreditH\x00R\x06credit\x12+\n" +
 	"\x04seek\x18\x04 \x01(\v2\x15.antipode.v1.LinkSeekH\x00R\x04seekB\x06\n" +
-	"\x04kind\"\xc5\x01\n" +
+	"\x04kind\"\x8b\x02\n" +
 	"\bLinkOpen\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x18\n" +
@@ -3834,7 +3964,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"partitions\x18\x04 \x03(\v2\x1a.antipode.v1.LinkPartitionR\n" +
 	"partitions\x12!\n" +
 	"\fwindow_bytes\x18\x05 \x01(\x04R\vwindowBytes\x12\x10\n" +
-	"\x03own\x18\x06 \x01(\tR\x03own\"\xaa\x01\n" +
+	"\x03own\x18\x06 \x01(\tR\x03own\x12\x16\n" +
+	"\x06packed\x18\a \x01(\rR\x06packed\x12,\n" +
+	"\x12first_window_bytes\x18\b \x01(\x04R\x10firstWindowBytes\"\xaa\x01\n" +
 	"\rLinkPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
@@ -3851,10 +3983,12 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\n" +
 	"LinkOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\"\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"N\n" +
 	"\n" +
 	"LinkCredit\x12\x14\n" +
-	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\";\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06topics\x18\x02 \x03(\x04R\x06topics\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\x04R\x04more\";\n" +
 	"\bLinkSeek\x12/\n" +
 	"\x06offset\x18\x01 \x01(\v2\x17.antipode.v1.LinkOffsetR\x06offset\"\x98\x02\n" +
 	"\fLinkResponse\x121\n" +
@@ -3876,13 +4010,20 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06log_id\x18\x01 \x01(\fR\x05logId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\x03R\x03end\x12\x18\n" +
-	"\arefused\x18\x04 \x01(\tR\arefused\"\x91\x01\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"\x84\x02\n" +
 	"\tLinkBatch\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x03R\x05first\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12 \n" +
 	"\vcompression\x18\x04 \x01(\tR\vcompression\x12\x18\n" +
-	"\aentries\x18\x05 \x01(\fR\aentries\"?\n" +
+	"\aentries\x18\x05 \x01(\fR\aentries\x12\x16\n" +
+	"\x06packed\x18\x06 \x01(\rR\x06packed\x12\x12\n" +
+	"\x04size\x18\a \x01(\rR\x04size\x12\x15\n" +
+	"\x06log_id\x18\b \x01(\fR\x05logId\x12.\n" +
+	"\x06traces\x18\t \x03(\v2\x16.antipode.v1.LinkTraceR\x06traces\"9\n" +
+	"\tLinkTrace\x12\x14\n" +
+	"\x05place\x18\x01 \x01(\rR\x05place\x12\x16\n" +
+	"\x06parent\x18\x02 \x01(\tR\x06parent\"?\n" +
 	"\vLinkBatches\x120\n" +
 	"\abatches\x18\x01 \x03(\v2\x16.antipode.v1.LinkBatchR\abatches\"f\n" +
 	"\tLinkEntry\x12\x10\n" +
@@ -3892,11 +4033,12 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\n" +
 	"LinkHeader\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"T\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"x\n" +
 	"\n" +
 	"LinkStatus\x12+\n" +
 	"\x04ends\x18\x01 \x03(\v2\x17.antipode.v1.LinkOffsetR\x04ends\x12\x19\n" +
-	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\"\r\n" +
+	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\x12\"\n" +
+	"\rround_trip_us\x18\x03 \x01(\x03R\vroundTripUs\"\r\n" +
 	"\vHeldRequest\"O\n" +
 	"\fHeldResponse\x12)\n" +
 	"\x04held\x18\x01 \x03(\v2\x15.antipode.v1.PositionR\x04held\x12\x14\n" +
@@ -3979,7 +4121,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -4022,28 +4164,29 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LinkOpened)(nil),          // 38: antipode.v1.LinkOpened
 	(*LinkPartitionState)(nil),  // 39: antipode.v1.LinkPartitionState
 	(*LinkBatch)(nil),           // 40: antipode.v1.LinkBatch
-	(*LinkBatches)(nil),         // 41: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 42: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 43: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 44: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 45: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 46: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 47: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 48: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 49: antipode.v1.PeerClock
-	(*LoadRequest)(nil),         // 50: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 51: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 52: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 53: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 54: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 55: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 56: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 57: antipode.v1.CarriedAnswer
-	nil,                         // 58: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 59: antipode.v1.Error
+	(*LinkTrace)(nil),           // 41: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 42: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 43: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 44: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 45: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 46: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 47: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 48: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 49: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 50: antipode.v1.PeerClock
+	(*LoadRequest)(nil),         // 51: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 52: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 53: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 54: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 55: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 56: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 57: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 58: antipode.v1.CarriedAnswer
+	nil,                         // 59: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 60: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	59, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	60, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -4052,12 +4195,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	59, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	60, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	58, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	59, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	25, // 15: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
 	28, // 16: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
 	28, // 17: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
@@ -4071,60 +4214,61 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	38, // 25: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
 	40, // 26: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
 	16, // 27: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	44, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	41, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	45, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	42, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
 	39, // 30: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	40, // 31: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	43, // 32: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	34, // 33: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 34: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	49, // 35: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	51, // 36: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	55, // 37: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	57, // 38: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 39: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 40: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 41: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 42: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 43: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 44: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 45: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 46: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	30, // 47: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 48: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	45, // 49: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	47, // 50: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	23, // 51: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	26, // 52: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	27, // 53: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	29, // 54: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	50, // 55: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	52, // 56: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	54, // 57: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 58: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 59: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 60: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 61: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 62: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 63: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 64: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 65: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	37, // 66: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 67: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	46, // 68: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	48, // 69: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	24, // 70: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	40, // 71: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	24, // 72: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	24, // 73: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	51, // 74: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	53, // 75: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	56, // 76: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	58, // [58:77] is the sub-list for method output_type
-	39, // [39:58] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	41, // 31: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	40, // 32: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	44, // 33: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	34, // 34: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	20, // 35: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	50, // 36: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	52, // 37: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	56, // 38: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	58, // 39: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 40: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 41: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 42: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 43: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 44: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 45: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 46: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 47: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	30, // 48: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 49: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	46, // 50: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	48, // 51: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	23, // 52: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	26, // 53: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	27, // 54: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	29, // 55: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	51, // 56: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	53, // 57: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	55, // 58: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 59: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 60: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 61: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 62: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 63: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 64: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 65: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 66: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	37, // 67: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 68: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	47, // 69: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	49, // 70: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	24, // 71: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	40, // 72: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	24, // 73: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	24, // 74: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	52, // 75: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	54, // 76: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	57, // 77: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	59, // [59:78] is the sub-list for method output_type
+	40, // [40:59] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -4163,7 +4307,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -1,0 +1,194 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/wire"
+)
+
+func always(int, int, int) bool { return true }
+
+// TestACrowdDelaysNoOtherLane: a record of a quiet lane goes with the next message, however much waits in another.
+func TestACrowdDelaysNoOtherLane(t *testing.T) {
+	const most = 512 << 10
+	s := newShelf(3)
+	var crowd []item
+	for i := range 100 {
+		crowd = append(crowd, item{lane: 2, part: i, records: 1, bytes: 100_000})
+	}
+	if full := s.put(crowd); len(full) != 1 || full[0] != 2 {
+		t.Fatalf("full are %v; 10 MB wait in lane 2", full)
+	}
+	for round := range 10 {
+		s.put([]item{{lane: 0, part: 1000 + round, records: 1, bytes: 300}})
+		items, _ := s.take(most, always)
+		found, size := false, 0
+		for _, it := range items {
+			found = found || it.part == 1000+round
+			size += it.bytes
+		}
+		if !found {
+			t.Fatalf("round %d: the record of lane 0 waits behind lane 2", round)
+		}
+		if size < most/2 || size > most {
+			t.Fatalf("round %d: a message of %d bytes, of %d at most, and more waits", round, size, most)
+		}
+	}
+}
+
+// TestLanesShareByBytes: lanes that always have something get the same, whatever the size of what they have.
+func TestLanesShareByBytes(t *testing.T) {
+	s := newShelf(2)
+	var sent [2]int
+	for range 200 {
+		for lane, size := range []int{600_000, 500} {
+			for s.lanes[lane].bytes < shelfBytes {
+				s.put([]item{{lane: lane, records: 1, bytes: size}})
+			}
+		}
+		items, _ := s.take(512<<10, always)
+		if len(items) == 0 {
+			t.Fatal("nothing goes though both lanes have something")
+		}
+		for _, it := range items {
+			sent[it.lane] += it.bytes
+		}
+	}
+	if ratio := float64(sent[0]) / float64(sent[1]); ratio < 0.9 || ratio > 1.1 {
+		t.Errorf("%d bytes of large and %d of small records went", sent[0], sent[1])
+	}
+}
+
+// TestFullLanesAreReadOn: a lane that was full is read on when half of it is gone, sent or purged.
+func TestFullLanesAreReadOn(t *testing.T) {
+	fill := func() *shelf {
+		s := newShelf(1)
+		for i := range 9 {
+			full := s.put([]item{{part: i, records: 1, bytes: 256 << 10}})
+			if want := i == 8; (len(full) == 1) != want {
+				t.Fatalf("full after %d bytes: %v", (i+1)*256<<10, full)
+			}
+		}
+		return s
+	}
+	s := fill()
+	for taken := 1; ; taken++ {
+		_, roomy := s.take(256<<10, always)
+		if len(roomy) > 0 {
+			if taken != 5 {
+				t.Errorf("it is read on after %d of 9", taken)
+			}
+			break
+		}
+		if taken > 9 {
+			t.Fatal("it is never read on")
+		}
+	}
+	s = fill()
+	for i := range 9 {
+		if roomy := s.purge(0, i); roomy != (i == 4) {
+			t.Errorf("after %d of 9 were purged: %v", i+1, roomy)
+		}
+	}
+	if items, _ := s.take(1<<20, always); len(items) > 0 {
+		t.Errorf("%d items go that were purged", len(items))
+	}
+}
+
+// TestALaneTakesHalfOfTheWindow: one whose bytes are not given back leaves room for the others.
+func TestALaneTakesHalfOfTheWindow(t *testing.T) {
+	var w sendWindow
+	w.open(&wire.LinkOpen{WindowBytes: 1 << 20})
+	w.lanes = make([]int, 2)
+	w.credit(&wire.LinkCredit{Topics: []uint64{0, 0}}) // the receiver tells
+	for sent := 0; w.may(1, 64<<10, 64<<10); sent++ {
+		if sent > 8 {
+			t.Fatal("one lane takes more than half")
+		}
+		w.take(1, 64<<10)
+	}
+	if !w.may(0, 64<<10, 64<<10) {
+		t.Fatal("nothing is left for the other lane")
+	}
+	w.credit(&wire.LinkCredit{Bytes: 64 << 10, Topics: []uint64{0, 64 << 10}})
+	if !w.may(1, 64<<10, 64<<10) {
+		t.Error("credit for a lane does not help it")
+	}
+	w.take(0, 2<<20)
+	if w.may(0, 1, 1) || w.may(1, 1, 1) {
+		t.Error("more goes than the window holds")
+	}
+	w.credit(&wire.LinkCredit{More: 4 << 20})
+	if !w.may(1, 1, 1) {
+		t.Error("a window that grew lets nothing more through")
+	}
+}
+
+// TestCaps: a link carries what its cap says, at the time of day at which it holds.
+func TestCaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// It is midnight UTC, 2000-01-01.
+		night := Cap{Peer: "us", From: 22 * time.Hour, To: time.Minute, BytesPerSecond: 1000}
+		th := &throttle{caps: []Cap{night, {Peer: "us", From: time.Hour, To: 2 * time.Hour, BytesPerSecond: 1}}, now: time.Now}
+		began := time.Now()
+		sent := 0
+		for time.Since(began) < 30*time.Second {
+			if err := th.wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			th.spend(500)
+			sent += 500
+		}
+		if sent < 29_000 || sent > 32_000 {
+			t.Errorf("%d bytes in 30 s at 1,000 a second", sent)
+		}
+		if !th.capped() {
+			t.Error("the cap does not hold at midnight")
+		}
+		th.spend(10_000_000) // hours of debt, which the end of the cap forgives
+		if err := th.wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if at := time.Since(began); at < time.Minute-time.Second || at > time.Minute+2*time.Second {
+			t.Errorf("a link in debt goes on after %v; its cap ends after 1 minute", at)
+		}
+		if th.capped() {
+			t.Error("the cap holds at noon")
+		}
+		time.Sleep(time.Hour)
+		th.spend(1000)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := th.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the cap of the next hour: %v", err)
+		}
+	})
+}
+
+// TestTheWindowGrows to twice what the link carries in a round trip, and no further than configured.
+func TestTheWindowGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &receiving{r: &Replicator{cfg: Config{WindowBytes: 32 << 20}}}
+		s := &session{c: c, window: firstWindow, topics: make([]uint64, 1)}
+		for range 10 {
+			s.meter.add(time.Now(), 10<<20)
+			time.Sleep(meterSlot)
+		}
+		s.grow(time.Millisecond)
+		if s.more != 0 {
+			t.Errorf("over 1 ms the window grows by %d", s.more)
+		}
+		s.grow(80 * time.Millisecond) // 100 MiB/s
+		if want := 16 << 20; s.window < want-1<<20 || s.window > want+1<<20 {
+			t.Errorf("over 80 ms the window is %d, want about %d", s.window, want)
+		}
+		s.grow(time.Second)
+		if s.window != 32<<20 || s.more != s.window-firstWindow {
+			t.Errorf("the window is %d after it grew by %d", s.window, s.more)
+		}
+	})
+}
