@@ -116,6 +116,9 @@ func (c *receiving) each(ctx context.Context, work func(context.Context, *part) 
 // raises its link generation first; copies that are sealed stay as they are. It fails if a copy stands under that
 // generation or a higher one: somebody else holds it.
 func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint32) ([]im.CopyState, error) {
+	if _, err := r.following(o); err != nil && generation == 0 && o.Region() != r.cfg.Region {
+		return r.look(ctx, o)
+	}
 	c, done, err := r.beginLost(o)
 	if err != nil {
 		return nil, err
@@ -141,6 +144,31 @@ func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint3
 		}
 		return nil
 	})
+}
+
+// look reads the state of copies that no link writes to any more: those of a region's former epochs.
+func (r *Replicator) look(ctx context.Context, o im.Origin) ([]im.CopyState, error) {
+	if !r.enter() {
+		return nil, im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
+	}
+	defer r.leave()
+	c := newReceiving(r, Peer{o.Region(), o})
+	if err := c.locateAll(ctx); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	return c.each(ctx, func(context.Context, *part) error { return nil })
+}
+
+// Unpacker returns a function that decodes the batches that CopyRead sends.
+func Unpacker() (func(im.Partition, *wire.LinkBatch) ([]im.Entry, error), error) {
+	codec, err := newCodec(0)
+	if err != nil {
+		return nil, err
+	}
+	return func(p im.Partition, b *wire.LinkBatch) ([]im.Entry, error) {
+		entries, _, err := codec.entries(p, b)
+		return entries, err
+	}, nil
 }
 
 // beginLost finds the copies of an origin and keeps the replicator from ending meanwhile.

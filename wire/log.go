@@ -22,6 +22,7 @@ const (
 	headTrace        = "t"
 	headOriginOffset = "n"
 	headGeneration   = "g"
+	headFormer       = "r"
 )
 
 // Partition is the number of the partition that a key belongs to: xxhash64(key) mod count, the same in every region and
@@ -183,6 +184,44 @@ func EncodeSeal(o im.Origin, generation uint32, seal int64, s im.Stamp) im.Entry
 	e := encode("", Head{Kind: im.KindHold, Version: im.CurrentVersion, Origin: o, Stamp: s},
 		&antipodev1.LogHold{Generation: generation, Final: true, Seal: seal})
 	return AsCopy(e, im.SealOffset(seal), generation)
+}
+
+// Resubmitted returns an entry of an origin that was lost, from past its seal, as it is sent again under the next epoch of
+// its region: sender, client_id, stamp and body stay, so it is the same record at another origin, and takes the place that
+// its stamp gives it. Its place in the former log stays with it.
+func Resubmitted(e im.Entry, next im.Origin) im.Entry {
+	again := im.Entry{Key: e.Key, Value: e.Value, Headers: make([]im.Header, 0, len(e.Headers)+1)}
+	for _, h := range e.Headers {
+		switch {
+		case h.Key == headOrigin:
+			h.Value = []byte(next)
+		case copyHeader(h.Key) || h.Key == headFormer:
+			continue
+		}
+		again.Headers = append(again.Headers, h)
+	}
+	again.Headers = append(again.Headers, im.Header{Key: headFormer, Value: binary.BigEndian.AppendUint64(nil, uint64(e.Offset))})
+	return again
+}
+
+// FormerOffset is where a record that was sent again stands in the log of the former epoch.
+func FormerOffset(e *im.Entry) (int64, bool) {
+	for i := range e.Headers {
+		if h := &e.Headers[i]; h.Key == headFormer && len(h.Value) == 8 {
+			return int64(binary.BigEndian.Uint64(h.Value)), true
+		}
+	}
+	return 0, false
+}
+
+// IsCopy tells whether an entry stands in a copy: it names its origin's offset.
+func IsCopy(e *im.Entry) bool {
+	for i := range e.Headers {
+		if e.Headers[i].Key == headOriginOffset {
+			return true
+		}
+	}
+	return false
 }
 
 // Hold is what a marker says in its value. Readers of a copy go by the headers alone.

@@ -39,6 +39,8 @@ type DevConfig struct {
 	Sample   float64      // part of the traces begun by servers; clients decide about their own submits
 	Progress func(string) // told one line at a time what takes long; may be nil
 	Pages    bool         // serve chat, console and their API
+
+	Epochs map[im.Region]uint32 // of the origins of regions that were lost and came back; 1 where nothing is said
 }
 
 // Dev is antipode dev: regions in one process, over embedded parts, linked through faultnet.
@@ -200,7 +202,9 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 	discovery := registry.NewMemory(registryTTL)
 	var origins []im.Origin
 	for _, r := range names {
-		origins = append(origins, im.NewOrigin(r, 1))
+		for epoch := uint32(1); epoch <= max(d.cfg.Epochs[r], 1); epoch++ {
+			origins = append(origins, im.NewOrigin(r, epoch))
+		}
 	}
 	for i, name := range names {
 		site, err := d.site(i, name, origins)
@@ -250,6 +254,7 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 	key := d.issuer.Key()
 	c := config.Defaults()
 	c.Region, c.Origins, c.Partitions = name, origins, devPartitions
+	c.OriginEpoch = max(d.cfg.Epochs[name], 1)
 	c.Discovery = config.Discovery{Kind: "memory", TTL: registryTTL}
 	c.Log = config.Log{Brokers: []string{d.ports.region(index, portKafka)}, Replication: 1, MinInSync: 1}
 	c.Routes.Addrs = []string{d.ports.region(index, portRedis)}
@@ -259,9 +264,9 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 	c.IMServer.Rate, c.IMServer.Burst = 1000, 1000 // a few users play many
 	c.Gateway.Rate, c.Gateway.Burst = 2000, 4000
 	c.Replicator.Peers = map[im.Region]string{}
-	for j, origin := range origins {
+	for j, peer := range c.Regions() {
 		if j != index {
-			c.Replicator.Peers[origin.Region()] = d.ports.link(j, index) // the link that brings that region's log here
+			c.Replicator.Peers[peer] = d.ports.link(j, index) // the link that brings that region's log here
 		}
 	}
 	site, err := SiteOf(c)

@@ -47,6 +47,9 @@ func IMServer(ctx context.Context, site Site, env Env, b Binding) (Service, *ims
 }
 
 func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
+	if err := p.sentence(ctx); err != nil {
+		return nil, err
+	}
 	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead)
 	if err != nil {
 		return nil, err
@@ -119,6 +122,9 @@ func Router(ctx context.Context, site Site, env Env, b Binding) (Service, *route
 }
 
 func (p *process) router(ctx context.Context) (*router.Router, error) {
+	if err := p.sentence(ctx); err != nil {
+		return nil, err
+	}
 	log, err := p.log(ctx, im.FamilyRoute)
 	if err != nil {
 		return nil, err
@@ -215,15 +221,18 @@ func Replicator(ctx context.Context, site Site, env Env, b Binding) (Service, *r
 }
 
 func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error) {
+	if err := p.sentence(ctx); err != nil {
+		return nil, err
+	}
 	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead, im.FamilyRoute)
 	if err != nil {
 		return nil, err
 	}
 	cfg := p.site.Replicator
 	cfg.Region, cfg.Origin, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Partitions
-	for _, o := range p.site.Origins {
-		if o.Region() != p.site.Region {
-			cfg.Peers = append(cfg.Peers, replicator.Peer{Region: o.Region(), Origin: o})
+	for _, r := range p.site.Regions {
+		if o, ok := p.site.newest(r); ok && r != p.site.Region { // former epochs are sealed: nothing comes of them any more
+			cfg.Peers = append(cfg.Peers, replicator.Peer{Region: r, Origin: o})
 		}
 	}
 	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
@@ -250,7 +259,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	}
 	rpc.RegisterReplicator(server, r, rpc.ReplicatorAccess{Region: p.site.Region, Identify: certs.Identify})
 	p.push("rpc", server.Run)
-	p.push("replicator", r.Run)
+	p.push("replicator", p.confess(r.Run))
 	_, err = p.list(ctx, p.instance(server.Addr()))
 	return r, err
 }
@@ -286,6 +295,9 @@ func Gateway(ctx context.Context, site Site, env Env, b Binding) (Service, *gate
 }
 
 func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
+	if err := p.sentence(ctx); err != nil {
+		return nil, err
+	}
 	tokens, err := auth.NewVerifier(p.site.Tokens)
 	if err != nil {
 		return nil, &ConfigError{err}

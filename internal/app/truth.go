@@ -22,37 +22,29 @@ type truthRegion struct {
 	routes    func(context.Context) (map[string]string, error) // of a router's view
 }
 
-// Logged reads every origin's own message log from its start.
+// Logged reads every origin's own message log from its start. Of an origin that was lost, and of the former epochs of one
+// that came back, it reads what the copies of the first region hold up to the seal.
 func (t truth) Logged(ctx context.Context) ([]checker.Logged, error) {
 	var all []checker.Logged
+	own := map[im.Origin]bool{}
 	for _, r := range t {
+		own[r.site.Origin] = true
+	}
+	for i, r := range t {
 		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range r.site.ownMessages() {
-			for offset := int64(0); ; {
-				entries, err := log.Read(ctx, p, offset, 1<<20)
-				if err != nil {
-					log.Close()
-					return nil, fmt.Errorf("read %v: %w", p, err)
-				}
-				if len(entries) == 0 {
-					break
-				}
-				for i := range entries {
-					offset = entries[i].Offset + 1
-					head := wire.DecodeHead(&entries[i])
-					if head.Conversation == "" {
-						continue
-					}
-					record, err := wire.DecodeRecord(&entries[i], head)
-					if err != nil {
-						log.Close()
-						return nil, err
-					}
-					all = append(all, checker.Logged{Origin: head.Origin, ID: record.ID, Stamp: head.Stamp})
-				}
+		partitions := r.site.ownMessages()
+		for _, o := range r.site.Origins {
+			if i == 0 && !own[o] {
+				partitions = append(partitions, r.site.messages(o)...)
+			}
+		}
+		for _, p := range partitions {
+			if all, err = logged(ctx, log, p, all); err != nil {
+				log.Close()
+				return nil, err
 			}
 		}
 		log.Close()
@@ -60,11 +52,39 @@ func (t truth) Logged(ctx context.Context) ([]checker.Logged, error) {
 	return all, nil
 }
 
-func (s Site) ownMessages() []im.Partition {
+// logged adds the records of one partition, as a reader takes them.
+func logged(ctx context.Context, log *kafka.Cluster, p im.Partition, all []checker.Logged) ([]checker.Logged, error) {
+	var f im.Follower
+	for offset := int64(0); ; {
+		entries, err := log.Read(ctx, p, offset, 1<<20)
+		if err != nil {
+			return nil, fmt.Errorf("read %v: %w", p, err)
+		}
+		if len(entries) == 0 {
+			return all, nil
+		}
+		for i := range entries {
+			offset = entries[i].Offset + 1
+			head := wire.DecodeHead(&entries[i])
+			if f.See(head.OriginOffset, head.Generation, head.Marker()) != im.Take || head.Conversation == "" {
+				continue
+			}
+			record, err := wire.DecodeRecord(&entries[i], head)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, checker.Logged{Origin: head.Origin, ID: record.ID, Stamp: head.Stamp})
+		}
+	}
+}
+
+func (s Site) ownMessages() []im.Partition { return s.messages(s.Origin) }
+
+func (s Site) messages(o im.Origin) []im.Partition {
 	var all []im.Partition
 	for _, l := range im.Lanes {
 		for n := range s.Partitions {
-			all = append(all, im.Partition{Topic: im.MsgTopic(s.Origin, l), Number: n})
+			all = append(all, im.Partition{Topic: im.MsgTopic(o, l), Number: n})
 		}
 	}
 	return all

@@ -83,7 +83,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"internal/regions/..."},
-		[]string{"im"},
+		[]string{"im", "wire"},
 		"what a region's end consists of, and in which order, must be readable and testable without any service: it asks replicators through an interface of its own",
 	},
 	{

@@ -9,6 +9,7 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/deletetopics"
 	"github.com/segmentio/kafka-go/protocol/describeconfigs"
 
 	"github.com/antipode-im/antipode/im"
@@ -237,4 +238,33 @@ func (c *Cluster) describe(ctx context.Context, specs []TopicSpec, lay *layout) 
 		found[name] = settings
 	}
 	return found, nil
+}
+
+// DeleteTopics deletes topics, those that do not exist included, and returns when the brokers no longer name them.
+func (c *Cluster) DeleteTopics(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	req := &deletetopics.Request{TopicNames: names, TimeoutMs: int32(c.cfg.RequestTimeout.Milliseconds())}
+	return c.retry(ctx, adminTimeout, func(ctx context.Context) error {
+		res, err := c.roundTrip(ctx, 0, req)
+		if err != nil {
+			return fmt.Errorf("kafka: delete topics: %w", err)
+		}
+		for _, t := range res.(*deletetopics.Response).Responses {
+			if err := codeError(t.ErrorCode, ""); err != nil && !errors.Is(err, kafkago.UnknownTopicOrPartition) {
+				return fmt.Errorf("kafka: delete topic %s: %w: %s", t.Name, err, remedy(err))
+			}
+		}
+		if err := c.lay.load(ctx); err != nil {
+			return fmt.Errorf("kafka: delete topics: %w", err)
+		}
+		lay := c.lay.layout()
+		for _, name := range names {
+			if lay.topics[name].partitions > 0 {
+				return fmt.Errorf("kafka: delete topic %s: %w", name, kafkago.LeaderNotAvailable) // on its way: ask again
+			}
+		}
+		return nil
+	})
 }

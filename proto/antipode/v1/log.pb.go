@@ -10,6 +10,7 @@
 //   o  origin                s  stamp, 8 bytes big endian
 //   t  traceparent           n  origin offset, 8 bytes big endian (copies only)
 //   g  link generation, 4 bytes big endian (copies only)
+//   r  offset in the log of the region's former epoch, 8 bytes big endian (records that were sent again after a loss)
 //
 // The key is what the topic is partitioned by: the conversation, or for routes the uid.
 

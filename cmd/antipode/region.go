@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/app"
+)
+
+func newRegionCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "region", Short: "Declare regions lost, and bring them back"}
+	cmd.AddCommand(newRegionLoseCommand(), newRegionReturnCommand())
+	return cmd
+}
+
+func newRegionLoseCommand() *cobra.Command {
+	var (
+		flags  configFlags
+		accept []string
+		order  app.LoseOrder
+	)
+	cmd := &cobra.Command{
+		Use:   "lose REGION",
+		Short: "Declare a region lost for good: seal its log at the most that any other region holds",
+		Long: `Declare a region lost for good, from a region that goes on.
+
+Every other region's copies of its log are held, brought to the same end, and sealed there. What the lost region
+acknowledged as global is among it. What it took and nobody received is lost for now: if the region comes back with its
+disks, antipode region return sends it again.
+
+All other regions must answer; nothing is changed before they do. One that is lost as well is given up by name with
+--accept-loss-of: it is sealed and marked dead in the same run. After a failure run the same command again: copies stay
+held meanwhile, and it goes on from what they hold.
+
+It takes the configuration of a replicator of the region it runs in.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if order.Region, err = im.ParseRegion(args[0]); err != nil {
+				return err
+			}
+			for _, name := range accept {
+				r, err := im.ParseRegion(name)
+				if err != nil {
+					return fmt.Errorf("--accept-loss-of: %w", err)
+				}
+				order.Accept = append(order.Accept, r)
+			}
+			order.Progress = func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) }
+			operator, err := flags.operator(cmd)
+			if err != nil {
+				return err
+			}
+			defer operator.Close()
+			settled, err := operator.Lose(cmd.Context(), order)
+			for _, s := range settled {
+				fmt.Fprintln(cmd.OutOrStdout(), app.DescribeSettled(s))
+			}
+			return err
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().StringSliceVar(&accept, "accept-loss-of", nil, "a region that cannot be reached and is given up as well; may be repeated")
+	cmd.Flags().BoolVar(&order.Reachable, "reachable", false, "do it though the region's replicator answers: it then stops by itself")
+	return cmd
+}
+
+func newRegionReturnCommand() *cobra.Command {
+	var flags configFlags
+	cmd := &cobra.Command{
+		Use:   "return",
+		Short: "Bring the own region back after it was declared lost, under the next epoch of its origin",
+		Long: `Bring the own region back after it was declared lost, under the next epoch of its origin.
+
+Set origin_epoch to the next one and list both epochs in origins, here and in the other regions, and stop the region's
+services. What the region took and nobody received is then sent again under the new epoch, with the same client_ids and
+stamps; the log of the former epoch is replaced by a copy that ends where it was sealed; the views are emptied, and the
+services derive them again from the logs when they start. The region is left joining: it takes no clients until
+antipode region activate finds that it has caught up.
+
+It takes the configuration of a replicator of the region, with timelines.urls and routes.addrs set as well. After a
+failure run the same command again.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			operator, err := flags.operator(cmd)
+			if err != nil {
+				return err
+			}
+			defer operator.Close()
+			r, err := operator.Return(cmd.Context(), func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s goes on as %s: %d records that nobody had received were sent again (%d in this run), "+
+				"%d of routes, cursors and heartbeats were not, %d were gone by retention; %d records of the former epoch came from another region\n",
+				r.Former, r.Origin, r.Resent.Records, r.Resent.Here, r.Resent.Dropped, r.Resent.Gone, r.Copied)
+			return nil
+		},
+	}
+	flags.register(cmd)
+	return cmd
+}
+
+// operator opens what the configuration names.
+func (f *configFlags) operator(cmd *cobra.Command) (*app.Operator, error) {
+	c, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	return app.OperatorOf(cmd.Context(), c, f.file, cmd.ErrOrStderr())
+}

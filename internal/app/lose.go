@@ -1,0 +1,282 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/consul"
+	"github.com/antipode-im/antipode/internal/regions"
+	"github.com/antipode-im/antipode/internal/rpc"
+)
+
+// LoseOrder declares a region lost for good.
+type LoseOrder struct {
+	Region    im.Region
+	Accept    []im.Region  // peers that cannot be reached and are given up with it
+	Reachable bool         // do it though the region's replicator answers
+	Progress  func(string) // told one line at a time; may be nil
+}
+
+// Operator runs an order about regions with what a region's replicator is told: its certificate, its peers, its discovery.
+type Operator struct {
+	site  Site
+	env   Env
+	links *rpc.Links
+	close []func()
+}
+
+// NewOperator takes what the builders take. The environment must know the identity of a replicator.
+func NewOperator(site Site, env Env) (*Operator, error) {
+	identity, err := env.Identity(ServiceReplicator)
+	if err != nil {
+		return nil, err
+	}
+	o := &Operator{site: site, env: env}
+	o.links = rpc.NewLinks(func(r im.Region) (rpc.LinkTarget, error) {
+		addr, ok := site.Peers[r]
+		if !ok && r == site.Region {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			instances, err := env.Discovery.Instances(ctx, ServiceReplicator, r)
+			if err != nil {
+				return rpc.LinkTarget{}, fmt.Errorf("the replicator of %s is not known: %w", r, err)
+			}
+			if len(instances) == 0 {
+				return rpc.LinkTarget{}, fmt.Errorf("no replicator of %s runs", r)
+			}
+			addr, ok = instances[0].Addr, true
+		}
+		if !ok {
+			return rpc.LinkTarget{}, fmt.Errorf("no address of region %s is configured: set replicator.peers.%s", r, r)
+		}
+		return rpc.LinkTarget{Addr: addr, TLS: identity.Client(ServiceReplicator, r)}, nil
+	})
+	return o, nil
+}
+
+// OperatorOf is NewOperator for a replicator's configuration.
+func OperatorOf(ctx context.Context, c *config.Config, file string, log io.Writer) (*Operator, error) {
+	if err := config.CheckFor(c, ServiceReplicator); err != nil {
+		return nil, &ConfigError{fmt.Errorf("%w (regions are managed with the configuration of a region's replicator)", err)}
+	}
+	site, err := SiteOf(c)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	site.File = file
+	identity, err := identityOf(c, ServiceReplicator)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	logger := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](log, os.Stderr), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	discovery, err := consul.New(consul.Config{
+		Address: c.Discovery.Address, Token: c.Discovery.Token.Reveal(), Region: c.Region, Regions: site.Regions,
+		Prefix: c.Discovery.Prefix, TTL: c.Discovery.TTL,
+	}, consul.Deps{Log: logger, Meter: noop.NewMeterProvider().Meter("operator")})
+	if err != nil {
+		return nil, err
+	}
+	at := consulAt(c)
+	if err := at.reach(ctx, &site, time.Now().Add(c.StartWait), logger, discovery.Check); err != nil {
+		discovery.Close()
+		return nil, err
+	}
+	o, err := NewOperator(site, Env{
+		Discovery: discovery, Identity: func(string) (*certs.Identity, error) { return identity, nil }, StartWait: c.StartWait,
+	})
+	if err != nil {
+		discovery.Close()
+		return nil, err
+	}
+	o.close = append(o.close, func() { discovery.Close() })
+	return o, nil
+}
+
+// Close lets go of discovery.
+func (o *Operator) Close() {
+	for _, f := range o.close {
+		f()
+	}
+}
+
+// newest is the origin under which a region writes, as this region follows it.
+func (s *Site) newest(r im.Region) (im.Origin, bool) {
+	var newest im.Origin
+	for _, o := range s.Origins {
+		if o.Region() == r && (newest == "" || o.Epoch() > newest.Epoch()) {
+			newest = o
+		}
+	}
+	return newest, newest != ""
+}
+
+// peers returns the replicators of regions; the connections are closed with the returned function.
+func (o *Operator) peers(names []im.Region) (map[im.Region]*rpc.Copies, func(), error) {
+	all := map[im.Region]*rpc.Copies{}
+	var closers []func()
+	closeAll := func() {
+		for _, f := range closers {
+			f()
+		}
+	}
+	for _, r := range names {
+		conn, err := o.links.Dial(r)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		closers = append(closers, func() { conn.Close() })
+		all[r] = rpc.NewCopies(conn, r)
+	}
+	return all, closeAll, nil
+}
+
+// Lose seals the logs of a region, and of those whose loss is accepted with it, and marks them dead. It may be run again
+// after any failure.
+func (o *Operator) Lose(ctx context.Context, order LoseOrder) ([]regions.Settled, error) {
+	if order.Progress == nil {
+		order.Progress = func(string) {}
+	}
+	lost := append([]im.Region{order.Region}, order.Accept...)
+	origins := make([]im.Origin, len(lost))
+	for i, r := range lost {
+		origin, ok := o.site.newest(r)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("region %s is not followed here: origins lists none of its logs", r)
+		case r == o.site.Region:
+			return nil, fmt.Errorf("region %s cannot declare itself lost: run this in a region that is to go on", r)
+		}
+		origins[i] = origin
+	}
+	if !order.Reachable {
+		for _, r := range lost {
+			if o.answers(ctx, r) {
+				return nil, fmt.Errorf("the replicator of %s answers: the region is not lost. Stop its services first, or say --reachable: "+
+					"then it stops by itself, and what it took and did not ship is sent again when it returns", r)
+			}
+		}
+	}
+	left := slices.DeleteFunc(slices.Clone(o.site.Regions), func(r im.Region) bool { return slices.Contains(lost, r) })
+	copies, done, err := o.peers(left)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	peers := make(map[im.Region]regions.Peer, len(copies))
+	for r, c := range copies {
+		peers[r] = c
+	}
+	var all []regions.Settled
+	for i, origin := range origins {
+		s, err := regions.Lose(ctx, regions.Loss{Origin: origin, Peers: peers, Progress: order.Progress})
+		if err != nil {
+			return all, fmt.Errorf("%w\nIf a region that is named above is lost as well, give it up by name: --accept-loss-of REGION", err)
+		}
+		all = append(all, s)
+		state := im.RegionState{Region: lost[i], State: im.StateDead, Stamp: s.Stamp}
+		if err := o.env.Discovery.SetRegionState(ctx, state); err != nil {
+			return all, fmt.Errorf("%s is sealed, but discovery was not told that the region is dead: run the same command again: %w", origin, err)
+		}
+	}
+	return all, nil
+}
+
+// answers tells whether a region's replicator is reached.
+func (o *Operator) answers(ctx context.Context, r im.Region) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	copies, done, err := o.peers([]im.Region{r})
+	if err != nil {
+		return false
+	}
+	defer done()
+	origin, _ := o.site.newest(o.site.Region)
+	_, err = copies[r].Hold(ctx, origin, 0)
+	return err == nil || im.CodeOf(err) == im.CodeBadRequest
+}
+
+// sentence keeps a service from running in a region that was declared lost: what it took would count nowhere. It reads
+// the state once now, as far as discovery answers, and then follows it.
+func (p *process) sentence(ctx context.Context) error {
+	region := p.site.Region
+	judge := func(states []im.RegionState) error {
+		for _, s := range states {
+			if s.Region == region && s.State == im.StateDead {
+				return &im.LostError{Origin: p.site.Origin, By: region, Stamp: s.Stamp}
+			}
+		}
+		return nil
+	}
+	read, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if states, err := p.env.Discovery.RegionStates(read); err == nil {
+		if err := judge(states); err != nil {
+			return err
+		}
+	}
+	p.push("sentence", func(ctx context.Context) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		err := p.env.Discovery.WatchRegionStates(ctx, func(states []im.RegionState) {
+			if err := judge(states); err != nil {
+				cancel(err)
+			}
+		})
+		if lost, ok := errors.AsType[*im.LostError](context.Cause(ctx)); ok {
+			p.tel.Log.Error("stopping", "error", lost.Error())
+			return lost
+		}
+		return err
+	})
+	return nil
+}
+
+// confess tells the own region's discovery what a peer said over a link, so that every service of the region hears it.
+func (p *process) confess(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := run(ctx)
+		if lost, ok := errors.AsType[*im.LostError](err); ok {
+			tell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			state := im.RegionState{Region: p.site.Region, State: im.StateDead, Stamp: lost.Stamp}
+			if told := p.env.Discovery.SetRegionState(tell, state); told != nil {
+				p.tel.Log.Error("discovery was not told that this region was declared lost", "error", told)
+			}
+		}
+		return err
+	}
+}
+
+// DescribeSettled is what an operator reads after a loss.
+func DescribeSettled(s regions.Settled) string {
+	var b strings.Builder
+	total := int64(0)
+	for _, p := range slices.SortedFunc(maps.Keys(s.Seals), im.Partition.Compare) {
+		total += s.Seals[p]
+	}
+	if s.Already {
+		fmt.Fprintf(&b, "%s was sealed before: ", s.Origin)
+	} else {
+		fmt.Fprintf(&b, "%s is sealed: ", s.Origin)
+	}
+	fmt.Fprintf(&b, "%d partitions, %d records of its log count in every region", len(s.Seals), total)
+	if s.Shipped > 0 {
+		fmt.Fprintf(&b, "; %d of them were shipped between the regions that are left", s.Shipped)
+	}
+	return b.String()
+}
