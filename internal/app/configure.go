@@ -113,6 +113,15 @@ func (s *Site) tune(c *config.Config) error {
 	}
 	s.Replicator = replicator.Config{
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
+		Compression: replicator.Compression(c.Replicator.Compression),
+	}
+	for i := range c.Replicator.Caps {
+		at := &c.Replicator.Caps[i]
+		from, to, err := at.Hours()
+		if err != nil {
+			return fmt.Errorf("replicator.caps[%d]: %w", i, err)
+		}
+		s.Replicator.Caps = append(s.Replicator.Caps, replicator.Cap{Peer: at.Peer, From: from, To: to, BytesPerSecond: at.BytesPerSecond})
 	}
 	return nil
 }

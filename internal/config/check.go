@@ -374,6 +374,20 @@ func checkReplicator(c *Config, bad report) {
 	if b := c.Replicator.BatchBytes; b < 1024 || b > c.Replicator.WindowBytes {
 		bad("replicator.batch_bytes", "%d is not between 1024 and window_bytes, %d", b, c.Replicator.WindowBytes)
 	}
+	oneOf(bad, "replicator.compression", c.Replicator.Compression, "capped", "always", "never")
+	for i := range c.Replicator.Caps {
+		at := &c.Replicator.Caps[i]
+		key := fmt.Sprintf("replicator.caps[%d]", i)
+		if _, ok := c.Replicator.Peers[at.Peer]; !ok {
+			bad(key+".peer", "%q is no peer", at.Peer)
+		}
+		if _, _, err := at.Hours(); err != nil {
+			bad(key, "%v", err)
+		}
+		if at.BytesPerSecond < 1000 {
+			bad(key+".bytes_per_second", "%d: must be 1000 or more", at.BytesPerSecond)
+		}
+	}
 }
 
 func oneOf(bad report, key, value string, want ...string) {

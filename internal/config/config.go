@@ -10,6 +10,7 @@
 package config
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -207,9 +208,37 @@ type IMServer struct {
 // Replicator says where the peers are.
 type Replicator struct {
 	Peers       map[im.Region]string `yaml:"peers"`        // region: host:port of its replicator
-	WindowBytes int                  `yaml:"window_bytes"` // under way on a link
+	WindowBytes int                  `yaml:"window_bytes"` // under way on a link, at most: it grows to what a round trip carries
 	BatchBytes  int                  `yaml:"batch_bytes"`
-	LinkTimeout time.Duration        `yaml:"link_timeout"` // a link silent for longer is opened anew
+	Compression string               `yaml:"compression"`    // of links, by zstd: capped (those that a cap holds back), always or never
+	Caps        []Cap                `yaml:"caps,omitempty"` // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
+	LinkTimeout time.Duration        `yaml:"link_timeout"`   // a link silent for longer is opened anew
+}
+
+// Cap bounds what goes to a peer at a time of day. The lowest that holds counts.
+type Cap struct {
+	Peer           im.Region `yaml:"peer"`
+	From           string    `yaml:"from,omitempty"` // HH:MM, UTC; neither from nor to: all day
+	To             string    `yaml:"to,omitempty"`   // HH:MM, UTC; before from: of the next day
+	BytesPerSecond int       `yaml:"bytes_per_second"`
+}
+
+// Hours returns From and To as times since midnight; both 0: all day.
+func (c *Cap) Hours() (from, to time.Duration, err error) {
+	if c.From == "" && c.To == "" {
+		return 0, 0, nil
+	}
+	for _, v := range []struct {
+		text string
+		into *time.Duration
+	}{{c.From, &from}, {c.To, &to}} {
+		at, err := time.Parse("15:04", v.text)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%q is no time of day: want HH:MM", v.text)
+		}
+		*v.into = time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute
+	}
+	return from, to, nil
 }
 
 // Telemetry says what is told to whom.
@@ -257,7 +286,7 @@ func Defaults() *Config {
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond,
 		},
-		Replicator: Replicator{WindowBytes: 8 << 20, BatchBytes: 512 << 10, LinkTimeout: 5 * time.Second},
+		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", LinkTimeout: 5 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
 	}
 }
