@@ -65,18 +65,24 @@ func (h handler) Push(pushes []im.Push) {
 		prepared := wire.PreparePush(p.Service, p.Method, p.Body, p.Trace)
 		traced := sampled(p.Trace)
 		for j, no := range p.Conns {
-			s := h.g.hub.byConn(no)
-			if s == nil {
-				continue // it ended; its release is on its way
+			traced := traced && j < maxTracedConns
+			if s := h.g.hub.byConn(no); s != nil {
+				h.g.pushTo(s, prepared, now, traced)
+				continue
 			}
-			switch s.push(prepared, now, traced && j < maxTracedConns) {
-			case dropped:
-				h.g.metrics.shed("behind")
-			case tooSlow:
-				h.g.metrics.shed("slow")
-				h.g.closeSocket(s, im.Errorf(im.CodeSlowConsumer, "pushes were not acknowledged for %v: reconnect and pull", h.g.cfg.SlowTimeout))
-			}
+			// A group's, or of one that ended and whose release is on its way.
+			h.g.interests.each(no, func(s *session) { h.g.pushTo(s, prepared, now, false) })
 		}
+	}
+}
+
+func (g *Gateway) pushTo(s *session, p *wire.PreparedPush, now time.Time, traced bool) {
+	switch s.push(p, now, traced) {
+	case dropped:
+		g.metrics.shed("behind")
+	case tooSlow:
+		g.metrics.shed("slow")
+		g.closeSocket(s, im.Errorf(im.CodeSlowConsumer, "pushes were not acknowledged for %v: reconnect and pull", g.cfg.SlowTimeout))
 	}
 }
 
@@ -116,7 +122,7 @@ func (h handler) Fenced(epoch uint64) {
 	}
 }
 
-// Claims lists the route of every live session.
+// Claims lists the route of every live session, and of every group that some are in.
 func (h handler) Claims() []im.Claim {
 	sessions := h.g.hub.all()
 	claims := make([]im.Claim, 0, len(sessions))
@@ -127,5 +133,5 @@ func (h handler) Claims() []im.Claim {
 		}
 		s.mu.Unlock()
 	}
-	return claims
+	return append(claims, h.g.interests.claims(h.epoch)...)
 }

@@ -140,6 +140,9 @@ func (c *conn) run(w *work) ([]byte, error) {
 	if err == nil && result.Stamp > 0 {
 		s.raise(result.Stamp)
 	}
+	if err == nil {
+		c.g.interested(s, &result)
+	}
 	return result.Body, err
 }
 

@@ -82,18 +82,19 @@ type Gateway struct {
 	metrics *metrics
 	tracer  trace.Tracer
 
-	listener net.Listener
-	hub      *hub
-	claims   *claimQueue
-	rates    *rates
-	conns    *table
-	poller   poll.Poller
-	flushers []*flusher
-	clocks   []*wheel.Wheel
-	buffers  ws.Buffers
-	codecs   map[string]*wire.Codec
-	pongs    map[int][]byte // by message type
-	began    time.Time      // of the gateway's clock
+	listener  net.Listener
+	hub       *hub
+	claims    *claimQueue
+	interests *interests
+	rates     *rates
+	conns     *table
+	poller    poll.Poller
+	flushers  []*flusher
+	clocks    []*wheel.Wheel
+	buffers   ws.Buffers
+	codecs    map[string]*wire.Codec
+	pongs     map[int][]byte // by message type
+	began     time.Time      // of the gateway's clock
 
 	random func(bytes int) string // makes session ids and secrets; replaced by the test that replays the protocol's example
 	now    func() time.Time       // what welcome tells; likewise
@@ -163,6 +164,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if g.metrics, err = newMetrics(deps.Meter); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	g.interests = newInterests(cfg.Region, cfg.Gateway.ID, func() uint64 { return g.connNo.Add(1) }, g.claims.put, g.metrics.shed)
 	// Heartbeats of the protocol tell whether a client lives: the kernel's would wake up phones.
 	listen := net.ListenConfig{KeepAlive: -1}
 	if g.listener, err = listen.Listen(context.Background(), "tcp", cfg.Listen); err != nil {

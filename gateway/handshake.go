@@ -217,6 +217,7 @@ func (g *Gateway) endSession(s *session, why error, match func(*session) bool) b
 	}
 	g.metrics.sessions(-1)
 	g.claims.put(release)
+	g.interests.drop(s, g.epochNow())
 	if c != nil {
 		c.close(why)
 	}

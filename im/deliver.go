@@ -54,7 +54,13 @@ type Call struct {
 type CallResult struct {
 	Body  []byte
 	Stamp Stamp // given to what was submitted; raises the conn's seen
+	Join  []UID // InterestIn of the large groups whose deliveries the caller's session gets from now on
+	Leave []UID // of those that it no longer gets
 }
+
+// InterestIn is the recipient that stands for whoever is in a large group, without naming anybody: a gateway that has such
+// a session claims a route under it, and a delivery to it is one push for each such gateway. It is no user's uid.
+func InterestIn(c Conversation) UID { return UID(c) }
 
 // Load is how loaded a gateway is.
 type Load struct {

@@ -367,7 +367,7 @@ func NotifyOf(from, to im.Region, ds []im.Delivery) *NotifyRequest {
 	return r
 }
 
-// DeliveriesOf returns the deliveries of a notify. Recipients that are no uids are left out.
+// DeliveriesOf returns the deliveries of a notify. Recipients that are neither uids nor groups are left out.
 func DeliveriesOf(r *NotifyRequest) []im.Delivery {
 	ds := make([]im.Delivery, 0, len(r.Deliveries))
 	for _, d := range r.Deliveries {
@@ -378,6 +378,8 @@ func DeliveriesOf(r *NotifyRequest) []im.Delivery {
 		for _, u := range d.Recipients {
 			if uid, err := im.ParseUID(u); err == nil {
 				v.Recipients = append(v.Recipients, uid)
+			} else if c, err := im.ParseConversation(u); err == nil {
+				v.Recipients = append(v.Recipients, im.InterestIn(c))
 			}
 		}
 		ds = append(ds, v)

@@ -38,7 +38,9 @@ func (s *backendServer) Call(ctx context.Context, r *antipodev1.BackendCallReque
 	if err != nil {
 		return &antipodev1.BackendCallResponse{Error: wire.ErrorFrame(err)}, nil
 	}
-	return &antipodev1.BackendCallResponse{Body: result.Body, Stamp: uint64(result.Stamp)}, nil
+	return &antipodev1.BackendCallResponse{
+		Body: result.Body, Stamp: uint64(result.Stamp), Join: texts(result.Join), Leave: texts(result.Leave),
+	}, nil
 }
 
 // Backend calls one instance.
@@ -68,5 +70,27 @@ func (b *Backend) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
 	case r.Error != nil:
 		return im.CallResult{}, wire.ErrorOf(r.Error)
 	}
-	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp)}, nil
+	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp), Join: uids(r.Join), Leave: uids(r.Leave)}, nil
+}
+
+func texts(all []im.UID) []string {
+	if len(all) == 0 {
+		return nil
+	}
+	out := make([]string, len(all))
+	for i, u := range all {
+		out[i] = string(u)
+	}
+	return out
+}
+
+func uids(all []string) []im.UID {
+	if len(all) == 0 {
+		return nil
+	}
+	out := make([]im.UID, len(all))
+	for i, u := range all {
+		out[i] = im.UID(u)
+	}
+	return out
 }

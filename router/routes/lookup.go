@@ -36,9 +36,10 @@ func (t *Table) Targets(dst []Target, uid im.UID, now im.Stamp) []Target {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	first := s.first(uid)
+	crowd := t.crowd(s, first, now)
 	for r := first; r != 0; {
 		b := s.at(r)
-		if t.best(s, first, r, now) {
+		if crowd == nil && t.best(s, first, r, now) || crowd != nil && crowd[keyOf(b)] == r {
 			l := &s.store.lives[b.life()]
 			dst = append(dst, Target{s.logs[l.origin].region, l.gateway, b.conn(), b.offline()})
 		}
@@ -61,6 +62,39 @@ func (t *Table) Lookup(dst []im.Route, uid im.UID, now im.Stamp) []im.Route {
 		r = b.next()
 	}
 	return dst
+}
+
+// maxFew is up to how many rows each is compared with each.
+const maxFew = 16
+
+type crowdKey struct {
+	uuid   byte
+	device string
+}
+
+func keyOf(r row) crowdKey { return crowdKey{r[49] & flagUUID, string(r.deviceBytes())} }
+
+// crowd returns the best row of each device where there are many, as a large group's gateways are, else nil.
+func (t *Table) crowd(s *shard, first ref, now im.Stamp) map[crowdKey]ref {
+	n := 0
+	for r := first; r != 0 && n <= maxFew; r = s.at(r).next() {
+		n++
+	}
+	if n <= maxFew {
+		return nil
+	}
+	best := make(map[crowdKey]ref)
+	for r := first; r != 0; {
+		b := s.at(r)
+		if t.usable(s, b, now) {
+			d := keyOf(b)
+			if have, ok := best[d]; !ok || t.compare(s, b, s.at(have)) > 0 {
+				best[d] = r
+			}
+		}
+		r = b.next()
+	}
+	return best
 }
 
 // best tells whether a row is the one that its device is reached by; first is the first of its user, who has few.

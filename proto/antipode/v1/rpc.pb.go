@@ -139,6 +139,8 @@ type BackendCallResponse struct {
 	Body          []byte                 `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
 	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`   // set instead of body
 	Stamp         uint64                 `protobuf:"fixed64,3,opt,name=stamp,proto3" json:"stamp,omitempty"` // given to what was submitted; raises the conn's seen
+	Join          []string               `protobuf:"bytes,4,rep,name=join,proto3" json:"join,omitempty"`     // large groups whose deliveries the caller's session gets from now on
+	Leave         []string               `protobuf:"bytes,5,rep,name=leave,proto3" json:"leave,omitempty"`   // and those that it no longer gets
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +194,20 @@ func (x *BackendCallResponse) GetStamp() uint64 {
 		return x.Stamp
 	}
 	return 0
+}
+
+func (x *BackendCallResponse) GetJoin() []string {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
+func (x *BackendCallResponse) GetLeave() []string {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
 }
 
 // AttachRequest is one message of a gateway to a router.
@@ -3813,11 +3829,13 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06device\x18\x06 \x01(\tR\x06device\x12\x1a\n" +
 	"\bplatform\x18\a \x01(\tR\bplatform\x12\x12\n" +
 	"\x04seen\x18\b \x01(\x06R\x04seen\x12$\n" +
-	"\x0emax_text_bytes\x18\t \x01(\rR\fmaxTextBytes\"i\n" +
+	"\x0emax_text_bytes\x18\t \x01(\rR\fmaxTextBytes\"\x93\x01\n" +
 	"\x13BackendCallResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\x12\x14\n" +
-	"\x05stamp\x18\x03 \x01(\x06R\x05stamp\"\xbc\x01\n" +
+	"\x05stamp\x18\x03 \x01(\x06R\x05stamp\x12\x12\n" +
+	"\x04join\x18\x04 \x03(\tR\x04join\x12\x14\n" +
+	"\x05leave\x18\x05 \x03(\tR\x05leave\"\xbc\x01\n" +
 	"\rAttachRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.antipode.v1.AttachHelloH\x00R\x05hello\x123\n" +
 	"\x06claims\x18\x02 \x01(\v2\x19.antipode.v1.AttachClaimsH\x00R\x06claims\x12<\n" +

@@ -1,0 +1,103 @@
+package router_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/router"
+)
+
+// TestInterest: a delivery to a group is one push for each interested gateway of the region and one notify for each
+// interested region, however many gateways it has there; interest ends with a release or with the gateway.
+func TestInterest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		group := im.InterestIn("s:eu:0199a2c4-7f3e-7d11-8a52-3b6f0c9d1e24")
+		eu, us := newRegion(t, "eu"), newRegion(t, "us")
+		re, stop := run(t, eu.config(), eu.deps())
+		defer stop()
+		ru, stop := run(t, us.config(), us.deps())
+		defer stop()
+		ready(t, re)
+		ready(t, ru)
+		both := func() {
+			ship(t, eu, us)
+			ship(t, us, eu)
+			synctest.Wait()
+		}
+		type gw struct {
+			*router.Attachment
+			out *outbox
+		}
+		enter := func(r *router.Router, region im.Region, n int) gw {
+			a, out := attach(t, r, im.Gateway{ID: fmt.Sprint("g", n), Epoch: 7})
+			claim(t, a, interest(group, region, n))
+			return gw{a, out}
+		}
+		// As many as take the way for crowds in one region, and a few in the other.
+		var here []gw
+		for n := range 20 {
+			here = append(here, enter(re, "eu", n))
+		}
+		there := []gw{enter(ru, "us", 0), enter(ru, "us", 1)}
+		idle, idleOut := attach(t, ru, im.Gateway{ID: "idle", Epoch: 7})
+		claim(t, idle, im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 1})
+		both()
+
+		message := []im.Delivery{{Service: "im", Method: "event", Key: string(group), Recipients: []im.UID{group}, Body: []byte("x"), Notify: true}}
+		if n, err := re.Deliver(t.Context(), message); err != nil || n != 20 {
+			t.Fatalf("deliver: %d pushes, %v", n, err)
+		}
+		synctest.Wait()
+		once := func(all []gw) {
+			t.Helper()
+			for i, g := range all {
+				pushes, kicks, _ := g.out.got()
+				if len(pushes) != 1 || !slices.Equal(pushes[0].Conns, []uint64{uint64(100 + i)}) || len(kicks) != 0 {
+					t.Fatalf("gateway %d got pushes %+v, kicks %+v", i, pushes, kicks)
+				}
+			}
+		}
+		once(here)
+		sent := eu.peers.to("us")
+		if len(sent) != 1 || !slices.Equal(sent[0].Recipients, []im.UID{group}) {
+			t.Fatalf("notifies to us: %+v", sent)
+		}
+		if err := ru.Notify(t.Context(), "eu", sent); err != nil {
+			t.Fatal(err)
+		}
+		once(there)
+		if pushes, _, _ := idleOut.got(); len(pushes) != 0 {
+			t.Fatalf("pushes to a gateway that nobody of the group is at: %+v", pushes)
+		}
+
+		// One in us leaves, the other dies.
+		left := interest(group, "us", 0)
+		left.Release = true
+		claim(t, there[0].Attachment, left)
+		for range 30 {
+			time.Sleep(time.Second)
+			there[0].Heartbeat()
+			idle.Heartbeat()
+			for _, g := range here {
+				g.Heartbeat()
+			}
+			both()
+		}
+		if _, err := re.Deliver(t.Context(), message); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if sent := eu.peers.to("us"); len(sent) != 1 {
+			t.Fatalf("notifies to us, where nobody is interested any more: %+v", sent)
+		}
+	})
+}
+
+// interest is a gateway's claim of a group, as gateways make it.
+func interest(group im.UID, region im.Region, n int) im.Claim {
+	return im.Claim{UID: group, Device: im.DeviceID(fmt.Sprintf("%s/g%d", region, n)), Conn: uint64(100 + n), Login: 7}
+}
