@@ -33,13 +33,15 @@ type Config struct {
 	SlowTimeout  time.Duration // how long after the first dropped push a session may go on without acknowledging
 	DrainTimeout time.Duration // from the end of Run's context to its return
 
-	MaxConns      int // sockets; also what Load tells as capacity. Sessions without a socket are at most as many again
-	MaxConnsPerIP int // sockets of one address
-	MaxFrame      int // bytes of one message from a client, and of an HTTP body
-	MaxText       int // bytes of a text, told to clients and backends
-	MaxCalls      int // calls under way on one conn
-	MaxQueue      int // submits of one conn that wait for an earlier one of their key
-	MaxHTTPCalls  int // calls under way over HTTP
+	MaxConns      int    // sockets; also what Load tells as capacity. Sessions without a socket are at most as many again
+	MaxConnsPerIP int    // sockets of one address
+	Bandwidth     uint64 // bytes per second it is sized for, which Load tells; 0: not known
+	Version       string // of the build, which Load tells
+	MaxFrame      int    // bytes of one message from a client, and of an HTTP body
+	MaxText       int    // bytes of a text, told to clients and backends
+	MaxCalls      int    // calls under way on one conn
+	MaxQueue      int    // submits of one conn that wait for an earlier one of their key
+	MaxHTTPCalls  int    // calls under way over HTTP
 
 	Rate  float64 // frames per second of one conn, and HTTP calls per second of one user
 	Burst int     // frames above the rate

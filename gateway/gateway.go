@@ -365,6 +365,7 @@ func (g *Gateway) Load() im.Load {
 	bytesPerSecond, cpu := g.load.read()
 	return im.Load{
 		Gateway: gw, Conns: conns, Capacity: g.cfg.MaxConns,
-		BytesPerSecond: bytesPerSecond, CPU: cpu, Draining: g.draining.Load(),
+		BytesPerSecond: bytesPerSecond, BytesCapacity: g.cfg.Bandwidth, CPU: cpu,
+		Draining: g.draining.Load(), Version: g.cfg.Version,
 	}
 }

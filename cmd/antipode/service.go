@@ -79,6 +79,9 @@ func newServiceCommands() []*cobra.Command {
 			},
 		}
 		flags.register(cmd)
+		if s.name == app.ServiceIPConf {
+			cmd.AddCommand(newIPConfExplainCommand())
+		}
 		all = append(all, cmd)
 	}
 	return all

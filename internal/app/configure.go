@@ -15,11 +15,10 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/geo"
 	"github.com/antipode-im/antipode/internal/kafka"
-	"github.com/antipode-im/antipode/ipconf"
 	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/router"
-	"github.com/antipode-im/antipode/wire"
 )
 
 // logRetention must be longer than the longest outage to survive: a link that falls behind it halts.
@@ -83,21 +82,14 @@ func (s *Site) tune(c *config.Config) error {
 	s.Gateway = gateway.Config{
 		URL: c.PublicURL, Origins: g.WebOrigins, TrustedProxies: gatewayProxies,
 		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
-		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
+		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
 	}
-	p := c.IPConf.Policy
-	s.IPConf = ipconf.Config{
-		Origins: c.IPConf.WebOrigins, TTL: c.IPConf.TTL, DeadAfter: c.IPConf.DeadAfter,
-		Policy: wire.Policy{
-			HeartbeatMinMs: p.HeartbeatMin.Milliseconds(), HeartbeatMaxMs: p.HeartbeatMax.Milliseconds(),
-			ConnectTimeoutMs: p.ConnectTimeout.Milliseconds(), RaceWidth: p.RaceWidth, RaceStaggerMs: p.RaceStagger.Milliseconds(),
-			BackoffBaseMs: p.BackoffBase.Milliseconds(), BackoffCapMs: p.BackoffCap.Milliseconds(), BackoffJitter: p.BackoffJitter,
-			PollFallbackMs: p.PollFallback.Milliseconds(), FallbackPullMs: p.FallbackPull.Milliseconds(),
-			MarkIntervalMs: p.MarkInterval.Milliseconds(), PushAckMs: p.PushAck.Milliseconds(),
-		},
+	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
+		return err
 	}
 	s.RouteSnapshot = c.Router.Snapshot
+	s.Geo = geo.Config{City: c.IPConf.Geo.City, ASN: c.IPConf.Geo.ASN, Every: c.IPConf.Geo.Every}
 	s.Router = router.Config{
 		HeartbeatTimeout: c.Router.HeartbeatTimeout, Silence: c.Router.Silence, ClaimTimeout: c.Router.ClaimTimeout,
 		DeviceLimits: make(map[im.Platform]int, len(c.Router.DeviceLimits)),

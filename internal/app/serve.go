@@ -59,6 +59,7 @@ func Serve(ctx context.Context, l Launch) error {
 	if err != nil {
 		return &ConfigError{err}
 	}
+	site.Gateway.Version = l.Version
 	site.File = l.File
 	binding, err := bindingOf(c)
 	if err != nil {

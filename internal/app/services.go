@@ -12,6 +12,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/geo"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/ownership"
 	"github.com/antipode-im/antipode/internal/redis"
@@ -393,7 +394,12 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 	for _, r := range p.site.Regions {
 		peers[r] = p.conns(ServiceIPConf, r)
 	}
+	places, err := p.geo()
+	if err != nil {
+		return nil, err
+	}
 	s, err := ipconf.New(cfg, ipconf.Deps{
+		Geo:       places,
 		Discovery: p.env.Discovery,
 		Gateways:  rpc.NewGatewayLoads(p.conns(ServiceGateway, p.site.Region)),
 		Peers:     rpc.NewIPConfPeers(func(r im.Region) rpc.Conns { return peers[r] }),
@@ -408,10 +414,32 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 		return nil, err
 	}
 	rpc.RegisterIPConf(server, s, p.site.Region)
+	p.tel.Handle("GET "+ExplainPath, s.Explain())
 	p.push("rpc", server.Run)
 	p.push("ipconf", s.Run)
 	self := p.instance(server.Addr())
 	self.URL = cmp.Or(p.site.PublicURL, "http://"+s.Addr())
 	_, err = p.list(ctx, self)
 	return s, err
+}
+
+// ExplainPath is where an ipconf's admin server tells why it ranks as it does.
+const ExplainPath = "/ipconf/explain"
+
+// IPConfExplanation is what it tells there.
+type IPConfExplanation = ipconf.Explanation
+
+// geo opens the databases that tell where addresses are; nil if none is configured.
+func (p *process) geo() (ipconf.Geo, error) {
+	cfg := p.site.Geo
+	if cfg.City == "" && cfg.ASN == "" {
+		return nil, nil
+	}
+	cfg.Logger = p.tel.Log
+	d, err := geo.Open(cfg)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	p.push("geo", d.Run)
+	return d, nil
 }

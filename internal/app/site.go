@@ -10,6 +10,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/geo"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/postgres"
 	"github.com/antipode-im/antipode/internal/registry"
@@ -49,6 +50,7 @@ type Site struct {
 	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
 
 	Tokens auth.Config
+	Geo    geo.Config // where addresses are, for ipconf
 
 	// Tuning. Who and where the service is comes from the Site and the Binding.
 	IPConf     ipconf.Config

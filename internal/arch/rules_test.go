@@ -57,7 +57,7 @@ var ownRules = []own{
 		"the timelines adapter stores what imserver's pure core derives, whose row types it takes; it knows no service",
 	},
 	{
-		[]string{"internal/kafka/...", "internal/redis/...", "internal/registry/...", "internal/ownership/...", "internal/certs/...", "internal/config/...", "internal/consul/..."},
+		[]string{"internal/kafka/...", "internal/redis/...", "internal/registry/...", "internal/ownership/...", "internal/certs/...", "internal/config/...", "internal/consul/...", "internal/geo/..."},
 		[]string{"im", "wire", "internal/kafka/...", "internal/redis/...", "internal/registry/..."},
 		"an adapter wraps one dependency in the nouns of im: if it knew a service or another adapter, replacing one would mean changing two",
 	},
@@ -176,6 +176,16 @@ var foreignRules = []foreign{
 		[]string{"github.com/antipode-im/antipode/proto"},
 		[]string{"wire", "internal/rpc/..."},
 		"generated types cross wire as nouns, checked: whoever used them raw would skip the checks",
+	},
+	{
+		[]string{"github.com/oschwald/maxminddb-golang/v2", "github.com/maxmind/mmdbwriter"},
+		[]string{"internal/geo/..."},
+		"where addresses are is one adapter's knowledge; the writer makes its test databases",
+	},
+	{
+		[]string{"github.com/pires/go-proxyproto"},
+		[]string{"ipconf/...", "gateway/..."},
+		"the PROXY protocol comes before a public listener, and nowhere else",
 	},
 	{
 		[]string{"github.com/gorilla/websocket"},

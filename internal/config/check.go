@@ -74,6 +74,7 @@ func check(c *Config, bad report) {
 	checkAuth(&c.Auth, bad)
 	checkLimits(c, bad)
 	checkReplicator(c, bad)
+	checkIPConf(c, bad)
 	if r := c.Telemetry.SampleRatio; r < 0 || r > 1 {
 		bad("telemetry.sample_ratio", "%v is not between 0 and 1", r)
 	}
@@ -159,7 +160,11 @@ func checkAddresses(c *Config, bad report) {
 	for _, list := range []struct {
 		key   string
 		items []string
-	}{{"gateway.trusted_proxies", c.Gateway.TrustedProxies}, {"ipconf.trusted_proxies", c.IPConf.TrustedProxies}} {
+	}{
+		{"gateway.trusted_proxies", c.Gateway.TrustedProxies},
+		{"ipconf.trusted_proxies", c.IPConf.TrustedProxies},
+		{"ipconf.batch_from", c.IPConf.BatchFrom},
+	} {
 		for i, p := range list.items {
 			if _, err := netip.ParsePrefix(p); err != nil {
 				bad(fmt.Sprintf("%s[%d]", list.key, i), "%q is not a network, such as 10.0.0.0/8", p)
@@ -303,7 +308,9 @@ func checkLimits(c *Config, bad report) {
 			bad("router.device_limits."+platform, "%d: must be 1 or more; a platform without a limit is left out", n)
 		}
 	}
-	rates := map[string]float64{"gateway.rate": c.Gateway.Rate, "imserver.rate": c.IMServer.Rate}
+	rates := map[string]float64{
+		"gateway.rate": c.Gateway.Rate, "imserver.rate": c.IMServer.Rate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
+	}
 	for _, key := range slices.Sorted(maps.Keys(rates)) {
 		if v := rates[key]; v <= 0 {
 			bad(key, "%v: must be more than 0", v)
@@ -316,7 +323,8 @@ func checkLimits(c *Config, bad report) {
 		"start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
 		"gateway.hello_timeout": g.HelloTimeout, "gateway.call_timeout": g.CallTimeout, "gateway.heartbeat": g.Heartbeat,
 		"gateway.idle_timeout": g.IdleTimeout, "gateway.resume_window": g.ResumeWindow,
-		"ipconf.ttl": c.IPConf.TTL, "ipconf.dead_after": c.IPConf.DeadAfter,
+		"ipconf.ttl": c.IPConf.TTL, "ipconf.dead_after": c.IPConf.DeadAfter, "ipconf.drain_over": c.IPConf.DrainOver,
+		"ipconf.return_over": c.IPConf.ReturnOver, "ipconf.geo.every": c.IPConf.Geo.Every,
 		"ipconf.policy.heartbeat_min": p.HeartbeatMin, "ipconf.policy.heartbeat_max": p.HeartbeatMax,
 		"ipconf.policy.connect_timeout": p.ConnectTimeout, "ipconf.policy.race_stagger": p.RaceStagger,
 		"ipconf.policy.backoff_base": p.BackoffBase, "ipconf.policy.backoff_cap": p.BackoffCap,

@@ -148,9 +148,10 @@ type Gateway struct {
 	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
 	MaxConns       int           `yaml:"max_conns"`       // what it is sized for
 	MaxConnsPerIP  int           `yaml:"max_conns_per_ip"`
-	MaxFrame       int           `yaml:"max_frame"` // bytes
-	MaxText        int           `yaml:"max_text"`  // bytes
-	Rate           float64       `yaml:"rate"`      // frames per second and conn
+	Bandwidth      uint64        `yaml:"bandwidth,omitempty"` // bytes per second it is sized for, for ipconf; 0: not known
+	MaxFrame       int           `yaml:"max_frame"`           // bytes
+	MaxText        int           `yaml:"max_text"`            // bytes
+	Rate           float64       `yaml:"rate"`                // frames per second and conn
 	Burst          int           `yaml:"burst"`
 	HelloTimeout   time.Duration `yaml:"hello_timeout"`
 	CallTimeout    time.Duration `yaml:"call_timeout"`
@@ -163,9 +164,58 @@ type Gateway struct {
 type IPConf struct {
 	WebOrigins     []string      `yaml:"web_origins"`     // web pages that may ask; empty: any
 	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
+	ProxyProtocol  bool          `yaml:"proxy_protocol"`  // trusted proxies send the PROXY protocol before HTTP; nobody else may connect
+	BatchFrom      []string      `yaml:"batch_from"`      // CIDRs that may ask for others (/v1/endpoints:batch); empty: loopback and private ones
 	TTL            time.Duration `yaml:"ttl"`             // of a list of gateways
 	DeadAfter      time.Duration `yaml:"dead_after"`      // a gateway whose load was not heard for so long is left out
-	Policy         Policy        `yaml:"policy"`
+	DrainOver      time.Duration `yaml:"drain_over"`      // in which a draining region's share of newcomers steps down to nothing
+	ReturnOver     time.Duration `yaml:"return_over"`     // in which a region that is back takes up its share
+	GatewayRate    float64       `yaml:"gateway_rate"`    // newcomers a second and gateway, from all ipconfs together; more are told when to come
+	Reserve        float64       `yaml:"reserve"`         // part of all capacity, 0 to 1, below which some newcomers are told to come later
+
+	Geo       Geo                  `yaml:"geo"`
+	Places    map[im.Region]string `yaml:"places,omitempty"`    // region: "latitude longitude" in degrees, for distances
+	Overrides map[string]im.Region `yaml:"overrides,omitempty"` // CIDR: region, whatever else is known; the longest prefix counts
+	Networks  map[string]im.Region `yaml:"networks,omitempty"`  // AS64500: region, near which that autonomous system is
+	Residency []Residency          `yaml:"residency,omitempty"`
+	Canary    Canary               `yaml:"canary"`
+	Versions  []VersionWeight      `yaml:"versions,omitempty"`
+	Signing   Signing              `yaml:"signing"`
+	Policy    Policy               `yaml:"policy"`
+}
+
+// Geo names databases in MaxMind's format, which are read anew when they change.
+type Geo struct {
+	City  string        `yaml:"city,omitempty"` // file of cities or countries
+	ASN   string        `yaml:"asn,omitempty"`  // file of autonomous systems
+	Every time.Duration `yaml:"every"`          // how often to look whether they changed
+}
+
+// Residency keeps clients to which any of its conditions applies in some regions.
+type Residency struct {
+	Countries []string    `yaml:"countries,omitempty"` // of the address, as in DE
+	Networks  []string    `yaml:"networks,omitempty"`  // CIDRs of the address
+	Homes     []im.Region `yaml:"homes,omitempty"`     // of the user
+	Regions   []im.Region `yaml:"regions"`             // the only ones allowed
+}
+
+// Canary sends a part of the users to gateways of one version, and nobody else.
+type Canary struct {
+	Version string  `yaml:"version,omitempty"`
+	Percent float64 `yaml:"percent"` // of the users, by a hash of the uid
+}
+
+// VersionWeight makes gateways of a version get more or fewer newcomers.
+type VersionWeight struct {
+	Version string  `yaml:"version"`
+	Weight  float64 `yaml:"weight"` // 1 is what others have; 0 takes nobody
+}
+
+// Signing signs the catalogue of gateways, so that clients can trust a copy of it.
+type Signing struct {
+	ID      string `yaml:"id,omitempty"`       // of the key, by which clients know it; empty: no catalogue is signed
+	Key     Secret `yaml:"key,omitempty"`      // Ed25519 private key: PEM, or base64 of its 32-byte seed
+	KeyFile string `yaml:"key_file,omitempty"` // or a file that holds it
 }
 
 // Policy is what every client must follow.
@@ -182,6 +232,7 @@ type Policy struct {
 	FallbackPull   time.Duration `yaml:"fallback_pull"`
 	MarkInterval   time.Duration `yaml:"mark_interval"`
 	PushAck        time.Duration `yaml:"push_ack"`
+	WebTransport   bool          `yaml:"webtransport"` // gateways offer it, and clients may try it
 }
 
 // Router bounds what routes may take.
@@ -271,7 +322,8 @@ func Defaults() *Config {
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
 		},
 		IPConf: IPConf{
-			TTL: time.Minute, DeadAfter: 5 * time.Second,
+			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,
+			GatewayRate: 1000, Reserve: 0.05, Geo: Geo{Every: 10 * time.Second},
 			Policy: Policy{
 				HeartbeatMin: 5 * time.Second, HeartbeatMax: 4 * time.Minute, ConnectTimeout: 5 * time.Second,
 				RaceWidth: 3, RaceStagger: 200 * time.Millisecond,

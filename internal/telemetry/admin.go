@@ -21,6 +21,7 @@ import (
 type admin struct {
 	listener       net.Listener
 	server         *http.Server
+	mux            *http.ServeMux
 	healthy, ready *checks
 }
 
@@ -37,6 +38,7 @@ func newAdmin(l net.Listener, metrics prometheus.Gatherer, log *slog.Logger) *ad
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	a.mux = mux
 	a.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),

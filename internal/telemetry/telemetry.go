@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -128,6 +129,13 @@ func (t *Telemetry) AdminAddr() string {
 		return ""
 	}
 	return t.admin.listener.Addr().String()
+}
+
+// Handle serves a pattern (as of http.ServeMux) on the admin server, for operators.
+func (t *Telemetry) Handle(pattern string, h http.Handler) {
+	if t.admin != nil {
+		t.admin.mux.Handle(pattern, h)
+	}
 }
 
 // Gatherer reads the metrics as /metrics shows them.

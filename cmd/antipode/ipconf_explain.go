@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/antipode-im/antipode/internal/app"
+)
+
+func newIPConfExplainCommand() *cobra.Command {
+	var (
+		admin  string
+		asJSON bool
+		client = map[string]*string{}
+	)
+	cmd := &cobra.Command{
+		Use:   "explain --admin HOST:PORT [--uid UID] [--ip ADDRESS]",
+		Short: "Ask a running ipconf why each gateway ranks where it does, for a client",
+		Long: `Asks the admin server of a running ipconf what it knows of a client's location, how each region looks to it, and what each
+gateway's score is made of. It is one draw of many: the weights say how often a gateway comes first. Nobody is counted in.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := url.Values{}
+			for name, value := range client {
+				if *value != "" {
+					q.Set(name, *value)
+				}
+			}
+			b, err := getExplanation(cmd.Context(), "http://"+admin+app.ExplainPath+"?"+q.Encode())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				_, err = cmd.OutOrStdout().Write(append(b, '\n'))
+				return err
+			}
+			var e app.IPConfExplanation
+			if err := json.Unmarshal(b, &e); err != nil {
+				return fmt.Errorf("the ipconf at %s: %w", admin, err)
+			}
+			return printExplanation(cmd.OutOrStdout(), &e)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&admin, "admin", "127.0.0.1:7402", "host:port of the ipconf's admin server")
+	f.BoolVar(&asJSON, "json", false, "print what it answers")
+	for _, p := range [][2]string{
+		{"uid", "of the user"},
+		{"ip", "of the client"},
+		{"platform", "ios, android, web or desktop"},
+		{"network", "wifi, cell, 2g…"},
+		{"region", "that the client asks for"},
+		{"home", "region in which the user is at home"},
+		{"last", "gateway used last, as region/id"},
+		{"rtt", "round trips that it measured, as in eu:23,us:110"},
+	} {
+		client[p[0]] = f.String(p[0], "", p[1])
+	}
+	return cmd
+}
+
+func getExplanation(ctx context.Context, u string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("no ipconf answers (--admin wants its admin address): %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the ipconf answers %s: %s", resp.Status, b)
+	}
+	return b, nil
+}
+
+func printExplanation(out io.Writer, e *app.IPConfExplanation) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "ipconf of %s\n", e.Region)
+	for _, line := range e.Location {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+	fmt.Fprintf(w, "room: %.0f %% free, %.0f %% of newcomers are told to wait, %.0f a second are let in here\n",
+		100*e.Room.Free, 100*e.Room.ToldLater, e.Room.PerSecond)
+	fmt.Fprintf(w, "\nREGION\tRTT\tPROXIMITY\tSHARE\tRAMP\tFREE\tTAKES\tGATEWAYS\tCATALOGUE\t\n")
+	for i, r := range e.Regions {
+		age := "never read"
+		if i < len(e.Catalogs) && e.Catalogs[i].Known {
+			age = fmt.Sprintf("%v old", (time.Duration(e.Catalogs[i].AgeMs) * time.Millisecond).Round(100*time.Millisecond))
+			if e.Catalogs[i].Held {
+				age += ", held back"
+			}
+		}
+		fmt.Fprintf(w, "%s\t%d ms\t%.2f\t%.2f\t%.2f\t%.0f %%\t%.0f %%\t%d\t%s\t%s\n",
+			r.Region, r.RTTMs, r.Proximity, r.Share, r.Ramp, 100*r.Free, 100*r.Open, r.Usable, age, r.Closed)
+	}
+	fmt.Fprintf(w, "\nGATEWAY\tSCORE\tWHY\tWEIGHT\tROOM\tCPU\tNET\tSOUND\tSTART\tVERSION\tCONNS\tCOMING\tAGE\n")
+	for _, g := range append(e.Ranked, e.LeftOut...) {
+		age := "never heard"
+		if g.AgeMs >= 0 {
+			age = fmt.Sprintf("%d ms", g.AgeMs)
+		}
+		fmt.Fprintf(w, "%s/%s\t%.3f\t%s\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f %s\t%d/%d\t%.0f\t%s\n",
+			g.Region, g.Gateway, g.Score, g.Why, g.Weight, g.Factors.Room, g.Factors.CPU, g.Factors.Net, g.Factors.Sound,
+			g.Factors.Start, g.Factors.Version, g.Version, g.Conns, g.Capacity, g.InFlight, age)
+	}
+	return w.Flush()
+}
