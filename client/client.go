@@ -45,6 +45,7 @@ type Client struct {
 	known   bool          // offset is
 	heard   time.Time     // when a record last came
 
+	heart     heart
 	timelines timelines
 	outbox    outbox
 	pulls     pulls

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,14 +40,17 @@ type conn struct {
 	session  *session
 	policy   wire.Policy
 
-	heartbeat time.Duration
-	out       chan *wire.Frame
-	acks      chan struct{} // nudges the writer: ack has grown
-	ack       atomic.Uint64
-	goaway    chan *wire.Goaway // at most one
-	done      chan struct{}     // closed when the socket is gone; err then says why
-	since     time.Time
-	slots     chan struct{} // submits under way
+	heart    *heart
+	beats    chan struct{} // asks for a ping now
+	activity atomic.Int64  // Unix ns at which something last went either way
+	pinged   atomic.Int64  // the silence before the ping that is not answered yet; 0: none is
+	out      chan *wire.Frame
+	acks     chan struct{} // nudges the writer: ack has grown
+	ack      atomic.Uint64
+	goaway   chan *wire.Goaway // at most one
+	done     chan struct{}     // closed when the socket is gone; err then says why
+	since    time.Time
+	slots    chan struct{} // submits under way
 
 	mu    sync.Mutex
 	calls map[uint32]func([]byte, error) // called once, by the reader or by fail; never block
@@ -62,24 +66,43 @@ type handler interface {
 }
 
 func newConn(ws *websocket.Conn, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
-	heartbeat := min(max(ms(int64(w.HeartbeatMs)), ms(p.HeartbeatMinMs)), ms(p.HeartbeatMaxMs))
+	h := new(heart)
+	h.welcome(w, p)
 	return &conn{
-		ws: ws, codec: codec, endpoint: e, welcome: w, session: s, policy: p, heartbeat: heartbeat,
+		ws: ws, codec: codec, endpoint: e, welcome: w, session: s, policy: p, heart: h, beats: make(chan struct{}, 1),
 		out: make(chan *wire.Frame, sendQueue), acks: make(chan struct{}, 1), goaway: make(chan *wire.Goaway, 1),
 		done: make(chan struct{}), since: time.Now(), calls: map[uint32]func([]byte, error){},
 		slots: make(chan struct{}, submitSlots),
 	}
 }
 
-// silence is how long a live socket can be silent: a ping goes out after a heartbeat without sending, and is answered.
-func (c *conn) silence() time.Duration { return c.heartbeat + min(c.heartbeat, 10*time.Second) }
+// heard notes that something came: a ping that waited for it is answered.
+func (c *conn) heard() {
+	c.activity.Store(time.Now().UnixNano())
+	if quiet := c.pinged.Swap(0); quiet > 0 {
+		c.heart.outcome(time.Duration(quiet), true)
+	}
+	silence := c.heart.longest() // until the next ping
+	c.ws.SetReadDeadline(time.Now().Add(silence + min(silence, pongWait)))
+}
+
+// timedOut notes why a read failed, if that is a ping without an answer.
+func (c *conn) timedOut(err error) {
+	if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
+		return
+	}
+	if quiet := c.pinged.Swap(0); quiet > 0 {
+		c.heart.outcome(time.Duration(quiet), false)
+	}
+}
 
 // read reads until the socket ends.
 func (c *conn) read(h handler) {
 	for {
-		c.ws.SetReadDeadline(time.Now().Add(c.silence()))
+		c.heard()
 		_, b, err := c.ws.ReadMessage()
 		if err != nil {
+			c.timedOut(err)
 			c.fail(c.ended(err))
 			return
 		}
@@ -134,7 +157,7 @@ func (c *conn) ended(err error) error {
 
 // write writes until the socket ends.
 func (c *conn) write() {
-	ping := time.NewTimer(c.heartbeat)
+	ping := time.NewTimer(c.heart.next())
 	defer ping.Stop()
 	ackDue := time.NewTimer(time.Hour)
 	ackDue.Stop()
@@ -158,8 +181,10 @@ func (c *conn) write() {
 			if c.ack.Load() == acked {
 				continue
 			}
+		case <-c.beats:
+			f = c.ping()
 		case <-ping.C:
-			f = wire.FrameOf(&wire.Ping{})
+			f = c.ping()
 		case <-c.done:
 			return
 		}
@@ -176,8 +201,17 @@ func (c *conn) write() {
 			c.fail(ErrClosed)
 			return
 		}
-		ping.Reset(c.heartbeat)
+		c.activity.Store(time.Now().UnixNano())
+		ping.Reset(c.heart.next())
 	}
+}
+
+// ping makes a ping, and notes the silence that it ends. The socket then has as long as an answer may take.
+func (c *conn) ping() *wire.Frame {
+	quiet := time.Now().UnixNano() - c.activity.Load()
+	c.pinged.CompareAndSwap(0, max(quiet, 1))
+	c.ws.SetReadDeadline(time.Now().Add(min(c.heart.longest(), pongWait)))
+	return wire.FrameOf(&wire.Ping{})
 }
 
 func (c *conn) send(f *wire.Frame) error {

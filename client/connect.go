@@ -240,7 +240,10 @@ func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.T
 	// The server read its clock between our sending and receiving: half way, for want of better (Cristian, 1989).
 	c.offset, c.known = time.UnixMilli(w.ServerTimeMs).Sub(sent.Add(now.Sub(sent)/2)), w.ServerTimeMs > 0
 	c.mu.Unlock()
-	return newConn(k.ws, k.codec, k.endpoint, w, s, k.policy), nil
+	welcomed := newConn(k.ws, k.codec, k.endpoint, w, s, k.policy)
+	c.heart.welcome(w, k.policy)
+	welcomed.heart = &c.heart
+	return welcomed, nil
 }
 
 // install makes a conn the current one and starts it; it returns the one it replaces, which still lives.

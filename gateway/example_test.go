@@ -272,6 +272,7 @@ func writeExample(t *testing.T) {
 		ResumeWindowMs: uint32(defaults.ResumeWindow.Milliseconds()), Region: "eu", Origin: "eu", Gateway: "eu-1",
 		ServerTimeMs: exampleTime.UnixMilli(), HeartbeatMs: uint32(defaults.Heartbeat.Milliseconds()),
 		MaxFrameBytes: uint32(defaults.MaxFrame), MaxTextBytes: uint32(defaults.MaxText),
+		IdleMs: uint32(defaults.IdleTimeout.Milliseconds()),
 	}
 	resumed := proto.Clone(welcome).(*wire.Welcome)
 	resumed.Resumed = true

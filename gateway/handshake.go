@@ -88,6 +88,7 @@ func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
 		Region: string(g.cfg.Region), Origin: string(g.cfg.Origin), Gateway: g.cfg.Gateway.ID,
 		ServerTimeMs: g.now().UnixMilli(), HeartbeatMs: uint32(g.cfg.Heartbeat.Milliseconds()),
 		MaxFrameBytes: uint32(g.cfg.MaxFrame), MaxTextBytes: uint32(g.cfg.MaxText),
+		IdleMs: uint32(g.cfg.IdleTimeout.Milliseconds()),
 	}
 	c.send(wire.FrameOf(welcome)) // queued before the first push can be
 	c.session.Store(s)

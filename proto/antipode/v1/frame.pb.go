@@ -429,6 +429,7 @@ type Welcome struct {
 	HeartbeatMs    uint32                 `protobuf:"varint,10,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`     // send a ping when nothing else was sent for so long
 	MaxFrameBytes  uint32                 `protobuf:"varint,11,opt,name=max_frame_bytes,json=maxFrameBytes,proto3" json:"max_frame_bytes,omitempty"`
 	MaxTextBytes   uint32                 `protobuf:"varint,12,opt,name=max_text_bytes,json=maxTextBytes,proto3" json:"max_text_bytes,omitempty"`
+	IdleMs         uint32                 `protobuf:"varint,13,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"` // the gateway closes a socket on which it heard nothing for so long; 0: it does not say
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -543,6 +544,13 @@ func (x *Welcome) GetMaxFrameBytes() uint32 {
 func (x *Welcome) GetMaxTextBytes() uint32 {
 	if x != nil {
 		return x.MaxTextBytes
+	}
+	return 0
+}
+
+func (x *Welcome) GetIdleMs() uint32 {
+	if x != nil {
+		return x.IdleMs
 	}
 	return 0
 }
@@ -1124,7 +1132,7 @@ const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\x06Resume\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x12\n" +
-	"\x04push\x18\x03 \x01(\x04R\x04push\"\xff\x02\n" +
+	"\x04push\x18\x03 \x01(\x04R\x04push\"\x98\x03\n" +
 	"\aWelcome\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12#\n" +
@@ -1138,7 +1146,8 @@ const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\fheartbeat_ms\x18\n" +
 	" \x01(\rR\vheartbeatMs\x12&\n" +
 	"\x0fmax_frame_bytes\x18\v \x01(\rR\rmaxFrameBytes\x12$\n" +
-	"\x0emax_text_bytes\x18\f \x01(\rR\fmaxTextBytes\"\x06\n" +
+	"\x0emax_text_bytes\x18\f \x01(\rR\fmaxTextBytes\x12\x17\n" +
+	"\aidle_ms\x18\r \x01(\rR\x06idleMs\"\x06\n" +
 	"\x04Ping\"\x06\n" +
 	"\x04Pong\"\x84\x01\n" +
 	"\x04Call\x12\x0e\n" +
