@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -31,8 +32,12 @@ type Config struct {
 	// IPConf lists base URLs of ipconfs (http://host:port), of any region; the first that answers is used. Required
 	// unless Endpoints is set.
 	IPConf []string
-	// Endpoints is a list to start with, and to fall back on while no ipconf answers.
+	// Endpoints is a list to start with, and to fall back on while no ipconf answers: bootstrap addresses. A list that Store
+	// keeps (ListStore) comes before it.
 	Endpoints []wire.Endpoint
+	// CatalogueKeys are the keys, by id, of which one must have signed the catalogue that names a gateway: then a list can be
+	// trusted whoever handed it on. Default: lists are trusted as far as TLS is.
+	CatalogueKeys map[string]ed25519.PublicKey
 	// Policy is followed until an ipconf tells its own. Default: wire.DefaultPolicy.
 	Policy wire.Policy
 	// Token gives the JWT. Required.
@@ -46,6 +51,8 @@ type Config struct {
 	// Network (wifi, cell…) and Region (a preferred one; empty: nearest) are hints to ipconf.
 	Network string
 	Region  im.Region
+	// Home is the region in which the user is at home, if the program knows one: preferred unless another is much nearer.
+	Home im.Region
 	// Store keeps the device id and login number. Default: in memory, which is a new device for each Client.
 	Store Store
 	// Subprotocol is wire.SubprotocolProtobuf (default) or wire.SubprotocolJSON.

@@ -4,9 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -35,12 +32,22 @@ type endpoints struct {
 	tried   map[string]*trial // by wire.Endpoint.Key
 	rtt     map[im.Region]time.Duration
 	offset  time.Duration // server clock minus own, by an ipconf's answer
+
+	etag      string // of list, with the base URL that gave it; an ipconf says by it that the list is still good
+	etagFrom  string
+	catalogue wire.Catalogue // the last whose signature was good
+	signed    []byte         // it, as it came
+	restored  bool           // the stored list was looked for
 }
+
+// maxFailed bounds the gateways that an ipconf is told of.
+const maxFailed = 8
 
 // trial is what became of dialling a gateway.
 type trial struct {
 	failures int
 	until    time.Time // left for last until then
+	told     bool      // an ipconf was told
 }
 
 func newEndpoints(cfg *Config) *endpoints {
@@ -65,35 +72,60 @@ func (e *endpoints) clock() time.Duration {
 }
 
 // get returns gateways to try, best first. It asks an ipconf if the list is old, or with force; if none answers, the
-// last list stands, however old.
+// last list stands, however old: at first the one that was stored, or Config.Endpoints. An ipconf that says when to come
+// back is obeyed: others would say the same, and the last list leads where there is no room.
+//
+// Of a list that was not asked for now, only the first few are returned: they may be gone, and the ipconf knows better.
 func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, force bool) ([]wire.Endpoint, error) {
+	e.restore(ctx)
 	e.mu.Lock()
 	fresh := !e.fetched.IsZero() && time.Since(e.fetched) < e.ttl
-	first := e.first
+	first, width := e.first, e.policy.RaceWidth
 	e.mu.Unlock()
-	if fresh && !force || len(e.cfg.IPConf) == 0 {
+	if len(e.cfg.IPConf) == 0 {
 		return e.ordered(), nil
 	}
-	answer, from, err := e.fetch(ctx, first, e.query(uid, device))
+	if fresh && !force {
+		list := e.ordered()
+		return list[:min(len(list), max(width, 2))], nil
+	}
+	answer, err := e.fetch(ctx, first, e.query(uid, device))
 	if err != nil {
+		if said, ok := errors.AsType[*im.Error](err); ok && said.Code == im.CodeOverloaded && said.RetryAfter > 0 {
+			return nil, said
+		}
 		if list := e.ordered(); len(list) > 0 {
 			e.cfg.Logger.Debug("no ipconf answers; the last list stands", "error", err)
 			return list, nil
 		}
 		return nil, err
 	}
-	e.mu.Lock()
-	e.list, e.policy, e.fetched, e.first = answer.Gateways, answer.Policy, time.Now(), from
-	e.ttl = max(ms(answer.TTLMs), time.Second)
-	if answer.ServerTimeMs > 0 {
-		e.offset = time.Until(time.UnixMilli(answer.ServerTimeMs))
-	}
-	e.mu.Unlock()
+	e.take(answer)
 	list := e.ordered()
 	if len(list) == 0 {
-		return nil, im.Errorf(im.CodeUnavailable, "ipconf %s knows of no gateway that takes newcomers", e.cfg.IPConf[from])
+		return nil, im.Errorf(im.CodeUnavailable, "ipconf %s knows of no gateway that takes newcomers", answer.base)
 	}
+	e.store(ctx)
 	return list, nil
+}
+
+// take makes an answer the list.
+func (e *endpoints) take(a listAnswer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fetched, e.first = time.Now(), a.from
+	for _, t := range e.tried { // what failed was told
+		t.told = true
+	}
+	if a.unchanged {
+		return
+	}
+	e.list, e.policy = a.list.Gateways, a.list.Policy
+	e.ttl = max(ms(a.list.TTLMs), time.Second)
+	e.etag, e.etagFrom = a.etag, a.base
+	if a.list.ServerTimeMs > 0 {
+		e.offset = time.Until(time.UnixMilli(a.list.ServerTimeMs))
+	}
 }
 
 // ordered is the list with those that failed lately last, the least recently failed first among them.
@@ -137,6 +169,7 @@ func (e *endpoints) failed(key string) {
 	defer e.mu.Unlock()
 	t := e.trialOf(key)
 	t.failures++
+	t.told = false
 	t.until = time.Now().Add(backoff(e.policy, t.failures, 0))
 }
 
@@ -196,73 +229,14 @@ func (e *endpoints) query(uid im.UID, device im.DeviceID) string {
 	}
 	slices.Sort(rtts)
 	set("rtt", strings.Join(rtts, ","))
-	return q.Encode()
-}
-
-// fetch asks the ipconfs, the last good one first, each next one after hedgeAfter or when one fails. The first good
-// answer wins.
-func (e *endpoints) fetch(ctx context.Context, first int, query string) (wire.Endpoints, int, error) {
-	ctx, cancel := context.WithTimeout(ctx, ms(e.currentPolicy().ConnectTimeoutMs))
-	defer cancel()
-	type answer struct {
-		list wire.Endpoints
-		from int
-		err  error
-	}
-	n := len(e.cfg.IPConf)
-	answers := make(chan answer, n)
-	ask := func(i int) {
-		list, err := e.ask(ctx, e.cfg.IPConf[i], query)
-		answers <- answer{list, i, err}
-	}
-	var wg sync.WaitGroup
-	defer wg.Wait() // after cancel: defers run last in, first out
-	defer cancel()
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var errs []error
-	for started := 0; len(errs) < n; {
-		select {
-		case <-next.C:
-			if started < n {
-				i := (first + started) % n
-				started++
-				wg.Go(func() { ask(i) })
-				next.Reset(hedgeAfter)
-			}
-		case a := <-answers:
-			if a.err == nil {
-				return a.list, a.from, nil
-			}
-			errs = append(errs, a.err)
-			next.Reset(0)
-		case <-ctx.Done():
-			return wire.Endpoints{}, 0, fmt.Errorf("ask ipconfs for gateways: %w", context.Cause(ctx))
+	var failed []string
+	for key, t := range e.tried {
+		if t.failures > 0 && !t.told {
+			failed = append(failed, key)
 		}
 	}
-	return wire.Endpoints{}, 0, fmt.Errorf("ask ipconfs for gateways: %w", errors.Join(errs...))
-}
-
-func (e *endpoints) ask(ctx context.Context, base, query string) (wire.Endpoints, error) {
-	u := strings.TrimSuffix(base, "/") + "/v1/endpoints"
-	if query != "" {
-		u += "?" + query
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		return wire.Endpoints{}, err
-	}
-	resp, err := e.cfg.HTTP.Do(r)
-	if err != nil {
-		return wire.Endpoints{}, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxEndpointsBytes+1))
-	if err != nil {
-		return wire.Endpoints{}, fmt.Errorf("ipconf %s: %w", base, err)
-	}
-	if resp.StatusCode != http.StatusOK || len(b) > wire.MaxEndpointsBytes {
-		return wire.Endpoints{}, fmt.Errorf("ipconf %s answered %s with %d bytes", base, resp.Status, len(b))
-	}
-	return wire.DecodeEndpoints(b)
+	slices.Sort(failed)
+	set("failed", strings.Join(failed[:min(len(failed), maxFailed)], ","))
+	set("home", string(e.cfg.Home))
+	return q.Encode()
 }

@@ -26,6 +26,12 @@ type Store interface {
 	Save(ctx context.Context, s State) error
 }
 
+// ListStore is a Store that also keeps the last list of gateways, for a start at which no ipconf answers.
+type ListStore interface {
+	LoadList(ctx context.Context) ([]byte, error) // nothing if there is none
+	SaveList(ctx context.Context, list []byte) error
+}
+
 // MemoryStore is a Store that forgets.
 type MemoryStore struct {
 	mu    sync.Mutex
@@ -67,33 +73,52 @@ func (f FileStore) Load(context.Context) (State, error) {
 }
 
 // Save writes the file beside itself, syncs it and renames it into place.
-func (f FileStore) Save(_ context.Context, s State) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("device state: %w", err)
-		}
-	}()
+func (f FileStore) Save(_ context.Context, s State) error {
 	b, err := json.Marshal(s)
+	if err == nil {
+		err = replace(f.Path, b, true)
+	}
 	if err != nil {
+		return fmt.Errorf("device state: %w", err)
+	}
+	return nil
+}
+
+// LoadList reads the file's neighbour with the suffix .gateways.
+func (f FileStore) LoadList(context.Context) ([]byte, error) {
+	b, err := os.ReadFile(f.Path + listSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// SaveList writes it. It need not survive a crash.
+func (f FileStore) SaveList(_ context.Context, list []byte) error {
+	return replace(f.Path+listSuffix, list, false)
+}
+
+const listSuffix = ".gateways"
+
+// replace writes a file beside the one that it replaces, and renames it into place.
+func replace(path string, b []byte, sync bool) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(f.Path), 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(f.Path), filepath.Base(f.Path)+".*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(b)
-	if err == nil {
+	if err == nil && sync {
 		err = tmp.Sync()
 	}
 	if cerr := tmp.Close(); err == nil {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(tmp.Name(), f.Path)
+		err = os.Rename(tmp.Name(), path)
 	}
 	return err
 }
