@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -33,7 +34,7 @@ func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) 
 		case results <- racer{ws, e, err}:
 		case <-ctx.Done(): // somebody else won
 			if ws != nil {
-				ws.Close()
+				abandon(ws)
 			}
 		}
 	}
@@ -67,6 +68,19 @@ func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) 
 		}
 	}
 	return nil, wire.Endpoint{}, fmt.Errorf("none of %d gateways can be reached: %w", len(list), errors.Join(errs...))
+}
+
+// abandon drops a socket that lost a race. It resets the connection, so that neither side keeps state for it: the gateway
+// frees it at once, before hello, and no port lingers here.
+func abandon(ws *websocket.Conn) {
+	conn := ws.NetConn()
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	if t, ok := conn.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // it is closed either way
+	}
+	conn.Close()
 }
 
 func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*websocket.Conn, error) {

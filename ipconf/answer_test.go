@@ -1,0 +1,319 @@
+package ipconf
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// places is a Geo by script.
+type places map[string]im.Location
+
+func (p places) Find(ip netip.Addr) im.Location { return p[ip.String()] }
+
+func two(n int) *site {
+	s := newSite()
+	for i := range n {
+		s.add("eu", fmt.Sprintf("e%d", i), im.Load{Capacity: 100_000})
+		s.add("us", fmt.Sprintf("u%d", i), im.Load{Capacity: 100_000})
+	}
+	return s
+}
+
+func ask(t *testing.T, p *IPConf, path string, header map[string]string) (*http.Response, []byte) {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, "http://"+p.Addr()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range header {
+		r.Header.Set(k, v)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, b
+}
+
+// Trusted proxies tell the address, which decides the region: by override, residency, distance.
+func TestWhereAClientIs(t *testing.T) {
+	cfg := quick()
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	cfg.Location = Location{
+		Regions:   map[im.Region]im.Location{"eu": {Lat: 50, Lon: 8, Placed: true}, "us": {Lat: 39, Lon: -77, Placed: true}},
+		Overrides: map[netip.Prefix]im.Region{netip.MustParsePrefix("192.0.2.0/24"): "eu", netip.MustParsePrefix("192.0.2.128/25"): "us", netip.MustParsePrefix("2001:db8::/32"): "us"},
+		Networks:  map[uint32]im.Region{64500: "us"},
+		Residency: []Residency{{Countries: []string{"DE"}, Regions: []im.Region{"eu"}}},
+	}
+	geo := places{
+		"198.51.100.1": {Country: "CA", Lat: 43, Lon: -79, Placed: true}, "198.51.100.2": {Country: "DE", Lat: 52, Lon: 13, Placed: true},
+		"198.51.100.3": {ASN: 64500}, "2001:db8:ffff::1": {Country: "DE"},
+	}
+	p := run(t, two(2), cfg, geo)
+	eventually(t, p, "", "e0 e1 u0 u1")
+	for _, c := range []struct{ forwarded, query, region string }{
+		{"192.0.2.1", "?rtt=us:1,eu:200", "eu"},
+		{"192.0.2.200", "?region=eu", "us"}, // the longer prefix; an override is not the client's to choose
+		{"2001:db8::7", "", "us"},
+		{"198.51.100.1", "", "us"},              // by distance
+		{"198.51.100.3", "", "us"},              // by its autonomous system
+		{"198.51.100.2", "?region=us", "eu"},    // residency
+		{"198.51.100.1, 10.1.2.3", "", "us"},    // through two proxies
+		{"198.51.100.1, 203.0.113.9", "", "eu"}, // who is not trusted says nothing
+		{"nonsense", "", "eu"},
+		{"198.51.100.9", "?home=us&rtt=us:60,eu:20", "us"},
+	} {
+		_, b := ask(t, p, "/v1/endpoints"+c.query, map[string]string{"X-Forwarded-For": c.forwarded})
+		e, err := wire.DecodeEndpoints(b)
+		if err != nil || len(e.Gateways) == 0 || e.Gateways[0].Region != im.Region(c.region) {
+			t.Errorf("%+v: %s, %v", c, b, err)
+		}
+		if c.forwarded == "198.51.100.2" && len(e.Gateways) != 2 {
+			t.Errorf("a forbidden region is named: %s", b)
+		}
+	}
+}
+
+func TestProxyProtocol(t *testing.T) {
+	cfg := quick()
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	cfg.ProxyProtocol = true
+	cfg.Location.Overrides = map[netip.Prefix]im.Region{netip.MustParsePrefix("2001:db8::/32"): "us"}
+	p := run(t, two(1), cfg, nil)
+	exchange := func(header string) string {
+		c, err := net.DialTimeout("tcp", p.Addr(), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		fmt.Fprintf(c, "%sGET /v1/endpoints HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", header)
+		b, _ := io.ReadAll(c) // a refused one is reset
+		return string(b)
+	}
+	first := ""
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && first != "us"; time.Sleep(5 * time.Millisecond) {
+		answer := exchange("PROXY TCP6 2001:db8::9 2001:db8::1 4711 443\r\n")
+		if _, body, ok := bytes.Cut([]byte(answer), []byte("\r\n\r\n")); ok {
+			if e, err := wire.DecodeEndpoints(body); err == nil && len(e.Gateways) > 0 {
+				first = string(e.Gateways[0].Region)
+			}
+		}
+	}
+	if first != "us" {
+		t.Errorf("the proxy's word about the address is not taken: %q", first)
+	}
+	if answer := exchange(""); bytes.Contains([]byte(answer), []byte("200 OK")) {
+		t.Errorf("a connection without the header is served: %q", answer)
+	}
+}
+
+// A list that is still good is not sent again; one whose gateways changed is. Errors are not cached.
+func TestETag(t *testing.T) {
+	s := two(2)
+	p := start(t, s)
+	eventually(t, p, "", "e0 e1 u0 u1")
+	resp, _ := ask(t, p, "/v1/endpoints?uid=ann", nil)
+	tag := resp.Header.Get("ETag")
+	if tag == "" || resp.Header.Get("Cache-Control") != "private, max-age=42, stale-if-error=86400" {
+		t.Fatalf("%v", resp.Header)
+	}
+	if resp, b := ask(t, p, "/v1/endpoints?uid=ann", map[string]string{"If-None-Match": tag}); resp.StatusCode != http.StatusNotModified || len(b) != 0 || resp.Header.Get("ETag") != tag {
+		t.Errorf("the same list: %s %q", resp.Status, b)
+	}
+	if resp, _ := ask(t, p, "/v1/endpoints?uid=ann&failed=eu/e0", map[string]string{"If-None-Match": tag}); resp.StatusCode != http.StatusOK {
+		t.Errorf("a client whose gateway failed is told that its list is good: %s", resp.Status)
+	}
+	s.change(func() { s.dead["e1"] = true })
+	eventually(t, p, "", "e0 u0 u1")
+	if resp, _ := ask(t, p, "/v1/endpoints?uid=ann", map[string]string{"If-None-Match": tag}); resp.StatusCode != http.StatusOK || resp.Header.Get("ETag") == tag {
+		t.Errorf("a list with a gateway that is gone is still good: %s", resp.Status)
+	}
+	s.change(func() {
+		for _, id := range []string{"e0", "u0", "u1"} {
+			l := s.loads[id]
+			l.Draining = true
+			s.loads[id] = l
+		}
+	})
+	eventually(t, p, "", "")
+	if resp, _ := ask(t, p, "/v1/endpoints", nil); resp.StatusCode != 503 || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+// Newcomers beyond the rate, or beyond the room, are told when to come back.
+func TestToldToWait(t *testing.T) {
+	cfg := quick()
+	cfg.GatewayRate = 10
+	p := run(t, two(1), cfg, nil)
+	waits := 0
+	for end := time.Now().Add(10 * time.Second); waits < 5 && time.Now().Before(end); {
+		resp, b := ask(t, p, "/v1/endpoints", nil)
+		var e struct {
+			Code         string
+			RetryAfterMs int64
+		}
+		if resp.StatusCode == http.StatusServiceUnavailable && json.Unmarshal(b, &e) == nil && e.Code == "overloaded" {
+			if e.RetryAfterMs <= 0 || resp.Header.Get("Retry-After") == "" {
+				t.Fatalf("%s %v", b, resp.Header)
+			}
+			waits++
+		}
+	}
+	if waits < 5 {
+		t.Error("nobody was told to wait")
+	}
+	s := newSite()
+	s.add("eu", "e0", im.Load{Conns: 100, Capacity: 100})
+	p = start(t, s)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if resp, b := ask(t, p, "/v1/endpoints", nil); resp.StatusCode == 503 && bytes.Contains(b, []byte(`"overloaded"`)) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a full region goes on taking newcomers")
+		}
+	}
+}
+
+func TestCatalogueIsSigned(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := quick()
+	cfg.Signing = &Signing{ID: "k1", Key: private}
+	s := two(1)
+	p := run(t, s, cfg, nil)
+	eventually(t, p, "", "e0 u0")
+	read := func(want int) (wire.Catalogue, string) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+			resp, b := ask(t, p, "/v1/catalogue", nil)
+			c, err := wire.OpenCatalogue(b, map[string]ed25519.PublicKey{"k1": public}, time.Now())
+			if err == nil && len(c.Gateways) == want && len(c.IPConfs) == 1 {
+				return c, resp.Header.Get("ETag")
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s, %v", b, err)
+			}
+		}
+	}
+	c, tag := read(2)
+	if resp, _ := ask(t, p, "/v1/catalogue", map[string]string{"If-None-Match": tag}); resp.StatusCode != http.StatusNotModified {
+		t.Errorf("an unchanged catalogue: %s", resp.Status)
+	}
+	s.change(func() { s.add("eu", "e9", im.Load{Capacity: 100_000}) })
+	later, _ := read(3)
+	if later.Version == c.Version {
+		t.Error("another content has the same version")
+	}
+	eventually(t, p, "", "e0 e9 u0")
+	if _, b := ask(t, p, "/v1/endpoints", nil); !bytes.Contains(b, []byte(`"catalogue":"`+later.Version+`"`)) {
+		t.Errorf("an answer does not name the catalogue %s: %s", later.Version, b)
+	}
+}
+
+func TestBatch(t *testing.T) {
+	cfg := quick()
+	cfg.Location.Residency = []Residency{{Homes: []im.Region{"eu"}, Regions: []im.Region{"eu"}}}
+	p := run(t, two(1), cfg, nil)
+	eventually(t, p, "", "e0 u0")
+	post := func(p *IPConf, body string) (int, []byte) {
+		resp, err := http.Post("http://"+p.Addr()+"/v1/endpoints:batch", "application/json", bytes.NewReader([]byte(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, b
+	}
+	status, b := post(p, `{"clients":[{"uid":"ann","rtt":"us:5,eu:90"},{"uid":"bob","home":"eu","rtt":"us:5,eu:90"},{"ip":"2001:db8::1"}]}`)
+	var answer struct{ Answers []wire.Endpoints }
+	if err := json.Unmarshal(b, &answer); err != nil || status != 200 || len(answer.Answers) != 3 {
+		t.Fatalf("%d %s %v", status, b, err)
+	}
+	if a := answer.Answers; a[0].Gateways[0].Region != "us" || len(a[1].Gateways) != 1 || a[1].Gateways[0].Region != "eu" {
+		t.Errorf("%s", b)
+	}
+	for _, bad := range []string{"", "{}", `{"clients":[]}`, `[]`} {
+		if status, b := post(p, bad); status != http.StatusBadRequest {
+			t.Errorf("%q: %d %s", bad, status, b)
+		}
+	}
+	cfg.BatchFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	if status, b := post(run(t, two(1), cfg, nil), `{"clients":[{}]}`); status != http.StatusForbidden {
+		t.Errorf("a stranger asks for others: %d %s", status, b)
+	}
+}
+
+func TestShare(t *testing.T) {
+	now := time.UnixMilli(10_000_000)
+	since := func(d time.Duration) im.Stamp { return im.StampAt(now.Add(-d)) }
+	for _, c := range []struct {
+		state       im.RegionState
+		back        time.Time
+		share, ramp float64
+	}{
+		{im.RegionState{}, time.Time{}, 1, 1},
+		{im.RegionState{}, now.Add(-30 * time.Second), 1, 0.55},
+		{im.RegionState{State: im.StateActive, Stamp: since(0)}, time.Time{}, 1, 0.1},
+		{im.RegionState{State: im.StateActive, Stamp: since(time.Hour)}, time.Time{}, 1, 1},
+		{im.RegionState{State: im.StateActive, Stamp: since(-time.Hour)}, time.Time{}, 1, 0.1}, // another clock
+		{im.RegionState{State: im.StateDraining, Stamp: since(0)}, time.Time{}, 0.9, 1},
+		{im.RegionState{State: im.StateDraining, Stamp: since(29 * time.Second)}, time.Time{}, 0.5, 1},
+		{im.RegionState{State: im.StateDraining, Stamp: since(time.Minute)}, time.Time{}, 0, 1},
+		{im.RegionState{State: im.StateJoining, Stamp: since(time.Hour)}, time.Time{}, 0, 1},
+		{im.RegionState{State: im.StateDead, Stamp: since(0)}, time.Time{}, 0, 1},
+	} {
+		got, ramp, _ := share(c.state, c.back, time.Minute, time.Minute, now)
+		if d := got - c.share; d > 1e-9 || d < -1e-9 {
+			t.Errorf("%+v: share %v, want %v", c.state, got, c.share)
+		}
+		if d := ramp - c.ramp; d > 1e-3 || d < -1e-3 {
+			t.Errorf("%+v: ramp %v, want %v", c.state, ramp, c.ramp)
+		}
+	}
+}
+
+func TestCanaryIsSteadyAndInProportion(t *testing.T) {
+	in := func(percent float64, version, uid string) bool {
+		return (&locator{canary: Canary{version, percent}}).inCanary(uid)
+	}
+	got := 0
+	for i := range 20_000 {
+		uid := fmt.Sprintf("user-%d", i)
+		if in(5, "v2", uid) {
+			got++
+			if !in(20, "v2", uid) {
+				t.Fatalf("%s leaves when the percentage grows", uid)
+			}
+		}
+	}
+	if got < 900 || got > 1100 {
+		t.Errorf("%d of 20000 users are 5 %%", got)
+	}
+	if in(100, "v2", "") {
+		t.Error("nobody in particular gets the canary")
+	}
+}
