@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ func BenchmarkAnswer(b *testing.B) {
 			p := crowd(b, n)
 			v, ip, now := p.current.Load(), netip.MustParseAddr("192.0.2.1"), time.Now()
 			b.ReportAllocs()
+			before := cpu(b)
 			b.RunParallel(func(pb *testing.PB) {
 				w := p.work.Get().(*work)
 				for pb.Next() {
@@ -70,8 +72,18 @@ func BenchmarkAnswer(b *testing.B) {
 				}
 			})
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "answers/s")
+			b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// cpu is what this process has used, user and system: what an answer costs on a machine that is busy with other things.
+func cpu(tb testing.TB) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkHTTP asks over HTTP on loopback, client and server on the same cores.
@@ -83,6 +95,7 @@ func BenchmarkHTTP(b *testing.B) {
 	defer client.CloseIdleConnections()
 	var failed atomic.Int64
 	b.SetParallelism(16)
+	before := cpu(b)
 	b.RunParallel(func(pb *testing.PB) {
 		buf := make([]byte, 64<<10)
 		for pb.Next() {
@@ -101,6 +114,7 @@ func BenchmarkHTTP(b *testing.B) {
 		b.Errorf("%d requests failed", n)
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "answers/s")
+	b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 }
 
 // BenchmarkHandler is BenchmarkHTTP without sockets and client: what the server's side of one request costs.
