@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-replicator: ## measure the replicator beside MirrorMaker 2 (ARGS="-records
 
 bench-routes: ## print what routes cost and how fast they are, a line each: name value unit
 	@bench/routes/run
+
+bench-ipconf: ## print ipconf's figures of bench/README.md, a line each: name value unit (2 minutes)
+	@bench/ipconf
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
