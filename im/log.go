@@ -177,3 +177,9 @@ type CopyHead struct {
 type Bounds struct {
 	Start, End int64
 }
+
+// CopyDigest is what a stretch of a log or copy comes to, by which two regions compare it.
+type CopyDigest struct {
+	First, Next int64    // origin offsets held: the lowest, and one past the highest
+	Sums        []uint64 // the chain after each piece of the stretch
+}

@@ -37,7 +37,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newBenchCommand(), newConfigCommand(),
-		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newRegionCommand())
+		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newVerifyCommand(), newRegionCommand())
 	root.AddCommand(newServiceCommands()...)
 	return root
 }

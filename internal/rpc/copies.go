@@ -189,3 +189,26 @@ func (s *replicatorServer) states(states []im.CopyState, err error) (*antipodev1
 	}
 	return m, nil
 }
+
+// Digest tells what a stretch of a partition comes to in the region.
+func (c *Copies) Digest(ctx context.Context, p im.Partition, from, to int64, piece int) (im.CopyDigest, error) {
+	r, err := c.client.CopyDigest(ctx, &antipodev1.CopyDigestRequest{
+		Topic: p.Topic, Partition: uint32(p.Number), From: from, To: to, Piece: uint32(piece),
+	})
+	if err != nil {
+		return im.CopyDigest{}, fmt.Errorf("digest of %v in %s: %w", p, c.region, err)
+	}
+	return im.CopyDigest{First: r.First, Next: r.Next, Sums: r.Sums}, nil
+}
+
+func (s *replicatorServer) CopyDigest(ctx context.Context, r *antipodev1.CopyDigestRequest) (*antipodev1.CopyDigestResponse, error) {
+	p := im.Partition{Topic: r.Topic, Number: int(r.Partition)}
+	if _, err := s.copies(ctx, string(p.Origin())); err != nil {
+		return nil, err
+	}
+	d, err := s.service.CopyDigest(ctx, p, r.From, r.To, int(r.Piece))
+	if err != nil {
+		return nil, err
+	}
+	return &antipodev1.CopyDigestResponse{First: d.First, Next: d.Next, Sums: d.Sums}, nil
+}

@@ -239,3 +239,7 @@ func TestReplicatorAccess(t *testing.T) {
 		t.Error("a link without an address")
 	}
 }
+
+func (f *fakeReplicator) CopyDigest(_ context.Context, p im.Partition, from, to int64, piece int) (im.CopyDigest, error) {
+	return im.CopyDigest{First: from, Next: to, Sums: []uint64{uint64(p.Number), uint64(piece)}}, nil
+}

@@ -1463,6 +1463,146 @@ func (x *DigestResponse) GetDigests() map[string]string {
 	return nil
 }
 
+// CopyDigestRequest asks for the origin offsets [from, to) of one partition, of which at most 65536 are read.
+type CopyDigestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	From          int64                  `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64                  `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`       // 0: only the bounds are asked for
+	Piece         uint32                 `protobuf:"varint,5,opt,name=piece,proto3" json:"piece,omitempty"` // a sum after so many records
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyDigestRequest) Reset() {
+	*x = CopyDigestRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyDigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyDigestRequest) ProtoMessage() {}
+
+func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyDigestRequest.ProtoReflect.Descriptor instead.
+func (*CopyDigestRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CopyDigestRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyDigestRequest) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyDigestRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CopyDigestRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CopyDigestRequest) GetPiece() uint32 {
+	if x != nil {
+		return x.Piece
+	}
+	return 0
+}
+
+// CopyDigestResponse is what was read.
+type CopyDigestResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	First int64                  `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"` // origin offset that is held, the lowest
+	Next  int64                  `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`   // one past the highest that is held without a gap
+	// The chain after each piece, the last of which may be short: xxhash64 of the chain so far, 0 at from, and the record's
+	// checksum, each as 8 bytes, big-endian.
+	Sums          []uint64 `protobuf:"fixed64,3,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyDigestResponse) Reset() {
+	*x = CopyDigestResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyDigestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyDigestResponse) ProtoMessage() {}
+
+func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyDigestResponse.ProtoReflect.Descriptor instead.
+func (*CopyDigestResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CopyDigestResponse) GetFirst() int64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *CopyDigestResponse) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *CopyDigestResponse) GetSums() []uint64 {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
 // CopyHoldRequest asks for the state of the copies of an origin, and to hold them first unless the generation is 0.
 type CopyHoldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1474,7 +1614,7 @@ type CopyHoldRequest struct {
 
 func (x *CopyHoldRequest) Reset() {
 	*x = CopyHoldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1626,7 @@ func (x *CopyHoldRequest) String() string {
 func (*CopyHoldRequest) ProtoMessage() {}
 
 func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1639,7 @@ func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyHoldRequest.ProtoReflect.Descriptor instead.
 func (*CopyHoldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CopyHoldRequest) GetOrigin() string {
@@ -1527,7 +1667,7 @@ type CopyStates struct {
 
 func (x *CopyStates) Reset() {
 	*x = CopyStates{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1679,7 @@ func (x *CopyStates) String() string {
 func (*CopyStates) ProtoMessage() {}
 
 func (x *CopyStates) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1692,7 @@ func (x *CopyStates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStates.ProtoReflect.Descriptor instead.
 func (*CopyStates) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CopyStates) GetRegion() string {
@@ -1586,7 +1726,7 @@ type CopyState struct {
 
 func (x *CopyState) Reset() {
 	*x = CopyState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1738,7 @@ func (x *CopyState) String() string {
 func (*CopyState) ProtoMessage() {}
 
 func (x *CopyState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1751,7 @@ func (x *CopyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyState.ProtoReflect.Descriptor instead.
 func (*CopyState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CopyState) GetTopic() string {
@@ -1683,7 +1823,7 @@ type CopyReadRequest struct {
 
 func (x *CopyReadRequest) Reset() {
 	*x = CopyReadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +1835,7 @@ func (x *CopyReadRequest) String() string {
 func (*CopyReadRequest) ProtoMessage() {}
 
 func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +1848,7 @@ func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyReadRequest.ProtoReflect.Descriptor instead.
 func (*CopyReadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CopyReadRequest) GetTopic() string {
@@ -1751,7 +1891,7 @@ type CopyFillRequest struct {
 
 func (x *CopyFillRequest) Reset() {
 	*x = CopyFillRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1903,7 @@ func (x *CopyFillRequest) String() string {
 func (*CopyFillRequest) ProtoMessage() {}
 
 func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1916,7 @@ func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFillRequest.ProtoReflect.Descriptor instead.
 func (*CopyFillRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CopyFillRequest) GetOrigin() string {
@@ -1813,7 +1953,7 @@ type CopyFill struct {
 
 func (x *CopyFill) Reset() {
 	*x = CopyFill{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1965,7 @@ func (x *CopyFill) String() string {
 func (*CopyFill) ProtoMessage() {}
 
 func (x *CopyFill) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1978,7 @@ func (x *CopyFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFill.ProtoReflect.Descriptor instead.
 func (*CopyFill) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CopyFill) GetTopic() string {
@@ -1881,7 +2021,7 @@ type CopySealRequest struct {
 
 func (x *CopySealRequest) Reset() {
 	*x = CopySealRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2033,7 @@ func (x *CopySealRequest) String() string {
 func (*CopySealRequest) ProtoMessage() {}
 
 func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2046,7 @@ func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopySealRequest.ProtoReflect.Descriptor instead.
 func (*CopySealRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CopySealRequest) GetOrigin() string {
@@ -1946,7 +2086,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2098,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2111,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LinkRequest) GetKind() isLinkRequest_Kind {
@@ -2062,7 +2202,7 @@ type LinkOpen struct {
 
 func (x *LinkOpen) Reset() {
 	*x = LinkOpen{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2214,7 @@ func (x *LinkOpen) String() string {
 func (*LinkOpen) ProtoMessage() {}
 
 func (x *LinkOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2227,7 @@ func (x *LinkOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpen.ProtoReflect.Descriptor instead.
 func (*LinkOpen) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LinkOpen) GetRegion() string {
@@ -2161,7 +2301,7 @@ type LinkPartition struct {
 
 func (x *LinkPartition) Reset() {
 	*x = LinkPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2313,7 @@ func (x *LinkPartition) String() string {
 func (*LinkPartition) ProtoMessage() {}
 
 func (x *LinkPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2326,7 @@ func (x *LinkPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartition.ProtoReflect.Descriptor instead.
 func (*LinkPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LinkPartition) GetTopic() string {
@@ -2244,7 +2384,7 @@ type LinkHeld struct {
 
 func (x *LinkHeld) Reset() {
 	*x = LinkHeld{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2396,7 @@ func (x *LinkHeld) String() string {
 func (*LinkHeld) ProtoMessage() {}
 
 func (x *LinkHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2409,7 @@ func (x *LinkHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeld.ProtoReflect.Descriptor instead.
 func (*LinkHeld) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LinkHeld) GetOffsets() []*LinkOffset {
@@ -2304,7 +2444,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2456,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2469,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -2360,7 +2500,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2512,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2525,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -2420,7 +2560,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2572,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2585,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -2472,7 +2612,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2624,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2637,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -2599,7 +2739,7 @@ type LinkOpened struct {
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2751,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2764,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -2668,7 +2808,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2820,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2833,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -2745,7 +2885,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2897,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +2910,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -2847,7 +2987,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +2999,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3012,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -2900,7 +3040,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3052,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3065,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -2947,7 +3087,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3099,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3112,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -3007,7 +3147,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3159,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3172,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -3061,7 +3201,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3213,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3226,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -3119,7 +3259,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3271,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3284,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -3158,7 +3298,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3310,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3323,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -3209,7 +3349,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3361,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3374,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -3248,7 +3388,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3400,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3413,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -3301,7 +3441,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3453,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3466,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -3352,7 +3492,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3504,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3517,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 // LoadResponse is a gateway's load.
@@ -3398,7 +3538,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3550,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3563,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -3498,7 +3638,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3650,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3663,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 // LoadsResponse returns them with their age.
@@ -3538,7 +3678,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3690,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3703,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -3598,7 +3738,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3750,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3763,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -3653,7 +3793,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +3805,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +3818,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -3719,7 +3859,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3871,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3884,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -3766,7 +3906,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3918,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3931,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -3918,7 +4058,17 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\adigests\x18\x01 \x03(\v2(.antipode.v1.DigestResponse.DigestsEntryR\adigests\x1a:\n" +
 	"\fDigestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x11CopyDigestRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x03R\x02to\x12\x14\n" +
+	"\x05piece\x18\x05 \x01(\rR\x05piece\"R\n" +
+	"\x12CopyDigestResponse\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x03R\x05first\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x03R\x04next\x12\x12\n" +
+	"\x04sums\x18\x03 \x03(\x06R\x04sums\"I\n" +
 	"\x0fCopyHoldRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1e\n" +
 	"\n" +
@@ -4109,7 +4259,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x95\x01\n" +
 	"\x04View\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x9c\x04\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\xeb\x04\n" +
 	"\n" +
 	"Replicator\x12?\n" +
 	"\x04Link\x12\x18.antipode.v1.LinkRequest\x1a\x19.antipode.v1.LinkResponse(\x010\x01\x12A\n" +
@@ -4119,7 +4269,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bCopyHold\x12\x1c.antipode.v1.CopyHoldRequest\x1a\x17.antipode.v1.CopyStates\x12B\n" +
 	"\bCopyRead\x12\x1c.antipode.v1.CopyReadRequest\x1a\x16.antipode.v1.LinkBatch0\x01\x12A\n" +
 	"\bCopyFill\x12\x1c.antipode.v1.CopyFillRequest\x1a\x17.antipode.v1.CopyStates\x12A\n" +
-	"\bCopySeal\x12\x1c.antipode.v1.CopySealRequest\x1a\x17.antipode.v1.CopyStates2F\n" +
+	"\bCopySeal\x12\x1c.antipode.v1.CopySealRequest\x1a\x17.antipode.v1.CopyStates\x12M\n" +
+	"\n" +
+	"CopyDigest\x12\x1e.antipode.v1.CopyDigestRequest\x1a\x1f.antipode.v1.CopyDigestResponse2F\n" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
 	"\x06IPConf\x12>\n" +
@@ -4139,7 +4291,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -4164,47 +4316,49 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*Position)(nil),            // 20: antipode.v1.Position
 	(*DigestRequest)(nil),       // 21: antipode.v1.DigestRequest
 	(*DigestResponse)(nil),      // 22: antipode.v1.DigestResponse
-	(*CopyHoldRequest)(nil),     // 23: antipode.v1.CopyHoldRequest
-	(*CopyStates)(nil),          // 24: antipode.v1.CopyStates
-	(*CopyState)(nil),           // 25: antipode.v1.CopyState
-	(*CopyReadRequest)(nil),     // 26: antipode.v1.CopyReadRequest
-	(*CopyFillRequest)(nil),     // 27: antipode.v1.CopyFillRequest
-	(*CopyFill)(nil),            // 28: antipode.v1.CopyFill
-	(*CopySealRequest)(nil),     // 29: antipode.v1.CopySealRequest
-	(*LinkRequest)(nil),         // 30: antipode.v1.LinkRequest
-	(*LinkOpen)(nil),            // 31: antipode.v1.LinkOpen
-	(*LinkPartition)(nil),       // 32: antipode.v1.LinkPartition
-	(*LinkHeld)(nil),            // 33: antipode.v1.LinkHeld
-	(*LinkOffset)(nil),          // 34: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 35: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 36: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 37: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 38: antipode.v1.LinkOpened
-	(*LinkPartitionState)(nil),  // 39: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 40: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 41: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 42: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 43: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 44: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 45: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 46: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 47: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 48: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 49: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 50: antipode.v1.PeerClock
-	(*LoadRequest)(nil),         // 51: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 52: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 53: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 54: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 55: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 56: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 57: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 58: antipode.v1.CarriedAnswer
-	nil,                         // 59: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 60: antipode.v1.Error
+	(*CopyDigestRequest)(nil),   // 23: antipode.v1.CopyDigestRequest
+	(*CopyDigestResponse)(nil),  // 24: antipode.v1.CopyDigestResponse
+	(*CopyHoldRequest)(nil),     // 25: antipode.v1.CopyHoldRequest
+	(*CopyStates)(nil),          // 26: antipode.v1.CopyStates
+	(*CopyState)(nil),           // 27: antipode.v1.CopyState
+	(*CopyReadRequest)(nil),     // 28: antipode.v1.CopyReadRequest
+	(*CopyFillRequest)(nil),     // 29: antipode.v1.CopyFillRequest
+	(*CopyFill)(nil),            // 30: antipode.v1.CopyFill
+	(*CopySealRequest)(nil),     // 31: antipode.v1.CopySealRequest
+	(*LinkRequest)(nil),         // 32: antipode.v1.LinkRequest
+	(*LinkOpen)(nil),            // 33: antipode.v1.LinkOpen
+	(*LinkPartition)(nil),       // 34: antipode.v1.LinkPartition
+	(*LinkHeld)(nil),            // 35: antipode.v1.LinkHeld
+	(*LinkOffset)(nil),          // 36: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 37: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 38: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 39: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 40: antipode.v1.LinkOpened
+	(*LinkPartitionState)(nil),  // 41: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 42: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 43: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 44: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 45: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 46: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 47: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 48: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 49: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 50: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 51: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 52: antipode.v1.PeerClock
+	(*LoadRequest)(nil),         // 53: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 54: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 55: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 56: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 57: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 58: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 59: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 60: antipode.v1.CarriedAnswer
+	nil,                         // 61: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 62: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	60, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	62, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -4213,37 +4367,37 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	60, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	62, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	59, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
-	25, // 15: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
-	28, // 16: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
-	28, // 17: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
-	31, // 18: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
-	33, // 19: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	35, // 20: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	36, // 21: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
-	32, // 22: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	34, // 23: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	34, // 24: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	38, // 25: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	40, // 26: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	61, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	27, // 15: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
+	30, // 16: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
+	30, // 17: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
+	33, // 18: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
+	35, // 19: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
+	37, // 20: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	38, // 21: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	34, // 22: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
+	36, // 23: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	36, // 24: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	40, // 25: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	42, // 26: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
 	16, // 27: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	45, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	42, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	39, // 30: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	41, // 31: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	40, // 32: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	44, // 33: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	34, // 34: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	47, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	44, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	41, // 30: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	43, // 31: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	42, // 32: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	46, // 33: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	36, // 34: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
 	20, // 35: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	50, // 36: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	52, // 37: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	56, // 38: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	58, // 39: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	52, // 36: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	54, // 37: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	58, // 38: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	60, // 39: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
 	0,  // 40: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
 	2,  // 41: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
 	14, // 42: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
@@ -4252,38 +4406,40 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	21, // 45: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
 	18, // 46: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
 	21, // 47: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	30, // 48: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	32, // 48: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
 	16, // 49: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	46, // 50: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	48, // 51: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	23, // 52: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	26, // 53: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	27, // 54: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	29, // 55: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	51, // 56: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	53, // 57: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	55, // 58: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 59: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 60: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 61: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 62: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 63: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 64: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 65: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 66: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	37, // 67: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 68: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	47, // 69: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	49, // 70: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	24, // 71: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	40, // 72: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	24, // 73: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	24, // 74: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	52, // 75: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	54, // 76: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	57, // 77: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	59, // [59:78] is the sub-list for method output_type
-	40, // [40:59] is the sub-list for method input_type
+	48, // 50: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	50, // 51: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	25, // 52: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	28, // 53: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	29, // 54: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	31, // 55: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	23, // 56: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	53, // 57: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	55, // 58: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	57, // 59: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 60: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 61: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 62: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 63: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 64: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 65: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 66: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 67: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	39, // 68: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 69: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	49, // 70: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	51, // 71: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	26, // 72: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	42, // 73: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	26, // 74: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	26, // 75: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	24, // 76: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	54, // 77: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	56, // 78: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	59, // 79: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	60, // [60:80] is the sub-list for method output_type
+	40, // [40:60] is the sub-list for method input_type
 	40, // [40:40] is the sub-list for extension type_name
 	40, // [40:40] is the sub-list for extension extendee
 	0,  // [0:40] is the sub-list for field type_name
@@ -4306,13 +4462,13 @@ func file_antipode_v1_rpc_proto_init() {
 		(*AttachResponse_Kick)(nil),
 		(*AttachResponse_Fenced)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[30].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[32].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_Held)(nil),
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[37].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[39].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
@@ -4325,7 +4481,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -541,14 +541,15 @@ var View_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Replicator_Link_FullMethodName     = "/antipode.v1.Replicator/Link"
-	Replicator_Notify_FullMethodName   = "/antipode.v1.Replicator/Notify"
-	Replicator_Held_FullMethodName     = "/antipode.v1.Replicator/Held"
-	Replicator_Clock_FullMethodName    = "/antipode.v1.Replicator/Clock"
-	Replicator_CopyHold_FullMethodName = "/antipode.v1.Replicator/CopyHold"
-	Replicator_CopyRead_FullMethodName = "/antipode.v1.Replicator/CopyRead"
-	Replicator_CopyFill_FullMethodName = "/antipode.v1.Replicator/CopyFill"
-	Replicator_CopySeal_FullMethodName = "/antipode.v1.Replicator/CopySeal"
+	Replicator_Link_FullMethodName       = "/antipode.v1.Replicator/Link"
+	Replicator_Notify_FullMethodName     = "/antipode.v1.Replicator/Notify"
+	Replicator_Held_FullMethodName       = "/antipode.v1.Replicator/Held"
+	Replicator_Clock_FullMethodName      = "/antipode.v1.Replicator/Clock"
+	Replicator_CopyHold_FullMethodName   = "/antipode.v1.Replicator/CopyHold"
+	Replicator_CopyRead_FullMethodName   = "/antipode.v1.Replicator/CopyRead"
+	Replicator_CopyFill_FullMethodName   = "/antipode.v1.Replicator/CopyFill"
+	Replicator_CopySeal_FullMethodName   = "/antipode.v1.Replicator/CopySeal"
+	Replicator_CopyDigest_FullMethodName = "/antipode.v1.Replicator/CopyDigest"
 )
 
 // ReplicatorClient is the client API for Replicator service.
@@ -574,6 +575,8 @@ type ReplicatorClient interface {
 	CopyFill(ctx context.Context, in *CopyFillRequest, opts ...grpc.CallOption) (*CopyStates, error)
 	// CopySeal appends the final markers to this region's copies, which must hold everything below the seals.
 	CopySeal(ctx context.Context, in *CopySealRequest, opts ...grpc.CallOption) (*CopyStates, error)
+	// CopyDigest tells what a stretch of the own log or of a copy comes to, so that two regions compare without sending it.
+	CopyDigest(ctx context.Context, in *CopyDigestRequest, opts ...grpc.CallOption) (*CopyDigestResponse, error)
 }
 
 type replicatorClient struct {
@@ -685,6 +688,16 @@ func (c *replicatorClient) CopySeal(ctx context.Context, in *CopySealRequest, op
 	return out, nil
 }
 
+func (c *replicatorClient) CopyDigest(ctx context.Context, in *CopyDigestRequest, opts ...grpc.CallOption) (*CopyDigestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyDigestResponse)
+	err := c.cc.Invoke(ctx, Replicator_CopyDigest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicatorServer is the server API for Replicator service.
 // All implementations must embed UnimplementedReplicatorServer
 // for forward compatibility.
@@ -708,6 +721,8 @@ type ReplicatorServer interface {
 	CopyFill(context.Context, *CopyFillRequest) (*CopyStates, error)
 	// CopySeal appends the final markers to this region's copies, which must hold everything below the seals.
 	CopySeal(context.Context, *CopySealRequest) (*CopyStates, error)
+	// CopyDigest tells what a stretch of the own log or of a copy comes to, so that two regions compare without sending it.
+	CopyDigest(context.Context, *CopyDigestRequest) (*CopyDigestResponse, error)
 	mustEmbedUnimplementedReplicatorServer()
 }
 
@@ -741,6 +756,9 @@ func (UnimplementedReplicatorServer) CopyFill(context.Context, *CopyFillRequest)
 }
 func (UnimplementedReplicatorServer) CopySeal(context.Context, *CopySealRequest) (*CopyStates, error) {
 	return nil, status.Error(codes.Unimplemented, "method CopySeal not implemented")
+}
+func (UnimplementedReplicatorServer) CopyDigest(context.Context, *CopyDigestRequest) (*CopyDigestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyDigest not implemented")
 }
 func (UnimplementedReplicatorServer) mustEmbedUnimplementedReplicatorServer() {}
 func (UnimplementedReplicatorServer) testEmbeddedByValue()                    {}
@@ -882,6 +900,24 @@ func _Replicator_CopySeal_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replicator_CopyDigest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyDigestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).CopyDigest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_CopyDigest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).CopyDigest(ctx, req.(*CopyDigestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Replicator_ServiceDesc is the grpc.ServiceDesc for Replicator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -908,6 +944,10 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CopySeal",
 			Handler:    _Replicator_CopySeal_Handler,
+		},
+		{
+			MethodName: "CopyDigest",
+			Handler:    _Replicator_CopyDigest_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
