@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +13,7 @@ import (
 
 func newRegionCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "region", Short: "Declare regions lost, and bring them back"}
-	cmd.AddCommand(newRegionLoseCommand(), newRegionReturnCommand())
+	cmd.AddCommand(newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
 	return cmd
 }
 
@@ -99,6 +101,39 @@ failure run the same command again.`,
 		},
 	}
 	flags.register(cmd)
+	return cmd
+}
+
+func newRegionActivateCommand() *cobra.Command {
+	var (
+		flags configFlags
+		wait  time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "activate",
+		Short: "Let the own region take clients once it has caught up with the others",
+		Long: `Let the own region take clients once it has caught up with the others.
+
+It waits until the region's timelines have applied everything that any other region's copies held when the command began,
+and then marks the region active. It takes the configuration of a replicator of the region.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			operator, err := flags.operator(cmd)
+			if err != nil {
+				return err
+			}
+			defer operator.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+			defer cancel()
+			if err := operator.Activate(ctx, func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) }); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "the region is active")
+			return nil
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().DurationVar(&wait, "wait", time.Hour, "how long to wait until it has caught up")
 	return cmd
 }
 

@@ -227,9 +227,9 @@ func (h holdings) comparable() (err error) {
 			for j, t := range states[:i] {
 				switch {
 				case !s.Log.IsZero() && !t.Log.IsZero() && s.Log != t.Log:
-					err = first(err, fmt.Errorf("%v: the copy in %s is of log %v, that in %s of %v: repair one of them first (antipode link repair)", p, regions[j], t.Log, regions[i], s.Log))
+					err = first(err, fmt.Errorf("%v: the copy in %s is of log %v, that in %s of %v: repair one of them first", p, regions[j], t.Log, regions[i], s.Log))
 				case s.Next == t.Next && s.Checked && t.Checked && s.Checksum != t.Checksum:
-					err = first(err, fmt.Errorf("%v: record %d differs between %s and %s: repair one of them first (antipode link repair)", p, s.Next-1, regions[j], regions[i]))
+					err = first(err, fmt.Errorf("%v: record %d differs between %s and %s: repair one of them first", p, s.Next-1, regions[j], regions[i]))
 				}
 			}
 		}

@@ -250,7 +250,7 @@ func TestLoseChangesNothingUnlessAllAnswer(t *testing.T) {
 func TestLoseRefusesDifferentLogs(t *testing.T) {
 	w := newWorld(map[im.Partition]int64{direct: 5}, "us", "ap")
 	w.regions["us"].logs[direct], w.regions["ap"].logs[direct] = im.UUID{1}, im.UUID{2}
-	if _, err := Lose(t.Context(), Loss{Origin: "eu", Peers: w.peers("us", "ap")}); err == nil || !strings.Contains(err.Error(), "link repair") {
+	if _, err := Lose(t.Context(), Loss{Origin: "eu", Peers: w.peers("us", "ap")}); err == nil || !strings.Contains(err.Error(), "repair one of them first") {
 		t.Fatal(err)
 	}
 }

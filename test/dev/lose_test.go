@@ -170,6 +170,16 @@ func returns(t *testing.T, d *app.Dev, data string, h *checker.History, regional
 	if past == 0 || past > returned.Resent.Here {
 		t.Errorf("%d of %d messages that were acked in region only are in the log of eu.2; %d records were sent again", past, len(regional), returned.Resent.Here)
 	}
+	if operator, err = again.Operator("eu"); err != nil {
+		t.Fatal(err)
+	}
+	if err := operator.Activate(t.Context(), func(s string) { t.Log(s) }); err != nil {
+		t.Fatal(err)
+	}
+	states, err := again.RegionStates(t.Context())
+	if err != nil || len(states) != 1 || states[0].State != im.StateActive {
+		t.Errorf("eu has caught up and the states are %v, %v", states, err)
+	}
 	chat := im.Direct("ann", "bob") // and it works
 	ann, bob := connect(t, again, "ann", "eu"), connect(t, again, "bob", "us")
 	if ack := ann.send(t, chat, "back"); ack.Origin != "eu.2" {

@@ -1,0 +1,125 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/rpc"
+)
+
+// activateEvery is how often it is looked whether a region has caught up.
+const activateEvery = time.Second
+
+// Activate marks the own region active once it has what the others have: its copies hold, of every origin, what any other
+// region's copies held when it was asked, and its timelines have applied all of it. It returns when that is so.
+func (o *Operator) Activate(ctx context.Context, progress func(string)) error {
+	want, err := o.heldElsewhere(ctx)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(activateEvery)
+	defer tick.Stop()
+	told, began, first := time.Time{}, time.Now(), int64(-1)
+	for {
+		missing, err := o.missing(ctx, want)
+		switch {
+		case err == nil && missing == 0:
+			state := im.RegionState{Region: o.site.Region, State: im.StateActive, Stamp: im.StampAt(time.Now())}
+			return o.env.Discovery.SetRegionState(ctx, state)
+		case err != nil && time.Since(told) > 5*time.Second:
+			progress(fmt.Sprintf("waiting: %v", err))
+			told = time.Now()
+		case err == nil && time.Since(told) > 5*time.Second:
+			if first < 0 {
+				first, began = missing, time.Now()
+			}
+			progress(fmt.Sprintf("%d records are not applied yet%s", missing, eta(first, missing, time.Since(began))))
+			told = time.Now()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("region %s has not caught up and stays as it is", o.site.Region), context.Cause(ctx), err)
+		}
+	}
+}
+
+// eta says how long the rest takes at the pace so far.
+func eta(first, missing int64, took time.Duration) string {
+	if done := first - missing; done > 0 {
+		return fmt.Sprintf(", about %v to go", (took * time.Duration(missing) / time.Duration(done)).Round(time.Second))
+	}
+	return ""
+}
+
+// heldElsewhere is, for each partition that timelines are derived from, the most that another region's copy holds.
+func (o *Operator) heldElsewhere(ctx context.Context) (map[im.Partition]int64, error) {
+	others := slices.DeleteFunc(slices.Clone(o.site.Regions), func(r im.Region) bool { return r == o.site.Region })
+	copies, done, err := o.peers(others)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	want := map[im.Partition]int64{}
+	for _, region := range others {
+		for _, origin := range o.site.Origins {
+			if origin.Region() == region {
+				continue // its own log: others hold what of it can be waited for
+			}
+			call, cancel := context.WithTimeout(ctx, 30*time.Second)
+			states, err := copies[region].Hold(call, origin, 0)
+			cancel()
+			if err != nil {
+				return nil, fmt.Errorf("how far region %s is, is not known: %w", region, err)
+			}
+			for _, s := range states {
+				if family, _, _ := im.ParseTopic(s.Partition.Topic); family != im.FamilyRoute {
+					want[s.Partition] = max(want[s.Partition], s.Next)
+				}
+			}
+		}
+	}
+	return want, nil
+}
+
+// missing counts the records that the own timelines have not applied of what is wanted.
+func (o *Operator) missing(ctx context.Context, want map[im.Partition]int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	instances, err := o.env.Discovery.Instances(ctx, ServiceIMServer, o.site.Region)
+	if err != nil {
+		return 0, err
+	}
+	if len(instances) == 0 {
+		return 0, fmt.Errorf("no imserver of %s runs", o.site.Region)
+	}
+	identity, err := o.env.Identity(ServiceReplicator)
+	if err != nil {
+		return 0, err
+	}
+	links := rpc.NewLinks(func(im.Region) (rpc.LinkTarget, error) {
+		return rpc.LinkTarget{Addr: instances[0].Addr, TLS: identity.Client(ServiceIMServer, o.site.Region)}, nil
+	})
+	conn, err := links.Dial(o.site.Region)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	positions, err := rpc.NewView(conn).Positions(ctx, "")
+	if err != nil {
+		return 0, err
+	}
+	applied := make(map[im.Partition]int64, len(positions))
+	for _, p := range positions {
+		applied[p.Partition] = p.Next
+	}
+	missing := int64(0)
+	for p, next := range want {
+		missing += max(0, next-applied[p])
+	}
+	return missing, nil
+}
