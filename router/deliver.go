@@ -28,6 +28,9 @@ func (r *Router) Notify(_ context.Context, from im.Region, deliveries []im.Deliv
 	return err
 }
 
+// maxTogether bounds the recipients that are looked up at once, where one delivery has no more.
+const maxTogether = 1024
+
 func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err error) {
 	if err := r.Ready(); err != nil {
 		return 0, err
@@ -36,12 +39,22 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		now      = im.StampAt(time.Now())
 		batches  = make(map[im.Gateway]*batch)
 		conns    = make(map[im.Gateway][]uint64) // of the delivery in hand
-		found    []routes.Target
+		found    routes.Found
+		uids     []im.UID // looked up together
+		next     int      // of them
+		until    int      // the delivery before which they end
 		outgoing map[im.Region][]im.Delivery
 		spans    []trace.Span
 	)
 	for i := range deliveries {
 		d := &deliveries[i]
+		if i == until {
+			uids, next = uids[:0], 0
+			for ; until < len(deliveries) && (until == i || len(uids)+len(deliveries[until].Recipients) <= maxTogether); until++ {
+				uids = append(uids, deliveries[until].Recipients...)
+			}
+			r.table.TargetsOf(&found, uids, now)
+		}
 		carry := d.Trace
 		if sampled(d.Trace) {
 			var span trace.Span
@@ -51,9 +64,10 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		}
 		var abroad map[im.Region][]im.UID
 		for _, uid := range d.Recipients {
-			found = r.table.Targets(found[:0], uid, now)
-			for j := range found {
-				route := &found[j]
+			targets := found.Of(next)
+			next++
+			for j := range targets {
+				route := &targets[j]
 				switch {
 				case route.Region == r.cfg.Region:
 					b := batches[route.Gateway]

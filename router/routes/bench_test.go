@@ -139,6 +139,34 @@ func BenchmarkTargets(b *testing.B) {
 	}
 }
 
+// BenchmarkTargetsOf is the lookups of a batch of deliveries.
+func BenchmarkTargetsOf(b *testing.B) {
+	const users = 1_000_000
+	for _, batch := range []int{32, 256, 1024} {
+		b.Run(fmt.Sprint(batch), func(b *testing.B) {
+			table, names := empty(b), shuffled(users)
+			fill(table, users)
+			now := im.StampAt(noon)
+			b.ReportAllocs()
+			var found routes.Found
+			i := 0
+			began := cpu(b)
+			for b.Loop() {
+				table.TargetsOf(&found, names[i:i+batch], now)
+				if len(found.Of(batch-1)) != 1 {
+					b.Fatal("not found")
+				}
+				if i += batch; i+batch > users {
+					i = 0
+				}
+			}
+			each := float64(b.N) * float64(batch)
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/each, "ns/lookup")
+			b.ReportMetric(float64((cpu(b)-began).Nanoseconds())/each, "cpu-ns/lookup")
+		})
+	}
+}
+
 // BenchmarkLookup is the lookup of everything that is known of a route.
 func BenchmarkLookup(b *testing.B) {
 	const users = 1_000_000

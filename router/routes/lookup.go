@@ -35,6 +35,11 @@ func (t *Table) Targets(dst []Target, uid im.UID, now im.Stamp) []Target {
 	s := &t.shards[t.Number(uid)]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return t.targets(dst, s, uid, now)
+}
+
+// targets is Targets in a user's shard. The lock is held.
+func (t *Table) targets(dst []Target, s *shard, uid im.UID, now im.Stamp) []Target {
 	first := s.first(uid)
 	crowd := t.crowd(s, first, now)
 	for r := first; r != 0; {

@@ -250,9 +250,17 @@ func TestModel(t *testing.T) {
 			table.Apply(im.Partition{Topic: im.RouteTopic(o), Number: n},
 				[]routes.Entry{{RouteRecord: r, Local: r.Route.Offset}}, r.Route.Claimed)
 			now := im.StampAt(noon.Add(time.Duration(pick(12*3600)) * time.Second))
-			for _, uid := range uids {
+			var batch routes.Found
+			table.TargetsOf(&batch, uids, now)
+			for i, uid := range uids {
+				if got, want := batch.Of(i), table.Targets(nil, uid, now); !slices.Equal(got, want) {
+					t.Fatalf("targets of %s in a batch: %+v, alone %+v", uid, got, want)
+				}
 				want := taken(w, table.Number(uid), next).lookup(uid, now)
 				got := table.Lookup(nil, uid, now)
+				if targets := batch.Of(i); len(targets) != len(got) {
+					t.Fatalf("%d targets of %s, %d routes", len(targets), uid, len(got))
+				}
 				slices.SortFunc(got, func(a, b im.Route) int { return strings.Compare(string(a.Device), string(b.Device)) })
 				if !slices.Equal(got, want) {
 					t.Fatalf("lookup of %s after %v/%d:\n got %+v\nwant %+v", uid, o, n, got, want)
