@@ -81,15 +81,7 @@ func (s *Server) writeMarks(ctx context.Context, ready []wire.Cursors) {
 	var wg sync.WaitGroup
 	for p, cursors := range parts {
 		wg.Go(func() {
-			entries := make([]im.Entry, len(cursors))
-			for i, c := range cursors {
-				stamp, err := s.stamp(0)
-				if err != nil { // cannot be: nothing seen is ahead of nothing
-					return
-				}
-				entries[i] = wire.EncodeCursors(c, s.cfg.Origin, stamp)
-			}
-			if _, err := s.deps.Log.Append(ctx, p, entries); err != nil {
+			if err := s.appendCursors(ctx, p, cursors); err != nil {
 				s.deps.Logger.Warn("cursors were not written and are held", "partition", p, "cursors", len(cursors), "error", err)
 				for _, c := range cursors {
 					s.marks.Add(accept.MarkKey{Conversation: c.Conversation, UID: c.UID}, c.Delivered, c.Read)
@@ -98,4 +90,17 @@ func (s *Server) writeMarks(ctx context.Context, ready []wire.Cursors) {
 		})
 	}
 	wg.Wait()
+}
+
+func (s *Server) appendCursors(ctx context.Context, p im.Partition, cursors []wire.Cursors) error {
+	entries := make([]im.Entry, len(cursors))
+	for i, c := range cursors {
+		stamp, err := s.stamp(0)
+		if err != nil {
+			return err
+		}
+		entries[i] = wire.EncodeCursors(c, s.cfg.Origin, stamp)
+	}
+	_, err := s.deps.Log.Append(ctx, p, entries)
+	return err
 }

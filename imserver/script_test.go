@@ -94,7 +94,10 @@ func newRegion(t *testing.T) *scripted {
 	r.router.step = func(context.Context) error { return r.broken.of("router") }
 	s, err := New(Config{
 		Region: "eu", Origins: []im.Origin{"eu", "us"}, Partitions: 1, MaxText: 20, MaxTitle: 10, MaxMembers: 4, Rate: 1, Burst: 30,
-	}, Deps{Log: r.log, NewReader: r.log.newReader, Store: r.store, Deliver: r.router, Held: r.held, Ownership: r.owns})
+	}, Deps{
+		Log: r.log, NewReader: r.log.newReader, Store: r.store, Deliver: r.router, Held: r.held, Ownership: r.owns,
+		Trust: func(time.Time) error { return r.broken.of("clock") },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

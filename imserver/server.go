@@ -193,7 +193,7 @@ type Ownership interface {
 	Owned() (partitions []int, changed <-chan struct{})
 }
 
-// Deps are what an imserver needs. Logger, Tracer, Meter and Now may be nil.
+// Deps are what an imserver needs. Logger, Tracer, Meter, Now and Trust may be nil.
 type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
@@ -202,6 +202,7 @@ type Deps struct {
 	Held      Holder
 	Ownership Ownership
 	Now       func() time.Time
+	Trust     func(now time.Time) error // tells why what Now returned cannot be believed; nothing is accepted then
 
 	Logger *slog.Logger
 	Tracer trace.Tracer
@@ -214,6 +215,9 @@ func (d Deps) withDefaults() (Deps, error) {
 	}
 	if d.Now == nil {
 		d.Now = time.Now
+	}
+	if d.Trust == nil {
+		d.Trust = func(time.Time) error { return nil }
 	}
 	if d.Logger == nil {
 		d.Logger = slog.New(slog.DiscardHandler)

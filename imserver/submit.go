@@ -24,7 +24,11 @@ func (s *Server) submit(ctx context.Context, c im.Call) (_ im.CallResult, err er
 	if err := wire.Unmarshal(c.Body, &request); err != nil {
 		return im.CallResult{}, err
 	}
-	sub, err := s.rules.Check(c, &request, s.deps.Now())
+	now, err := s.now()
+	if err != nil {
+		return im.CallResult{}, err
+	}
+	sub, err := s.rules.Check(c, &request, now)
 	if err != nil {
 		return im.CallResult{}, err
 	}
@@ -147,7 +151,23 @@ func unavailable(s *Server, what string, err error) error {
 func (s *Server) stamp(seen im.Stamp) (im.Stamp, error) {
 	s.clockMu.Lock()
 	defer s.clockMu.Unlock()
-	return s.clock.Next(s.deps.Now(), seen, s.cfg.MaxSkew)
+	now, err := s.now()
+	if err != nil {
+		return 0, err // a stamp of a wrong clock would hold up everybody who sees it
+	}
+	return s.clock.Next(now, seen, s.cfg.MaxSkew)
+}
+
+// distrusted is how soon a sender may try again when this clock cannot be believed.
+const distrusted = time.Second
+
+// now is what the clock says, or CodeUnready if it cannot be believed.
+func (s *Server) now() (time.Time, error) {
+	now := s.deps.Now()
+	if err := s.deps.Trust(now); err != nil {
+		return now, &im.Error{Code: im.CodeUnready, Detail: err.Error(), RetryAfter: distrusted}
+	}
+	return now, nil
 }
 
 // allow takes one submit of the user's allowance.

@@ -152,7 +152,7 @@ imservers of eu, eu the region, all everything.`,
 	cmd.AddCommand(
 		newClusterLink(&f, "cut", "Lose everything on a link until it is healed", (*cluster.Remote).Cut),
 		newClusterLink(&f, "heal", "Let a link carry again", (*cluster.Remote).Heal),
-		newClusterDelay(&f),
+		newClusterDelay(&f), newClusterClock(&f),
 	)
 	return cmd
 }
@@ -184,6 +184,23 @@ func newClusterDelay(f *clusterFlags) *cobra.Command {
 				return err
 			}
 			return r.Delay(cmd.Context(), im.Region(args[0]), im.Region(args[1]), d)
+		},
+	}
+}
+
+func newClusterClock(f *clusterFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "clock NAME OFFSET", Short: "Put the clocks of imservers off (eu/imserver 4s); 0s sets them right", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := time.ParseDuration(args[1])
+			if err != nil {
+				return fmt.Errorf("offset %q: want a duration, such as 4s or -4s", args[1])
+			}
+			r, err := f.remote()
+			if err != nil {
+				return err
+			}
+			return r.Clock(cmd.Context(), args[0], d)
 		},
 	}
 }

@@ -16,14 +16,34 @@ import (
 
 // clock compares an imserver's clock with those of other regions, as the replicator measured them. What it accepts is
 // stamped by its clock: one that is off by more than half of what others tolerate is not to accept.
+//
+// Between two measurements it watches for steps: wall clock and monotonic clock run at one rate unless somebody sets the
+// wall clock. A clock that was stepped by more than the bound is not believed until it is measured again, or until nobody
+// is there who could tell.
 type clock struct {
 	ask   func(context.Context) (map[im.Region]time.Duration, error) // how far others are ahead
 	bound time.Duration
+	since func() time.Duration // monotonic, of any beginning
+	wall  func() time.Time
 
 	mu    sync.Mutex
 	ahead time.Duration // of the others' median
 	peers int           // of how many; 0: not known
+	zero  time.Time     // what the wall clock said, by its last measurement, when since was 0
+	wake  chan struct{} // to measure at once
 }
+
+func newClock(ask func(context.Context) (map[im.Region]time.Duration, error), bound time.Duration, wall func() time.Time) *clock {
+	begun := time.Now()
+	c := &clock{
+		ask: ask, bound: bound, wall: wall, since: func() time.Duration { return time.Since(begun) }, wake: make(chan struct{}, 1),
+	}
+	c.zero = c.origin(wall())
+	return c
+}
+
+// origin is what the wall clock would have said when since was 0, without steps.
+func (c *clock) origin(now time.Time) time.Time { return now.Round(0).Add(-c.since()) }
 
 const (
 	clockInterval = 2 * time.Second
@@ -39,6 +59,7 @@ func (c *clock) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-c.wake:
 		case <-time.After(clockInterval*9/10 + rand.N(clockInterval/5)):
 		}
 	}
@@ -47,6 +68,7 @@ func (c *clock) run(ctx context.Context) error {
 func (c *clock) measure(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
+	zero := c.origin(c.wall())
 	others, err := c.ask(ctx)
 	if err != nil {
 		return
@@ -54,7 +76,10 @@ func (c *clock) measure(ctx context.Context) {
 	ahead, known := aheadOf(others)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ahead, c.peers = ahead, 0
+	if c.origin(c.wall()).Sub(zero).Abs() > c.bound {
+		return // stepped while it was measured
+	}
+	c.ahead, c.peers, c.zero = ahead, 0, zero
 	if known {
 		c.peers = len(others)
 	}
@@ -78,10 +103,21 @@ func aheadOf(others map[im.Region]time.Duration) (time.Duration, bool) {
 	return -all[len(all)/2], true
 }
 
-// ready tells whether the clock is good enough. Not known is good enough: a region alone, or with one peer, has to accept.
-func (c *clock) ready(context.Context) error {
+// ready tells whether the clock is good enough now.
+func (c *clock) ready(context.Context) error { return c.trust(c.wall()) }
+
+// trust tells why what the clock said is not to be believed. Not known is good enough: a region alone, or with one peer, has
+// to accept.
+func (c *clock) trust(now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if step := c.origin(now).Sub(c.zero); step.Abs() > c.bound {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+		return fmt.Errorf("this machine's clock was set by %v and is compared with other regions' first", step.Round(time.Millisecond))
+	}
 	if c.peers == 0 || c.ahead.Abs() <= c.bound {
 		return nil
 	}

@@ -33,7 +33,7 @@ func TestClockReady(t *testing.T) {
 			for i, d := range c.others {
 				others[im.Region(rune('a'+i))] = d
 			}
-			k := &clock{bound: im.MaxSkew / 2, ask: func(context.Context) (map[im.Region]time.Duration, error) { return others, nil }}
+			k := newClock(func(context.Context) (map[im.Region]time.Duration, error) { return others, nil }, im.MaxSkew/2, time.Now)
 			if err := k.ready(t.Context()); err != nil {
 				t.Errorf("before anything is known: %v", err)
 			}
@@ -62,4 +62,53 @@ func TestMinorityCannotAccuse(t *testing.T) {
 			t.Fatalf("with %v it is %v ahead", others, ahead)
 		}
 	})
+}
+
+// TestClockSteps: a clock that is set is not believed from that moment on, until others were asked; if they say that it is
+// wrong, until it is set right.
+func TestClockSteps(t *testing.T) {
+	others, silent := map[im.Region]time.Duration{"us": 0, "ap": 0}, false
+	var mono, off time.Duration
+	begun := time.UnixMilli(1_000_000)
+	k := newClock(func(context.Context) (map[im.Region]time.Duration, error) {
+		if silent {
+			return nil, errors.New("silent")
+		}
+		ahead := map[im.Region]time.Duration{}
+		for r, d := range others {
+			ahead[r] = d - off
+		}
+		return ahead, nil
+	}, im.MaxSkew/2, func() time.Time { return begun.Add(mono + off) })
+	k.since = func() time.Duration { return mono }
+	k.zero = k.origin(k.wall())
+	expect := func(when, want string) {
+		t.Helper()
+		err := k.ready(t.Context())
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", when, err, want)
+		}
+	}
+	k.measure(t.Context())
+	expect("at first", "")
+	mono += time.Hour
+	expect("as time passes", "")
+	off = 2 * time.Second
+	expect("within the bound", "")
+	off = 10 * time.Second
+	expect("set ahead", "was set by 10s")
+	silent = true
+	k.measure(t.Context())
+	expect("nobody answers", "was set by 10s")
+	silent = false
+	k.measure(t.Context())
+	expect("measured", "is 10s ahead of the median")
+	off = 0
+	expect("set right", "was set by -10s")
+	k.measure(t.Context())
+	expect("measured again", "")
+	off = 10 * time.Second
+	clear(others)
+	k.measure(t.Context())
+	expect("nobody is there who could tell", "")
 }

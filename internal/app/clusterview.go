@@ -2,10 +2,14 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/console"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/certs"
@@ -32,6 +36,7 @@ const observer = "launcher"
 // Times of one question to one instance: who asks goes on to the next instance afterwards.
 const (
 	positionsTimeout = 3 * time.Second
+	stateTimeout     = 5 * time.Second
 	digestTimeout    = 30 * time.Second // it reads everything
 )
 
@@ -59,6 +64,26 @@ func (v *ClusterView) IPConf(region im.Region) string {
 		return r.IPConf()
 	}
 	return ""
+}
+
+// State asks the running cluster's console how everything is.
+func (v *ClusterView) State(ctx context.Context) (console.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	var state console.State
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.plan.URL()+"/dev/state.json", nil)
+	if err != nil {
+		return state, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return state, fmt.Errorf("the cluster's console does not answer: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return state, fmt.Errorf("the cluster's console answers %s", resp.Status)
+	}
+	return state, json.NewDecoder(resp.Body).Decode(&state)
 }
 
 // Token issues a token for a user.

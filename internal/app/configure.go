@@ -103,6 +103,7 @@ func (s *Site) tune(c *config.Config) error {
 		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
 		BatchRows: i.BatchRows, BatchWait: i.BatchWait,
 	}
+	s.ClockFile = i.ClockFile
 	s.Replicator = replicator.Config{
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
 		Compression: replicator.Compression(c.Replicator.Compression),

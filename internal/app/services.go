@@ -63,7 +63,10 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	replicator := rpc.NewAny(replicators, p.live(ServiceReplicator))
 	held := rpc.NewHeld(replicator)
 	p.push("held", held.Run)
-	if err := p.clock(rpc.NewReplicator(replicator, p.site.Region)); err != nil {
+	off := &skew{path: p.site.ClockFile, log: p.tel.Log}
+	p.push("clock_file", off.run)
+	clock, err := p.clock(rpc.NewReplicator(replicator, p.site.Region), off)
+	if err != nil {
 		return nil, err
 	}
 
@@ -74,8 +77,8 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 		Log:       log,
 		NewReader: func(from map[im.Partition]int64) imserver.Reader { return log.NewReader(from) },
 		Store:     store, Deliver: p.routers(), Held: held,
-		Ownership: p.owners(ServiceIMServer, p.binding.ID),
-		Logger:    p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
+		Ownership: p.owners(ServiceIMServer, p.binding.ID), Now: off.now, Trust: clock.trust,
+		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
 	if err != nil {
 		return nil, err
@@ -96,16 +99,16 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 }
 
 // clock makes an imserver unready whose clock is off.
-func (p *process) clock(replicator *rpc.Replicator) error {
-	c := &clock{ask: replicator.Clock, bound: cmp.Or(p.site.IMServer.MaxSkew, im.MaxSkew) / 2}
+func (p *process) clock(replicator *rpc.Replicator, off *skew) (*clock, error) {
+	c := newClock(off.ahead(replicator.Clock), cmp.Or(p.site.IMServer.MaxSkew, im.MaxSkew)/2, off.now)
 	unobserve, err := c.observe(p.tel.Meter)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.onClose(func() { _ = unobserve() })
 	p.push("clock", c.run)
 	p.tel.Ready("clock", c.ready)
-	return nil
+	return c, nil
 }
 
 // Router builds a router.

@@ -49,8 +49,9 @@ type Site struct {
 
 	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
 
-	Tokens auth.Config
-	Geo    geo.Config // where addresses are, for ipconf
+	Tokens    auth.Config
+	Geo       geo.Config // where addresses are, for ipconf
+	ClockFile string     // puts an imserver's clock off, for game days
 
 	// Tuning. Who and where the service is comes from the Site and the Binding.
 	IPConf     ipconf.Config

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -36,6 +37,9 @@ func (p *Plan) Configs() (map[string][]byte, error) {
 			}
 			c := p.shared(r, m.Kind)
 			c.Instance, c.Listen, c.RPC, c.Admin, c.Advertise = m.Part, m.Listen, m.RPC, m.Admin, m.RPC
+			if m.Kind == serviceIMServer {
+				c.IMServer.ClockFile = m.clockFile()
+			}
 			if err := p.write(files, m.Config, c); err != nil {
 				return nil, err
 			}
@@ -43,6 +47,9 @@ func (p *Plan) Configs() (map[string][]byte, error) {
 	}
 	return files, nil
 }
+
+// clockFile puts an imserver's clock off.
+func (m *MemberPlan) clockFile() string { return strings.TrimSuffix(m.Config, ".yaml") + ".clock" }
 
 func (p *Plan) write(files map[string][]byte, path string, c *config.Config) error {
 	if err := config.Set(c, p.File.Set); err != nil {

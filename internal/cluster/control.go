@@ -20,6 +20,9 @@ import (
 // orderTimeout bounds an order, however long its members take.
 const orderTimeout = 3 * time.Minute
 
+// readyEvery is how often Remote.WaitReady looks.
+const readyEvery = 200 * time.Millisecond
+
 // Members are what orders over HTTP are given to.
 type Members interface {
 	Status() []Status
@@ -30,10 +33,11 @@ type Members interface {
 	Restart(ctx context.Context, target string) error
 	Pause(ctx context.Context, target string) error
 	Resume(ctx context.Context, target string) error
+	Clock(ctx context.Context, target string, offset time.Duration) error
 }
 
-// Handler serves orders: GET /cluster/ps.json, POST /cluster/down and POST /cluster/members/{order}?target=. It guards
-// nothing: put it behind what keeps other sites' pages out. down must return at once.
+// Handler serves orders: GET /cluster/ps.json, POST /cluster/down, POST /cluster/members/{order}?target= and POST
+// /cluster/clocks?target=&offset=. It guards nothing: put it behind what keeps other sites' pages out. down must return at once.
 func Handler(m Members, down func()) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /cluster/ps.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -54,16 +58,29 @@ func Handler(m Members, down func()) http.Handler {
 			refuse(w, http.StatusNotFound, fmt.Sprintf("order %q: want kill, stop, start, restart, pause or resume", r.PathValue("order")))
 			return
 		}
-		switch err := do(ctx, r.URL.Query().Get("target")); {
-		case errors.Is(err, ErrUnknown):
-			refuse(w, http.StatusNotFound, err.Error())
-		case err != nil:
-			refuse(w, http.StatusConflict, err.Error())
-		default:
-			w.WriteHeader(http.StatusNoContent)
+		answer(w, do(ctx, r.URL.Query().Get("target")))
+	})
+	mux.HandleFunc("POST /cluster/clocks", func(w http.ResponseWriter, r *http.Request) {
+		offset, err := time.ParseDuration(r.URL.Query().Get("offset"))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Sprintf("offset: %v", err))
+			return
 		}
+		answer(w, m.Clock(r.Context(), r.URL.Query().Get("target"), offset))
 	})
 	return mux
+}
+
+// answer tells how an order went.
+func answer(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, ErrUnknown):
+		refuse(w, http.StatusNotFound, err.Error())
+	case err != nil:
+		refuse(w, http.StatusConflict, err.Error())
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func refuse(w http.ResponseWriter, status int, text string) {
@@ -119,6 +136,36 @@ func (r *Remote) Down(ctx context.Context) error {
 func (r *Remote) Order(ctx context.Context, order, target string) error {
 	_, err := r.call(ctx, http.MethodPost, "/cluster/members/"+order+"?target="+url.QueryEscape(target))
 	return err
+}
+
+// Clock puts the clocks of imservers off; 0 sets them right.
+func (r *Remote) Clock(ctx context.Context, target string, offset time.Duration) error {
+	_, err := r.call(ctx, http.MethodPost, "/cluster/clocks?target="+url.QueryEscape(target)+"&offset="+offset.String())
+	return err
+}
+
+// WaitReady returns when every member is ready, or says which is not.
+func (r *Remote) WaitReady(ctx context.Context) error {
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for {
+		ps, err := r.PS(ctx)
+		waiting := ""
+		for _, m := range ps.Members {
+			if !m.Ready {
+				waiting = fmt.Sprintf("%s is %s: %s", m.Name, m.State, m.Why)
+				break
+			}
+		}
+		if err == nil && waiting == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("the cluster is not ready: %s", waiting), err, ctx.Err())
+		}
+	}
 }
 
 // Cut stops a link.

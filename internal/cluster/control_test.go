@@ -37,6 +37,9 @@ func (o *ordered) Start(_ context.Context, t string) error       { return o.note
 func (o *ordered) Restart(_ context.Context, t string) error     { return o.note("restart", t) }
 func (o *ordered) Pause(_ context.Context, target string) error  { return o.note("pause", target) }
 func (o *ordered) Resume(_ context.Context, target string) error { return o.note("resume", target) }
+func (o *ordered) Clock(_ context.Context, target string, offset time.Duration) error {
+	return o.note("clock "+offset.String(), target)
+}
 
 func TestRemote(t *testing.T) {
 	o := new(ordered)
@@ -51,7 +54,13 @@ func TestRemote(t *testing.T) {
 			t.Errorf("%s: %v", order, err)
 		}
 	}
-	if got, want := strings.Join(o.orders, " "), strings.Join(all, " "); got != want {
+	if err := r.Clock(ctx, "eu/kafka", -4*time.Second); err != nil {
+		t.Errorf("clock: %v", err)
+	}
+	if err := r.WaitReady(ctx); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	if got, want := strings.Join(o.orders, " "), strings.Join(all, " ")+" clock -4s"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for _, c := range []struct{ order, target, want string }{

@@ -510,6 +510,28 @@ func (s *Supervisor) Delay(_ context.Context, from, to im.Region, delay time.Dur
 	return l.setDelay(delay)
 }
 
+// Clock puts the clocks of the imservers among members off by so much; 0 sets them right.
+func (s *Supervisor) Clock(_ context.Context, target string, offset time.Duration) error {
+	members, err := s.match(target)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, m := range members {
+		if m.plan.Kind != serviceIMServer {
+			continue
+		}
+		found = true
+		if err := os.WriteFile(m.plan.clockFile(), []byte(offset.String()+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	if !found {
+		return fmt.Errorf("member %q: %w: want an imserver, only their clocks are looked at", target, ErrUnknown)
+	}
+	return nil
+}
+
 // Links tells of every link.
 func (s *Supervisor) Links() []LinkStatus {
 	var all []LinkStatus

@@ -254,6 +254,7 @@ type IMServer struct {
 	MaxSkew       time.Duration `yaml:"max_skew"`       // of stamps ahead of this clock
 	BatchRows     int           `yaml:"batch_rows"`     // of one transaction
 	BatchWait     time.Duration `yaml:"batch_wait"`
+	ClockFile     string        `yaml:"clock_file,omitempty"` // holds a duration by which this clock is off, for game days; empty: none
 }
 
 // Replicator says where the peers are.
