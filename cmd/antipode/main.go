@@ -36,7 +36,7 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newBenchCommand(), newConfigCommand(),
+	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newGamedayCommand(), newBenchCommand(), newConfigCommand(),
 		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newVerifyCommand(), newRegionCommand())
 	root.AddCommand(newServiceCommands()...)
 	return root

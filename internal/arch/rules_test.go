@@ -97,6 +97,11 @@ var ownRules = []own{
 		"demo and load come in through the client, as users do: what they measure must be what users get",
 	},
 	{
+		[]string{"internal/gameday/..."},
+		[]string{"im", "internal/checker", "internal/console", "internal/demo"},
+		"a game day breaks what it is given through its own interfaces, has the demo's users write, and judges",
+	},
+	{
 		[]string{"internal/cluster/..."},
 		[]string{"im", "internal/backend/...", "internal/process/...", "internal/config/...", "internal/certs/...", "internal/faultnet/..."},
 		"the launcher runs services as processes and writes their configuration: it knows their files and ports, not their code",
@@ -108,7 +113,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"cmd/..."},
-		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/cluster/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/loadgen/...", "ipconf/storm"},
+		[]string{"im", "wire", "client/...", "internal/app/...", "internal/checker/...", "internal/cluster/...", "internal/config/...", "internal/console/...", "internal/demo/...", "internal/gameday/...", "internal/loadgen/...", "ipconf/storm"},
 		"main is thin: it parses flags and calls app, which tests can call too",
 	},
 	{

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -45,9 +46,13 @@ type user struct {
 	mu       sync.Mutex
 	emitted  map[im.Conversation][]im.ID
 	shown    map[im.ID]time.Time // when each was first emitted
+	claims   []Claim
 	troubles []trouble
 	gateway  string // region/id of the last one that took the login
 }
+
+// NoAnswer stands for the code of an answer where there was none: nothing was reached, or the answer was lost.
+const NoAnswer im.Code = "no answer"
 
 // trouble is something that a client had to deal with by itself.
 type trouble struct {
@@ -103,10 +108,18 @@ func (u *user) see(e client.Event) {
 		if _, again := u.shown[e.Message.ID]; !again {
 			u.shown[e.Message.ID] = time.Now()
 		}
+	case client.Receipt:
+		if len(u.claims) < maxClaims {
+			u.claims = append(u.claims, Claim{UID: e.UID, Conversation: e.Conversation, Delivered: e.Delivered, At: time.Now()})
+		}
 	case client.Connected:
 		u.gateway = string(e.Region) + "/" + e.Gateway
 	case client.Retried:
-		u.troubles = append(u.troubles, trouble{time.Now(), im.CodeOf(e.Err)})
+		code := NoAnswer
+		if answer, ok := errors.AsType[*im.Error](e.Err); ok {
+			code = answer.Code
+		}
+		u.troubles = append(u.troubles, trouble{time.Now(), code})
 	case client.Disconnected:
 		u.troubles = append(u.troubles, trouble{at: time.Now()})
 	}

@@ -67,6 +67,11 @@ func (p *crowd) pull(ctx context.Context, r im.Region, c *chat) (checker.Timelin
 	return t, nil
 }
 
+// refusal is an answer that says that asking again is no use.
+type refusal struct{ text string }
+
+func (r *refusal) Error() string { return r.text }
+
 func pullPage(ctx context.Context, base, token string, q *wire.PullRequest) (*wire.PullResponse, error) {
 	body, err := proto.Marshal(q)
 	if err != nil {
@@ -88,6 +93,9 @@ func pullPage(ctx context.Context, base, token string, q *wire.PullRequest) (*wi
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
+		if resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests {
+			return nil, &refusal{fmt.Sprintf("%s answers %s: %.200s", base, resp.Status, answer)}
+		}
 		return nil, fmt.Errorf("%s answers %s: %.200s", base, resp.Status, answer)
 	}
 	page := new(wire.PullResponse)
