@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo sim test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ logs: bin/antipode ## show and follow what they say (ARGS=eu/kafka: of one part)
 demo: build ## send messages while links and a gateway fail, and check the invariants
 	bin/antipode demo $(ARGS)
 
+# An hour of three regions in each run, with faults; a run that breaks an invariant is made small and shown.
+SIM_RUNS ?= 1000
+SIM_FIRST ?= 1
+
+sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
+	SIM_RUNS=$(SIM_RUNS) SIM_FIRST=$(SIM_FIRST) $(GO) test -count 1 -timeout 30m -v -run 'TestSimulator|TestMutations|TestRegressions' ./internal/simulator
+
 test: test-go test-browser ## run every test
 
 # Browser tests drive a real Chromium: the race detector would slow the servers beside it, and has seen all the Go code
@@ -47,8 +54,10 @@ BROWSER := ./test/browser/...
 # These need terraform and promtool, which a developer of the services need not have.
 INFRA := ./test/terraform ./test/observability
 
+# The simulator has nothing concurrent in it, and much to compute: the race detector would only slow it.
 test-go: ## run all but the browser and infrastructure tests, with the race detector
-	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)')
+	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$')
+	$(GO) test ./internal/simulator
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
 	$(GO) test -timeout 4m $(BROWSER)

@@ -202,9 +202,10 @@ func (v *View) Pull(q PullQuery) Page {
 	if n := len(intervals); n > 0 && !intervals[n-1].Open() {
 		last := im.Cursor{}
 		for _, o := range v.origins[q.Conversation] {
-			for _, r := range v.streams[HeadKey{q.Conversation, o}] {
-				if r.Place.Compare(intervals[n-1].To) <= 0 {
-					last[o] = r.Place.Seq
+			records := v.streams[HeadKey{q.Conversation, o}]
+			for i := len(records) - 1; i >= 0 && last[o] == 0; i-- { // places of a stream are not in order
+				if records[i].Place.Compare(intervals[n-1].To) <= 0 {
+					last[o] = records[i].Place.Seq
 				}
 			}
 		}
@@ -214,13 +215,14 @@ func (v *View) Pull(q PullQuery) Page {
 	for _, o := range v.origins[q.Conversation] {
 		after, upto := q.Range(o)
 		s := Stream{Origin: o}
-		for _, r := range v.streams[HeadKey{q.Conversation, o}] {
-			if r.Place.Seq > after && r.Place.Seq <= upto {
-				s.Rows = append(s.Rows, Row{r, !r.Opaque && v.lowest(r.ID) == r.Place})
-			}
+		records := v.streams[HeadKey{q.Conversation, o}]
+		records = records[min(after, uint64(len(records))):min(max(after, upto), uint64(len(records)))]
+		if n := q.Fetch(); len(records) > n {
+			records, s.More = records[:n], true
 		}
-		if n := q.Fetch(); len(s.Rows) > n {
-			s.Rows, s.More = s.Rows[:n], true
+		for i := range records {
+			r := &records[i]
+			s.Rows = append(s.Rows, Row{*r, !r.Opaque && v.lowest(r.ID) == r.Place})
 		}
 		streams = append(streams, s)
 	}

@@ -87,6 +87,11 @@ var ownRules = []own{
 		"what a region's end consists of, and in which order, must be readable and testable without any service: it asks replicators through an interface of its own",
 	},
 	{
+		[]string{"internal/simulator/..."},
+		[]string{"im", "wire", "imserver/accept", "imserver/owner", "imserver/view", "router/routes", "replicator", "client/timeline"},
+		"the simulator runs the pure cores as they are, and makes up everything else: it needs no adapter, and nothing needs it",
+	},
+	{
 		[]string{"internal/console/...", "web/..."},
 		[]string{"im", "web"},
 		"the console shows what it is given through its own interfaces, so that a browser test can feed it anything",

@@ -1,0 +1,209 @@
+package simulator
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const regressions = "testdata/regressions.txt"
+
+// setting reads a number from the environment: make sim sets them.
+func setting(t *testing.T, name string, fallback int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return fallback
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// The cores keep the invariants, whatever goes wrong. SIM_RUNS worlds are run, from the seed SIM_FIRST on.
+func TestSimulator(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
+	runs, first := setting(t, "SIM_RUNS", 10), setting(t, "SIM_FIRST", 1)
+	if testing.Short() {
+		runs = 2
+	}
+	begun := time.Now()
+	var next, records, applied, faults atomic.Int64
+	var mu sync.Mutex
+	var failed *Result
+	var seeds []uint64
+	var wg sync.WaitGroup
+	var sum Stats
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				n := int(next.Add(1)) - 1
+				if n >= runs {
+					return
+				}
+				r := Run(Options{Seed: uint64(first + n), Records: 4800}, false)
+				records.Add(int64(r.Stats.Records))
+				applied.Add(int64(r.Stats.Applied))
+				faults.Add(int64(r.Faults))
+				mu.Lock()
+				add(&sum, &r.Stats)
+				switch {
+				case len(r.Violations) > 0:
+					seeds = append(seeds, r.Options.Seed)
+					if failed == nil || r.Options.Seed < failed.Options.Seed {
+						failed = r
+					}
+				case r.Stats.Records < 5000:
+					t.Errorf("seed %d made %d records only", r.Options.Seed, r.Stats.Records)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d runs of an hour in %v: %d records written, %d applied, %d faults", runs, time.Since(begun).Round(time.Millisecond), records.Load(), applied.Load(), faults.Load())
+	t.Logf("in them: %+v", sum)
+	if runs >= 100 && (sum.Repeats == 0 || sum.Skipped == 0 || sum.Gaps == 0 || sum.Fenced == 0 || sum.Refusals == 0 || sum.Kicks == 0 || sum.Lost == 0) {
+		t.Errorf("something never went wrong: %+v", sum)
+	}
+	if failed == nil {
+		return
+	}
+	slices.Sort(seeds)
+	small := Shrink(failed, setting(t, "SIM_SHRINK", 150))
+	t.Errorf("seeds %v break invariants. The first, made as small as it would get; keep its options in %s:\n%s", seeds, regressions, Explain(small.Options, 150))
+}
+
+func add(to, s *Stats) {
+	sum, one := reflect.ValueOf(to).Elem(), reflect.ValueOf(s).Elem()
+	for i := range sum.NumField() {
+		sum.Field(i).SetInt(sum.Field(i).Int() + one.Field(i).Int())
+	}
+}
+
+// What once broke is run again: each line of the file is the options of a run, # begins a comment.
+func TestRegressions(t *testing.T) {
+	f, err := os.Open(filepath.FromSlash(regressions))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line, _, _ := strings.Cut(lines.Text(), "#")
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		o, err := ParseOptions(line)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if r := Run(o, false); len(r.Violations) > 0 {
+			t.Errorf("%s", Explain(o, 150))
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The same options are the same run, to the last event, whether somebody watches or not.
+func TestSameSeedSameTrace(t *testing.T) {
+	for _, o := range []Options{{Seed: 3, Records: 1500}, {Seed: 4, Salt: 1, Records: 1500}} {
+		first, second, unwatched := Run(o, true), Run(o, true), Run(o, false)
+		if len(first.Trace) < 1000 {
+			t.Errorf("%v: the trace has %d lines only", o, len(first.Trace))
+		}
+		for i := range min(len(first.Trace), len(second.Trace)) {
+			if first.Trace[i] != second.Trace[i] {
+				t.Fatalf("%v: line %d is\n%s\nand then\n%s", o, i, first.Trace[i], second.Trace[i])
+			}
+		}
+		if first.Print != second.Print || first.Print != unwatched.Print {
+			t.Errorf("%v: fingerprints %x, %x and %x", o, first.Print, second.Print, unwatched.Print)
+		}
+		other := o
+		other.Seed += 100
+		if Run(other, false).Print == first.Print {
+			t.Errorf("%v and %v are the same run", o, other)
+		}
+	}
+}
+
+// A simulator that finds nothing proves nothing: every deliberate bug must be found, by an invariant that says so.
+func TestMutations(t *testing.T) {
+	tries := setting(t, "SIM_TRIES", 60)
+	if n := len(Bugs()); n < 15 {
+		t.Errorf("there are %d bugs only", n)
+	}
+	for _, m := range Bugs() {
+		t.Run(string(m.Bug), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(tries) {
+				o := Options{Seed: seed + 1, Records: 1500, Bug: m.Bug}
+				r := Run(o, false)
+				if len(r.Violations) == 0 {
+					continue
+				}
+				v := r.Violations[0]
+				t.Logf("%s: found with seed %d: %v", m.Does, o.Seed, v)
+				if !slices.Contains(m.By, v.Invariant) {
+					t.Errorf("seed %d: %v: want one of %v to tell", o.Seed, v, m.By)
+				}
+				return
+			}
+			t.Errorf("survived %d runs: %s", tries, m.Does)
+		})
+	}
+}
+
+// A failing run becomes a small one that fails alike.
+func TestShrinks(t *testing.T) {
+	o := Options{Seed: 1, Records: 400, Bug: BugStampWallClock}
+	r := Run(o, false)
+	for ; len(r.Violations) == 0; o.Seed++ {
+		r = Run(o, false)
+	}
+	small := Shrink(r, 200)
+	if len(small.Options.Ops) > 10 || small.Violations[0].Invariant != "I4" {
+		t.Errorf("it became %v, which breaks %v", small.Options, small.Violations[0])
+	}
+	text := Explain(small.Options, 100)
+	if !strings.Contains(text, "I4") || strings.Count(text, "\n") > 110 {
+		t.Errorf("it is explained as\n%s", text)
+	}
+}
+
+// Options have one text.
+func TestOptionsText(t *testing.T) {
+	for _, text := range []string{
+		"seed=1 records=5000", "seed=7 records=20 salt=2 bug=no-seq ops=1,3-5,9 faults=-", "seed=0 records=1 ops=-",
+	} {
+		o, err := ParseOptions(text)
+		if err != nil || o.String() != text {
+			t.Errorf("%q reads as %q, %v", text, o, err)
+		}
+	}
+	for _, text := range []string{"seed=x", "seed", "ops=3,1", "ops=5-2", "bug=none", "speed=1"} {
+		if o, err := ParseOptions(text); err == nil {
+			t.Errorf("%q reads as %v", text, o)
+		}
+	}
+	if got := fmt.Sprint(Kept{}.has(1), Kept(nil).has(1), Kept{1, 4}.has(4)); got != "false true true" {
+		t.Error(got)
+	}
+}
