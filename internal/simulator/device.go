@@ -114,7 +114,9 @@ func (d *device) lose(why string) {
 	g, router := d.gateway, d.gateway.r.router
 	claim := im.Claim{UID: d.uid, Device: im.DeviceID(d.name), Platform: "web", Conn: d.conn, Login: d.login, Release: true}
 	gw := g.id
-	d.w.push(d.dice.between(100*ms, 20*second), router.proc, func() { router.claim(gw, claim, func(bool) {}) })
+	if g.up { // one that crashed gives nothing up
+		d.w.push(d.dice.between(100*ms, 20*second), router.proc, func() { router.claim(gw, claim, func(bool) {}) })
+	}
 	delete(g.conns, d.conn)
 	d.gateway, d.session = nil, 0
 	for _, c := range d.chats {

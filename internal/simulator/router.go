@@ -155,7 +155,7 @@ func (o *router) watch() {
 
 func (o *router) beat() {
 	o.after(heartbeatEvery, o.beat)
-	if l := o.r.log(im.RouteTopic(o.r.origin)); !o.r.sealed {
+	if l := o.r.log(im.RouteTopic(o.r.origin)); !o.r.sealed && o.w.now <= lastBeat {
 		o.r.appendTo(o.proc, l, []im.Entry{wire.EncodeLogName(im.KindHeartbeat, l.name, o.stamp())}, nil, func(int64, bool) {})
 	}
 }
@@ -239,6 +239,7 @@ func newGateway(r *region, n int, p *proc) *gateway {
 func (g *gateway) drop() {
 	for _, d := range g.w.devices { // in an order
 		if d.gateway == g {
+			d.region = g.w.regions[g.dice.n(regionCount)] // it takes whatever ipconf names next
 			d.lose("its gateway is gone")
 		}
 	}

@@ -13,6 +13,9 @@ import (
 // heartbeatEvery is how far apart heartbeats are: sparse, so that runs are about records.
 const heartbeatEvery = minute
 
+// lastBeat is when heartbeats end, so that every log is read to its end when the world is judged.
+const lastBeat = runTime - minute/2
+
 // server is one imserver.
 type server struct {
 	*proc
@@ -411,7 +414,7 @@ func (s *server) hand(deliveries []im.Delivery) {
 // beat appends a heartbeat to each own log.
 func (s *server) beat() {
 	s.after(heartbeatEvery, s.beat)
-	if !s.owns || s.r.sealed {
+	if !s.owns || s.r.sealed || s.w.now > lastBeat {
 		return
 	}
 	for _, l := range s.r.order {

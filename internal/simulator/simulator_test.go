@@ -154,7 +154,7 @@ func TestMutations(t *testing.T) {
 		t.Run(string(m.Bug), func(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(tries) {
-				o := Options{Seed: seed + 1, Records: 1500, Bug: m.Bug}
+				o := Options{Seed: seed + 1, Records: 1200, Bug: m.Bug}
 				r := Run(o, false)
 				if len(r.Violations) == 0 {
 					continue
