@@ -225,6 +225,7 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 				}
 				return t, err
 			},
+			StartWait: devStartWait,
 		}
 		d.regions = append(d.regions, newDevRegion(i, site, env, d.ports, d.cfg.Data, d.log))
 	}
@@ -284,6 +285,8 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 const (
 	devPartitions = 4
 	registryTTL   = 3 * time.Second
+	// devStartWait is for a machine that is busy, or slow to read kept data: the backends are there, and answer late.
+	devStartWait = 30 * time.Second
 )
 
 func portOf(addr string) string {
