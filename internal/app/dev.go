@@ -78,6 +78,9 @@ func NewDev(cfg DevConfig) (_ *Dev, err error) {
 	if cfg.Delay < 0 || cfg.Delay > console.MaxDelay {
 		return nil, fmt.Errorf("--delay %v: want 0s to %v", cfg.Delay, console.MaxDelay)
 	}
+	if !(cfg.Sample >= 0 && cfg.Sample <= 1) { // NaN is neither
+		return nil, fmt.Errorf("--sample %v: want 0 to 1", cfg.Sample)
+	}
 	ports, err := parseListen(cfg.Listen)
 	if err != nil {
 		return nil, err
