@@ -101,6 +101,7 @@ function card(first) {
     const cut = state.links.filter((link) => link.from === name || link.to === name).every((link) => link.state === 'cut');
     isolate.hidden = state.links.length === 0;
     text(isolate, cut ? 'Heal all its links' : 'Cut all its links');
+    isolate.setAttribute('aria-label', `${cut ? 'Heal' : 'Cut'} all its links: region ${name}`); // begins as what is seen
   }
   return { element, power, draw };
 }
