@@ -59,6 +59,15 @@ type handler struct {
 
 // Push hands pushes to their sessions. Each body is encoded once for each subprotocol, whatever the number of conns.
 func (h handler) Push(pushes []im.Push) {
+	if passed := h.g.successor.begin(); passed != nil {
+		passed(func(m *passedOn) { m.Pushes = pushes })
+		return
+	}
+	defer h.g.successor.end()
+	h.push(pushes)
+}
+
+func (h handler) push(pushes []im.Push) {
 	now := time.Now()
 	for i := range pushes {
 		p := &pushes[i]
@@ -99,6 +108,15 @@ func (g *Gateway) closeSocket(s *session, why *im.Error) {
 // Kick ends the session of a conn whose device logged in with a higher login number, unless the conn's session has gone
 // on to another login meanwhile.
 func (h handler) Kick(k im.Kick) {
+	if passed := h.g.successor.begin(); passed != nil {
+		passed(func(m *passedOn) { m.Kick = &k })
+		return
+	}
+	defer h.g.successor.end()
+	h.kick(k)
+}
+
+func (h handler) kick(k im.Kick) {
 	s := h.g.hub.byConn(k.Conn)
 	if s == nil {
 		return
@@ -124,6 +142,7 @@ func (h handler) Fenced(epoch uint64) {
 
 // Claims lists the route of every live session, and of every group that some are in.
 func (h handler) Claims() []im.Claim {
+	h.g.reachedOnce.Do(func() { close(h.g.reached) })
 	sessions := h.g.hub.all()
 	claims := make([]im.Claim, 0, len(sessions))
 	for _, s := range sessions {

@@ -48,13 +48,13 @@ func (c *conn) call(call *wire.Call, bodyErr error) {
 			c.queues[key] = nil
 			c.calls++
 			c.mu.Unlock()
-			c.g.calls.Go(func() { c.runQueue(key, w) })
+			c.g.call(func() { c.runQueue(key, w) })
 			return
 		}
 	} else if w.err == nil && c.calls < c.g.cfg.MaxCalls {
 		c.calls++
 		c.mu.Unlock()
-		c.g.calls.Go(func() {
+		c.g.call(func() {
 			body, err := c.run(w)
 			c.mu.Lock()
 			c.calls--
@@ -70,6 +70,15 @@ func (c *conn) call(call *wire.Call, bodyErr error) {
 	}
 	c.reply(call, nil, w.err)
 	c.g.metrics.refused(call, w.err)
+}
+
+// call runs a call beside the loop.
+func (g *Gateway) call(f func()) {
+	g.callsUnder.Add(1)
+	g.calls.Go(func() {
+		defer g.callsUnder.Add(-1)
+		f()
+	})
 }
 
 // refuse answers a call that a limit stopped. A submit takes its place in its key's queue for that: it failed, and so do

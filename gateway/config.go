@@ -18,7 +18,8 @@ type Config struct {
 	Listen string // host:port of the public address
 	URL    string // public base URL, http or https; empty: http:// and the bound address
 
-	Goroutines bool // every socket is read and written by goroutines of its own, as where there is no epoll
+	Handoff    string // path of the Unix socket by which the next process of this gateway takes over; empty: none may
+	Goroutines bool   // every socket is read and written by goroutines of its own, as where there is no epoll
 
 	Origins        []string       // origins of web pages that may connect, such as https://chat.example; "*" is any. A page of the gateway's own host always may
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For tells the client's address

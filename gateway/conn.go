@@ -235,6 +235,10 @@ func (c *conn) deadline() int64 {
 
 // check does what is due. The timer is not moved with every frame: when it fires it is set again for what is left.
 func (c *conn) check(now int64) {
+	if c.g.frozen.Load() { // the conn is being moved
+		c.clock.Set(&c.timer, time.Now().Add(linger), c.due)
+		return
+	}
 	if now < c.deadline() {
 		c.arm()
 		return

@@ -27,7 +27,7 @@ func (g *Gateway) serveCall(w http.ResponseWriter, r *http.Request, service, met
 		return
 	}
 	g.allowOrigin(w, r)
-	result, asJSON, err := g.call(r, service, method)
+	result, asJSON, err := g.callHTTP(r, service, method)
 	if err != nil {
 		writeErrorAs(w, err, asJSON)
 		return
@@ -46,7 +46,7 @@ func (g *Gateway) serveCall(w http.ResponseWriter, r *http.Request, service, met
 	_, _ = w.Write(body) // the caller left: nobody to tell
 }
 
-func (g *Gateway) call(r *http.Request, service, method string) (result im.CallResult, asJSON bool, err error) {
+func (g *Gateway) callHTTP(r *http.Request, service, method string) (result im.CallResult, asJSON bool, err error) {
 	media, _, mediaErr := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	asJSON = media != mediaProtobuf
 	if g.draining.Load() {

@@ -82,7 +82,7 @@ type Gateway struct {
 	metrics *metrics
 	tracer  trace.Tracer
 
-	listener  net.Listener
+	listener  *gate
 	hub       *hub
 	claims    *claimQueue
 	interests *interests
@@ -105,6 +105,14 @@ type Gateway struct {
 
 	base context.Context // of calls and claims: ends when Run is about to return
 	end  context.CancelFunc
+
+	predecessor *predecessor  // the process to take over from; nil: none
+	successor   successor     // the process that takes over
+	reached     chan struct{} // closed when a router was first reached
+	reachedOnce sync.Once
+	frozen      atomic.Bool  // sockets and sessions are being moved: nothing is due
+	callsUnder  atomic.Int64 // calls under way on conns
+	upgrading   atomic.Int64 // upgrades under way
 
 	connTurn atomic.Uint64  // spreads conns over flushers and clocks
 	joining  atomic.Int64   // logins under way
@@ -133,7 +141,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates(cfg.Rate, cfg.Burst),
 		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
 		conns:     newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
-		codecs: map[string]*wire.Codec{}, pongs: map[int][]byte{},
+		reached: make(chan struct{}),
+		codecs:  map[string]*wire.Codec{}, pongs: map[int][]byte{},
 	}
 	for _, name := range wire.Subprotocols() {
 		codec, err := wire.NewCodec(name)
@@ -165,10 +174,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g.interests = newInterests(cfg.Region, cfg.Gateway.ID, func() uint64 { return g.connNo.Add(1) }, g.claims.put, g.metrics.shed)
-	// Heartbeats of the protocol tell whether a client lives: the kernel's would wake up phones.
-	listen := net.ListenConfig{KeepAlive: -1}
-	if g.listener, err = listen.Listen(context.Background(), "tcp", cfg.Listen); err != nil {
-		return nil, fmt.Errorf("gateway: listen on %s: %w", cfg.Listen, err)
+	if err := g.listen(); err != nil {
+		return nil, err
 	}
 	if g.poller, err = g.newPoller(); err != nil {
 		g.listener.Close()
@@ -177,6 +184,30 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g.load.total = g.metrics.bytes.Load
 	g.base, g.end = context.WithCancel(context.Background())
 	return g, nil
+}
+
+// listen takes the listener of the process that served before, if there is one, or binds.
+func (g *Gateway) listen() error {
+	if g.cfg.Handoff != "" {
+		p, err := findPredecessor(&g.cfg)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			g.predecessor, g.listener, g.epoch = p, &gate{Listener: p.listener}, p.offer.Epoch
+			g.cfg.Gateway.Epoch = p.offer.Epoch
+			g.connNo.Store(p.offer.ConnNo + connNoGap)
+			return nil
+		}
+	}
+	// Heartbeats of the protocol tell whether a client lives: the kernel's would wake up phones.
+	listen := net.ListenConfig{KeepAlive: -1}
+	l, err := listen.Listen(context.Background(), "tcp", g.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("gateway: listen on %s: %w", g.cfg.Listen, err)
+	}
+	g.listener = &gate{Listener: l}
+	return nil
 }
 
 // Addr is the bound public address.
@@ -202,6 +233,8 @@ func (g *Gateway) Gateway() im.Gateway {
 
 // Run serves until ctx ends, then drains: clients are told to go, the rest are closed as draining, every route is
 // released, all within the drain timeout. With im.ErrKilled as ctx's cause it drops everything at once instead.
+//
+// When another process has taken over, Run returns nil after passing on, for a moment, what routers still send here.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.end()
 	server := &http.Server{
@@ -227,9 +260,25 @@ func (g *Gateway) Run(ctx context.Context) error {
 	for _, w := range g.clocks {
 		background.Go(func() { w.Run(g.base.Done()) })
 	}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
+	moved := make(chan struct{})
+	abandon := false // what the other process has must not be released
+	if g.predecessor != nil {
+		if err := g.takeOverAll(ctx); err != nil {
+			abandon = true
+			failed <- err
+		}
+	}
+	if g.cfg.Handoff != "" && len(failed) == 0 {
+		hand, err := g.offerHandoff(moved)
+		if err != nil {
+			failed <- err
+		} else {
+			defer hand()
+		}
+	}
 	background.Go(func() {
-		if err := server.Serve(g.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(g.listener); !errors.Is(err, http.ErrServerClosed) && !g.successor.has() {
 			failed <- fmt.Errorf("gateway: serve %s: %w", g.Addr(), err)
 		}
 	})
@@ -238,8 +287,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
+	case <-moved:
+		g.linger(ctx, server)
 	}
-	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
+	if !g.successor.has() && !abandon && !errors.Is(context.Cause(ctx), im.ErrKilled) {
 		g.drain(server)
 	}
 	server.Close()

@@ -21,6 +21,8 @@ const (
 type flusher struct {
 	wake chan struct{} // capacity 1
 
+	frozen sync.Mutex // held while it writes
+
 	mu    sync.Mutex
 	queue []*conn
 
@@ -71,10 +73,12 @@ func (f *flusher) run(ctx context.Context, m *metrics) {
 			if len(batch) == 0 {
 				break
 			}
+			f.frozen.Lock()
 			for i, c := range batch {
 				c.flush(f)
 				batch[i] = nil
 			}
+			f.frozen.Unlock()
 			m.pushed(f.tally.pushes)
 			m.wrote(f.tally.bytes)
 			f.tally = tally{}

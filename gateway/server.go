@@ -66,6 +66,13 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
+	g.upgrading.Add(1)
+	defer g.upgrading.Add(-1)
+	if g.successor.has() {
+		g.conns.release(ip)
+		writeError(w, errDraining)
+		return
+	}
 	upgrader := websocket.Upgrader{
 		HandshakeTimeout: g.cfg.HelloTimeout,
 		Subprotocols:     wire.Subprotocols()[i : i+1],

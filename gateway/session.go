@@ -38,6 +38,7 @@ type session struct {
 	missed   bool      // a login failed under way: routers may push to a conn that leads nowhere
 
 	number  uint64         // of the last push; the first is 1
+	sentMax uint64         // the highest that was put on any socket
 	unacked []numberedPush // the last pushes, without a gap up to number, oldest first
 	bytes   int            // of unacked
 	behind  uint64         // pushes up to it were dropped unacknowledged; 0: none
@@ -203,6 +204,7 @@ func (s *session) next(c *conn, into []numberedPush) (behind uint64, pushes []nu
 		into = append(into, s.unacked[i])
 		c.sent = s.unacked[i].number
 	}
+	s.sentMax = max(s.sentMax, c.sent)
 	return behind, into
 }
 

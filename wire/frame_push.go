@@ -42,6 +42,11 @@ func PreparePush(service, method string, body []byte, trace string) *PreparedPus
 // Size is what the push takes of a session's buffer, in bytes.
 func (p *PreparedPush) Size() int { return len(p.binary) + 12 }
 
+// Parts returns what PreparePush was given, for another process to prepare it again.
+func (p *PreparedPush) Parts() (service, method string, body []byte, trace string) {
+	return p.service, p.method, p.body, p.trace
+}
+
 // Trace is the W3C traceparent of what caused the push, or empty.
 func (p *PreparedPush) Trace() string { return p.trace }
 

@@ -114,7 +114,6 @@ type loop struct {
 	free   []int32
 	gens   []int32
 	posted []posted
-	ended  bool
 
 	events [128]unix.EpollEvent
 	ready  []ready

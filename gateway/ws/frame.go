@@ -43,9 +43,6 @@ func protocolError(format string, args ...any) error {
 	return &Error{Status: StatusProtocolError, Detail: fmt.Sprintf(format, args...)}
 }
 
-// maxHeader is the header of a server's frame with the largest length.
-const maxHeader = 10
-
 // AppendHeader appends the header of an unfragmented frame of n bytes. Servers do not mask.
 func AppendHeader(b []byte, op Opcode, n int) []byte {
 	b = append(b, 0x80|byte(op))

@@ -1,0 +1,378 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// next starts the process that takes over from a rig's, with the same services behind it.
+func (r *rig) next(t testing.TB) *rig {
+	t.Helper()
+	n := &rig{t: t, backend: r.backend, routers: r.routers, issuer: r.issuer, done: make(chan error, 1)}
+	cfg := r.g.cfg
+	cfg.Gateway.Epoch = 1_000_000 // what a new process would take
+	deps := r.g.deps
+	var err error
+	if n.g, err = New(cfg, deps); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	n.stop = cancel
+	go func() { n.done <- n.g.Run(ctx) }()
+	t.Cleanup(func() { n.shut(im.ErrKilled) })
+	return n
+}
+
+// ended waits until a taken-over process has ended by itself.
+func (r *rig) ended() {
+	r.t.Helper()
+	select {
+	case err := <-r.done:
+		r.done <- err
+		if err != nil {
+			r.t.Error("the process that was taken over:", err)
+		}
+	case <-time.After(20 * time.Second):
+		r.t.Fatal("the process that was taken over does not end")
+	}
+}
+
+func handoffAt(t testing.TB) func(*Config) {
+	path := filepath.Join(t.TempDir(), "handoff.sock")
+	return func(c *Config) { c.Handoff = path }
+}
+
+// Whatever a conn is in the middle of goes on in the next process.
+func TestHotRestart(t *testing.T) {
+	both(t, func(t *testing.T, subprotocol string) {
+		r := newRig(t, handoffAt(t), func(c *Config) { c.HelloTimeout = 20 * time.Second; c.MaxUnackedBytes, c.MaxSendBytes = 64<<20, 64<<20 })
+		idle, welcome := r.login(subprotocol, "idle", 1)
+
+		half, _ := r.login(subprotocol, "half", 1) // half a frame was read
+		frame, err := half.codec.Encode(wire.FrameOf(submit(9, "d:half:x", "in two halves")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		masked := []byte{0x80 | byte(half.codec.MessageType()), 0x80 | 126, byte(len(frame) >> 8), byte(len(frame)), 1, 2, 3, 4}
+		if len(frame) < 126 {
+			masked = []byte{0x80 | byte(half.codec.MessageType()), 0x80 | byte(len(frame)), 1, 2, 3, 4}
+		}
+		for i, b := range frame {
+			masked = append(masked, b^[]byte{1, 2, 3, 4}[i&3])
+		}
+		cut := len(masked) / 2
+		if _, err := half.ws.NetConn().Write(masked[:cut]); err != nil {
+			t.Fatal(err)
+		}
+
+		silent := r.dial(subprotocol) // no hello yet
+
+		deaf, _ := r.login(subprotocol, "deaf", 1) // half a frame was written
+		big := strings.Repeat("x", 60_000)
+		deafNo := r.routers.last().Conn
+		const bigs = 300
+		for range bigs {
+			r.push(big, deafNo)
+		}
+		blocked := func() bool {
+			for _, c := range r.g.conns.all() {
+				if c.blocked.Load() > 0 {
+					return true
+				}
+			}
+			return false
+		}
+		eventually(t, "a socket takes no more", blocked)
+
+		away, awayWelcome := r.login(subprotocol, "away", 1) // lost its socket
+		awayNo := r.routers.last().Conn
+		away.ws.Close()
+		eventually(t, "its route is offline", func() bool { return r.routers.last().Offline })
+		r.push("missed", awayNo)
+
+		n := r.next(t)
+		eventually(t, "the next process took over", func() bool { return r.g.successor.has() && n.g.conns.size.Load() == 4 })
+		if got := n.g.Gateway(); got != r.g.Gateway() {
+			t.Errorf("went on as %v, was %v", got, r.g.Gateway())
+		}
+
+		idle.expectAlive()
+		n.push("after", 1)
+		idle.expectPush(1, "after")
+		if _, err := half.ws.NetConn().Write(masked[cut:]); err != nil {
+			t.Fatal(err)
+		}
+		if reply := expect(half, (*wire.Frame).GetReply); reply.Id != 9 || reply.Error != nil {
+			t.Errorf("got %v", reply)
+		}
+		silent.send(n.hello("silent", 1))
+		expect(silent, (*wire.Frame).GetWelcome)
+		for i := range uint64(bigs) {
+			deaf.expectPush(i+1, big)
+		}
+		back, w := n.resume(subprotocol, "away", 2, awayWelcome, 0)
+		if !w.Resumed {
+			t.Error("a session without a socket was lost")
+		}
+		back.expectPush(1, "missed")
+		idle.ws.Close()
+		if _, w := n.resume(subprotocol, "idle", 2, welcome, 1); !w.Resumed {
+			t.Error("a session was lost")
+		}
+		r.ended()
+		back.expectAlive()
+	})
+}
+
+// What routers send to the wrong process comes all the same.
+func TestHotRestartPassesOn(t *testing.T) {
+	r := newRig(t, handoffAt(t))
+	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	no := r.routers.last().Conn
+	old := r.routers.toGateway()
+	n := r.next(t)
+	eventually(t, "the next process took over", func() bool { return n.g.conns.size.Load() == 1 && r.g.successor.has() })
+	body, err := wire.Marshal(&wire.Event{From: "late"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Push([]im.Push{{Conns: []uint64{no}, Service: "im", Method: "event", Body: body}})
+	p.expectPush(1, "late")
+	old.Kick(im.Kick{Conn: no, Login: 1, Code: im.CodeReplaced})
+	p.expectClose(im.CodeReplaced)
+	r.ended()
+}
+
+// A process that cannot take over leaves everything as it was.
+func TestHotRestartRefused(t *testing.T) {
+	r := newRig(t, handoffAt(t))
+	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	cfg := r.g.cfg
+	cfg.Gateway.ID = "another"
+	if _, err := New(cfg, r.g.deps); err == nil || !strings.Contains(err.Error(), "it is gateway another, this one g1") {
+		t.Fatal(err)
+	}
+	p.expectAlive()
+
+	cfg = r.g.cfg
+	broken, err := findPredecessor(&cfg) // and then dies
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := broken.conn.Send(handoffStep{Begin: true}); err != nil {
+		t.Fatal(err)
+	}
+	broken.listener.Close()
+	broken.conn.Close()
+	p.expectAlive()
+	r.push("still here", r.routers.last().Conn)
+	p.expectPush(1, "still here")
+	q, _ := r.login(wire.SubprotocolJSON, "bob", 1)
+	q.expectAlive()
+
+	n := r.next(t) // the next one can
+	eventually(t, "the next process took over", func() bool { return n.g.conns.size.Load() == 2 && r.g.successor.has() })
+	p.expectAlive()
+	q.expectAlive()
+	r.ended()
+}
+
+// storm is many clients that send throughout, and what became of it.
+type storm struct {
+	sent, replied  atomic.Int64
+	pushed         atomic.Int64
+	disconnects    atomic.Int64
+	wrong          atomic.Pointer[string]
+	mu             sync.Mutex
+	latency        []time.Duration
+	slowest        []time.Duration // of each client
+	stopping       chan struct{}
+	clients        sync.WaitGroup
+	executed       map[string]int
+	executedLocker sync.Mutex
+}
+
+func (s *storm) fail(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	s.wrong.CompareAndSwap(nil, &text)
+}
+
+// client submits again as soon as a submit was answered, pace later, and checks that pushes come without gap or repeat.
+func (s *storm) client(p *peer, i int, pace time.Duration) {
+	var last uint64
+	var latencies []time.Duration
+	slowest := time.Duration(0)
+	defer func() {
+		s.mu.Lock()
+		s.latency = append(s.latency, latencies...)
+		s.slowest = append(s.slowest, slowest)
+		s.mu.Unlock()
+	}()
+	time.Sleep(rand.N(pace))
+	for id := uint32(1); ; id++ {
+		select {
+		case <-s.stopping:
+			return
+		default:
+		}
+		began := time.Now()
+		b, err := p.codec.Encode(wire.FrameOf(submit(id, fmt.Sprint("d:x:u", i), fmt.Sprint(i, "/", id))))
+		if err == nil {
+			err = p.ws.WriteMessage(p.codec.MessageType(), b)
+		}
+		if err != nil {
+			s.disconnects.Add(1)
+			s.fail("client %d: %v", i, err)
+			return
+		}
+		s.sent.Add(1)
+		for answered := false; !answered; {
+			p.ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, b, err := p.ws.ReadMessage()
+			if err != nil {
+				s.disconnects.Add(1)
+				s.fail("client %d: %v", i, err)
+				return
+			}
+			f, err := p.codec.Decode(b)
+			if err != nil {
+				s.fail("client %d: %v", i, err)
+				return
+			}
+			switch k := f.Kind.(type) {
+			case *wire.FrameReply:
+				if k.Reply.Id != id || k.Reply.Error != nil {
+					s.fail("client %d: reply %v to call %d", i, k.Reply, id)
+				}
+				answered = true
+				s.replied.Add(1)
+			case *wire.FramePush:
+				if k.Push.Number != last+1 {
+					s.fail("client %d: push %d after %d", i, k.Push.Number, last)
+				}
+				last = k.Push.Number
+				s.pushed.Add(1)
+				ack, err := p.codec.Encode(wire.FrameOf(&wire.PushAck{Number: last}))
+				if err == nil {
+					_ = p.ws.WriteMessage(websocket.BinaryMessage, ack)
+				}
+			default:
+				s.fail("client %d: %v", i, f)
+			}
+		}
+		took := time.Since(began)
+		latencies = append(latencies, took)
+		slowest = max(slowest, took)
+		time.Sleep(pace)
+	}
+}
+
+// restartUnderLoad restarts a gateway once while clients send and are pushed to; it returns when everything is checked.
+func restartUnderLoad(t testing.TB, clients int, pace time.Duration) *storm {
+	r := newRig(t, handoffAt(t), func(c *Config) { c.MaxUnacked = 1 << 20; c.MaxUnackedBytes = 1 << 30 })
+	s := &storm{stopping: make(chan struct{}), executed: map[string]int{}}
+	r.backend.handle = func(_ context.Context, c im.Call) (im.CallResult, error) {
+		s.executedLocker.Lock()
+		s.executed[textOf(c)]++
+		s.executedLocker.Unlock()
+		time.Sleep(time.Millisecond) // as an append takes
+		return r.backend.answer(c)
+	}
+	peers := make([]*peer, clients)
+	for i := range peers {
+		peers[i], _ = r.login(wire.SubprotocolProtobuf, im.UID(fmt.Sprint("u", i)), 1)
+	}
+	var conns []uint64
+	for _, c := range r.routers.claimed() {
+		conns = append(conns, c.Conn)
+	}
+	for i, p := range peers {
+		s.clients.Go(func() { s.client(p, i, pace) })
+	}
+	pushes := 0
+	push := func() {
+		body, err := wire.Marshal(&wire.Event{From: "eu"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.routers.toGateway().Push([]im.Push{{Conns: conns, Service: "im", Method: "event", Body: body}})
+		pushes++
+	}
+	for began := time.Now(); time.Since(began) < 2*pace; time.Sleep(pace / 8) {
+		push()
+	}
+	n := r.next(t)
+	until := time.Now().Add(30 * time.Second)
+	for int(n.g.conns.size.Load()) != clients || !r.g.successor.has() {
+		if time.Now().After(until) || s.wrong.Load() != nil {
+			break
+		}
+		push()
+		time.Sleep(pace / 8)
+	}
+	for began := time.Now(); time.Since(began) < 2*pace; time.Sleep(pace / 8) {
+		push()
+	}
+	for int(s.pushed.Load()) < pushes*clients && s.wrong.Load() == nil && time.Now().Before(until) {
+		time.Sleep(time.Millisecond)
+	}
+	close(s.stopping)
+	s.clients.Wait()
+	r.ended()
+	if wrong := s.wrong.Load(); wrong != nil {
+		t.Fatal(*wrong)
+	}
+	if got, want := s.pushed.Load(), int64(pushes*clients); got != want {
+		t.Errorf("%d pushes came, want %d", got, want)
+	}
+	if s.sent.Load() != s.replied.Load() || len(s.executed) != int(s.sent.Load()) {
+		t.Errorf("%d submits sent, %d answered, %d carried out", s.sent.Load(), s.replied.Load(), len(s.executed))
+	}
+	for text, times := range s.executed {
+		if times != 1 {
+			t.Fatalf("submit %s was carried out %d times", text, times)
+		}
+	}
+	slices.Sort(s.latency)
+	slices.Sort(s.slowest)
+	return s
+}
+
+func at(sorted []time.Duration, share float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(share*float64(len(sorted))))]
+}
+
+// While clients send and are pushed to, nobody is cut, and nothing is lost or done twice.
+func TestHotRestartUnderLoad(t *testing.T) {
+	s := restartUnderLoad(t, 300, 40*time.Millisecond)
+	t.Logf("%d submits, %d pushes; the slowest submit of a client: median %v, p99 %v", s.sent.Load(), s.pushed.Load(), at(s.slowest, .5), at(s.slowest, .99))
+}
+
+// BenchmarkHotRestart tells the pause: the slowest answer that each of 5,000 clients got, most of which met the restart,
+// beside what an answer takes otherwise. Clients and both processes share this one.
+func BenchmarkHotRestart(b *testing.B) {
+	for b.Loop() {
+		s := restartUnderLoad(b, 5000, time.Second)
+		b.ReportMetric(float64(at(s.latency, .5).Microseconds())/1000, "ms-p50")
+		b.ReportMetric(float64(at(s.slowest, .5).Microseconds())/1000, "ms-pause-p50")
+		b.ReportMetric(float64(at(s.slowest, .99).Microseconds())/1000, "ms-pause-p99")
+		b.ReportMetric(float64(s.disconnects.Load()), "disconnects")
+		b.ReportMetric(float64(s.sent.Load()-s.replied.Load()), "lost")
+	}
+}

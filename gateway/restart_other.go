@@ -1,0 +1,22 @@
+//go:build !linux
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+type predecessor struct {
+	offer    struct{ Epoch, ConnNo uint64 }
+	listener net.Listener
+}
+
+var errNoHandoff = errors.New("gateway: handoff: sockets can be moved to another process on Linux only")
+
+func findPredecessor(*Config) (*predecessor, error) { return nil, errNoHandoff }
+
+func (g *Gateway) takeOverAll(context.Context) error { return errNoHandoff }
+
+func (g *Gateway) offerHandoff(chan<- struct{}) (func(), error) { return nil, errNoHandoff }
