@@ -44,6 +44,16 @@ type Config struct {
 	MaxQueue      int    // submits of one conn that wait for an earlier one of their key
 	MaxHTTPCalls  int    // calls under way over HTTP
 
+	MaxLogins      int     // logins under way at once; resumes may be twice as many
+	HandshakeRate  float64 // connections per second of one address
+	HandshakeBurst int
+	LoginRate      float64 // logins per second of one user
+	LoginBurst     int
+	FailureRate    float64 // logins with a bad token per second of one address, past which it may not connect
+	FailureBurst   int
+	MaxMemory      int     // bytes that the process may have from the system before newcomers are refused; 0: any
+	MaxCPU         float64 // share of all cores that it may use before newcomers are refused, 0 to 1; 0: any
+
 	Rate  float64 // frames per second of one conn, and HTTP calls per second of one user
 	Burst int     // frames above the rate
 
@@ -84,9 +94,19 @@ func (c Config) Defaults() Config {
 	number(&c.MaxUnacked, 1024)
 	number(&c.MaxUnackedBytes, 1<<20)
 	number(&c.MaxSendBytes, 1<<20)
-	if c.Rate == 0 {
-		c.Rate = 200
+	number(&c.MaxLogins, 4096)
+	number(&c.HandshakeBurst, c.MaxConnsPerIP)
+	number(&c.LoginBurst, 100)
+	number(&c.FailureBurst, 200)
+	share := func(f *float64, v float64) {
+		if *f == 0 {
+			*f = v
+		}
 	}
+	share(&c.Rate, 200)
+	share(&c.HandshakeRate, 1000)
+	share(&c.LoginRate, 1)
+	share(&c.FailureRate, 10)
 	return c
 }
 
@@ -139,6 +159,10 @@ func (c Config) Check() error {
 		{"max_calls", c.MaxCalls},
 		{"max_queue", c.MaxQueue},
 		{"max_http_calls", c.MaxHTTPCalls},
+		{"max_logins", c.MaxLogins},
+		{"handshake_burst", c.HandshakeBurst},
+		{"login_burst", c.LoginBurst},
+		{"failure_burst", c.FailureBurst},
 		{"burst", c.Burst},
 		{"max_unacked", c.MaxUnacked},
 		{"max_unacked_bytes", c.MaxUnackedBytes},
@@ -148,8 +172,24 @@ func (c Config) Check() error {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %d", n.name, n.v)
 		}
 	}
-	if c.Rate <= 0 {
-		return fmt.Errorf("gateway: rate: must be more than 0, is %v", c.Rate)
+	for _, n := range []struct {
+		name string
+		v    float64
+	}{
+		{"rate", c.Rate},
+		{"handshake_rate", c.HandshakeRate},
+		{"login_rate", c.LoginRate},
+		{"failure_rate", c.FailureRate},
+	} {
+		if n.v <= 0 {
+			return fmt.Errorf("gateway: %s: must be more than 0, is %v", n.name, n.v)
+		}
+	}
+	if c.MaxMemory < 0 {
+		return fmt.Errorf("gateway: max_memory: must not be less than 0, is %d", c.MaxMemory)
+	}
+	if c.MaxCPU < 0 || c.MaxCPU > 1 {
+		return fmt.Errorf("gateway: max_cpu: must be 0 to 1, is %v", c.MaxCPU)
 	}
 	if c.IdleTimeout <= c.Heartbeat {
 		return fmt.Errorf("gateway: idle_timeout: must be more than heartbeat (%v), is %v", c.Heartbeat, c.IdleTimeout)

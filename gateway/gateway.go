@@ -86,7 +86,8 @@ type Gateway struct {
 	hub       *hub
 	claims    *claimQueue
 	interests *interests
-	rates     *rates
+	rates     *rates[im.UID] // of HTTP calls, where no conn has one
+	admission *admission
 	conns     *table
 	poller    poll.Poller
 	flushers  []*flusher
@@ -138,7 +139,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	}
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer, random: randomText, now: time.Now,
-		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates(cfg.Rate, cfg.Burst),
+		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates[im.UID](cfg.Rate, cfg.Burst),
 		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
 		conns:     newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
 		reached: make(chan struct{}),
@@ -181,6 +182,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		g.listener.Close()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	g.admission = newAdmission(&g.cfg)
 	g.load.total = g.metrics.bytes.Load
 	g.base, g.end = context.WithCancel(context.Background())
 	return g, nil
@@ -403,6 +405,7 @@ func (g *Gateway) tick() {
 			}
 			g.load.sample(now)
 			g.rates.sweep(now)
+			g.admission.sample(now)
 		}
 	}
 }

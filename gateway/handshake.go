@@ -67,7 +67,14 @@ func (c *conn) join(h *wire.Hello) {
 func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
 	identity, err := g.deps.Tokens.Verify(h.Token)
 	if err != nil {
+		if im.CodeOf(err) == im.CodeBadToken { // one that has expired was good once
+			g.admission.failures.allow(c.ip, time.Now())
+		}
 		return nil, err
+	}
+	if !g.admission.logins.allow(identity.UID, time.Now()) {
+		g.metrics.shed("logins")
+		return nil, refusal(im.CodeTooManyRequests, time.Duration(float64(time.Second)/g.cfg.LoginRate), "you log in too often")
 	}
 	if err := checkHello(h); err != nil {
 		return nil, err

@@ -1,57 +1,88 @@
 package gateway
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
-
-	"github.com/antipode-im/antipode/im"
 )
 
-// maxRates bounds the users whose HTTP calls are counted at once; past it, new ones are refused until a sweep.
-const maxRates = 100_000
+const (
+	// rateShards is a power of two.
+	rateShards = 32
+	// maxRates bounds the keys that are counted at once; past it, new ones are refused until a sweep.
+	maxRates = 100_000
+)
 
-// rates holds the allowances of users over HTTP, where no conn has one.
-type rates struct {
-	limit rate.Limit
-	burst int
+// rates holds an allowance for each key: users, or addresses.
+type rates[K comparable] struct {
+	limit  rate.Limit
+	burst  int
+	seed   maphash.Seed
+	shards [rateShards]rateShard[K]
+}
 
+type rateShard[K comparable] struct {
 	mu    sync.Mutex
-	users map[im.UID]*rate.Limiter
+	keys  map[K]*rate.Limiter
 	swept time.Time
 }
 
-func newRates(limit float64, burst int) *rates {
-	return &rates{limit: rate.Limit(limit), burst: burst, users: map[im.UID]*rate.Limiter{}}
+func newRates[K comparable](limit float64, burst int) *rates[K] {
+	r := &rates[K]{limit: rate.Limit(limit), burst: burst, seed: maphash.MakeSeed()}
+	for i := range r.shards {
+		r.shards[i].keys = map[K]*rate.Limiter{}
+	}
+	return r
 }
 
-// allow takes one call off a user's allowance.
-func (r *rates) allow(u im.UID, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l := r.users[u]
+func (r *rates[K]) shard(key K) *rateShard[K] {
+	return &r.shards[maphash.Comparable(r.seed, key)%rateShards]
+}
+
+// allow takes one off a key's allowance.
+func (r *rates[K]) allow(key K, now time.Time) bool {
+	s := r.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.keys[key]
 	if l == nil {
-		if len(r.users) >= maxRates {
+		if len(s.keys) >= maxRates/rateShards {
 			return false
 		}
 		l = rate.NewLimiter(r.limit, r.burst)
-		r.users[u] = l
+		s.keys[key] = l
 	}
 	return l.AllowN(now, 1)
 }
 
-// sweep forgets users whose allowance is full again: a new one would be equal.
-func (r *rates) sweep(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now.Sub(r.swept) < 10*time.Second {
+// spent tells whether nothing is left of a key's allowance.
+func (r *rates[K]) spent(key K, now time.Time) bool {
+	s := r.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.keys[key]
+	return l != nil && l.TokensAt(now) < 1
+}
+
+// sweep forgets keys whose allowance is full again: a new one would be equal.
+func (r *rates[K]) sweep(now time.Time) {
+	for i := range r.shards {
+		r.shards[i].sweep(now, float64(r.burst))
+	}
+}
+
+func (s *rateShard[K]) sweep(now time.Time, full float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.swept) < 10*time.Second {
 		return
 	}
-	r.swept = now
-	for u, l := range r.users {
-		if l.TokensAt(now) >= float64(r.burst) {
-			delete(r.users, u)
+	s.swept = now
+	for key, l := range s.keys {
+		if l.TokensAt(now) >= full {
+			delete(s.keys, key)
 		}
 	}
 }

@@ -61,6 +61,11 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ip := g.clientIP(r)
+	if err := g.admitUpgrade(ip); err != nil {
+		g.metrics.shed("handshake")
+		writeError(w, err)
+		return
+	}
 	if err := g.conns.reserve(ip); err != nil {
 		g.metrics.shed("handshake")
 		writeError(w, err)

@@ -124,6 +124,9 @@ func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overfl
 	if s.ended != "" {
 		return fits
 	}
+	if s.replace(p) {
+		return fits
+	}
 	s.number++
 	n := numberedPush{number: s.number, push: p}
 	if sampled {
@@ -147,6 +150,24 @@ func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overfl
 		s.conn.poke()
 	}
 	return result
+}
+
+// replaceDepth is how far back a receipt looks for one that it replaces.
+const replaceDepth = 32
+
+// replace puts a receipt in the place of an earlier one that no socket was given yet. The caller holds mu.
+func (s *session) replace(p *wire.PreparedPush) bool {
+	if s.sentMax >= s.number || len(s.unacked) == 0 || !p.IsReceipt() {
+		return false
+	}
+	for i := len(s.unacked) - 1; i >= max(0, len(s.unacked)-replaceDepth) && s.unacked[i].number > s.sentMax; i-- {
+		if p.Replaces(s.unacked[i].push) {
+			s.bytes += p.Size() - s.unacked[i].push.Size()
+			s.unacked[i].push = p
+			return true
+		}
+	}
+	return false
 }
 
 // ack forgets pushes up to number. The caller holds mu.

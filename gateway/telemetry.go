@@ -71,7 +71,7 @@ func (x *metrics) begin() {
 	}
 	x.conns(0)
 	x.sessions(0)
-	for _, reason := range []string{"behind", "calls", "handshake", "queue", "rate", "replies", "slow"} {
+	for _, reason := range []string{"admission", "behind", "calls", "handshake", "logins", "queue", "rate", "replies", "slow"} {
 		x.sheds.Add(ctx, 0, label("reason", reason))
 	}
 	for _, how := range []string{"resumed", "refused"} {

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/antipode-im/antipode/im"
 )
 
 // PreparedPush is a push for many sessions: everything but the number is encoded once for each subprotocol, however many
@@ -13,6 +15,9 @@ type PreparedPush struct {
 	service, method, trace string
 	body                   []byte
 	binary                 []byte // the fields of Push after number
+
+	receipt sync.Once
+	cursors *Receipt // of a receipt event
 
 	text    sync.Once
 	json    []byte // what follows the number in the JSON frame
@@ -45,6 +50,50 @@ func (p *PreparedPush) Size() int { return len(p.binary) + 12 }
 // Parts returns what PreparePush was given, for another process to prepare it again.
 func (p *PreparedPush) Parts() (service, method string, body []byte, trace string) {
 	return p.service, p.method, p.body, p.trace
+}
+
+// Replaces tells whether whoever gets this push need not get an earlier one as well: both are receipts of one user in one
+// conversation, and this one's cursors cover the other's.
+func (p *PreparedPush) Replaces(earlier *PreparedPush) bool {
+	now, before := p.asReceipt(), earlier.asReceipt()
+	return now != nil && before != nil && now.Conversation == before.Conversation && now.Uid == before.Uid &&
+		covers(now.Delivered, before.Delivered) && covers(now.Read, before.Read)
+}
+
+// IsReceipt tells whether the push is a receipt.
+func (p *PreparedPush) IsReceipt() bool { return p.asReceipt() != nil }
+
+func (p *PreparedPush) asReceipt() *Receipt {
+	p.receipt.Do(func() {
+		if p.service != ServiceIM || p.method != MethodEvent {
+			return
+		}
+		for b := p.body; len(b) > 0; { // a record is not decoded for this
+			number, typ, n := protowire.ConsumeTag(b)
+			if n < 0 || number == 1 { // EventRequest.record
+				return
+			}
+			b = b[n:]
+			if n = protowire.ConsumeFieldValue(number, typ, b); n < 0 {
+				return
+			}
+			b = b[n:]
+		}
+		var e Event
+		if Unmarshal(p.body, &e) == nil {
+			p.cursors = e.GetReceipt()
+		}
+	})
+	return p.cursors
+}
+
+func covers(now, before string) bool {
+	a, err := im.ParseCursor(now)
+	if err != nil {
+		return false
+	}
+	b, err := im.ParseCursor(before)
+	return err == nil && a.CoversAll(b)
 }
 
 // Trace is the W3C traceparent of what caused the push, or empty.
