@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo sim test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo sim test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,13 @@ bench-routes: ## print what routes cost and how fast they are, a line each: name
 
 bench-ipconf: ## print ipconf's figures of bench/README.md, a line each: name value unit (2 minutes)
 	@bench/ipconf
+
+EDGE_PEER := bench/edge/centrifugo
+
+bench-edge: ## measure the gateway's sockets beside Centrifugo and a bare write() loop (6 minutes; ARGS="-idle 2000" for less)
+	cd $(EDGE_PEER) && $(GO) build -o ../../../bin/centrifugo github.com/centrifugal/centrifugo/v5
+	$(GO) build -o bin/edge ./bench/edge
+	@bin/edge -centrifugo bin/centrifugo $(ARGS)
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

@@ -89,12 +89,29 @@ func (g *Gateway) newConn(codec *wire.Codec, ip netip.Addr) *conn {
 // elapsed is the gateway's clock: monotonic, from its start.
 func (g *Gateway) elapsed() int64 { return int64(time.Since(g.began)) }
 
-// serve gives a conn its socket.
-func (g *Gateway) serve(c *conn, nc net.Conn) error {
-	return g.poller.Add(nc, c, func(s poll.Socket) {
+// serve gives a conn its socket and makes it known. It was counted in by its address.
+func (g *Gateway) serve(c *conn, nc net.Conn) {
+	known := false
+	err := g.poller.Add(nc, c, func(s poll.Socket) {
 		c.socket = s
-		c.arm()
+		if known = g.conns.add(c); known {
+			g.metrics.conns(1)
+			c.arm()
+		}
 	})
+	switch {
+	case !known: // the gateway has stopped
+		g.conns.release(c.ip)
+		nc.Close()
+		if err == nil {
+			c.gone.Store(true)
+			c.socket.Close()
+		}
+	case err != nil:
+		g.log.Warn("a socket could not be watched", "err", err)
+		c.drop()
+		nc.Close()
+	}
 }
 
 // drop closes the socket without a word.

@@ -12,7 +12,8 @@
 // its sockets: it numbers the pushes, keeps them until the client acknowledged them, and waits out the resume window
 // without a socket. The session, not the conn, is the target of pushes: a conn only tells up to which number it was sent.
 //
-// docs/protocol.md is what clients may rely on. Nothing here decodes a body, except to turn JSON into protobuf and back:
+// docs/protocol.md is what clients may rely on. Nothing here decodes a body, except to turn JSON into protobuf and back, and
+// to see whether a receipt that waits is replaced by a later one:
 // a service behind the gateway is added without changing it.
 //
 // Limits. Everything that a client can make grow is bounded: conns, conns of an address, a frame, calls under way, calls

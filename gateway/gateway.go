@@ -236,7 +236,8 @@ func (g *Gateway) Gateway() im.Gateway {
 // Run serves until ctx ends, then drains: clients are told to go, the rest are closed as draining, every route is
 // released, all within the drain timeout. With im.ErrKilled as ctx's cause it drops everything at once instead.
 //
-// When another process has taken over, Run returns nil after passing on, for a moment, what routers still send here.
+// When another process has taken over, Run returns ErrTakenOver after passing on, for a moment, what routers still send
+// here.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.end()
 	server := &http.Server{
@@ -305,6 +306,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.handlers.Wait()
 	background.Wait()
 	g.poller.Close()
+	if g.successor.has() && err == nil {
+		return ErrTakenOver
+	}
 	return err
 }
 

@@ -305,10 +305,13 @@ func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epo
 		s.conn = c
 		c.session.Store(s)
 	}
-	g.conns.count(m.IP)
-	g.conns.add(c)
-	g.metrics.conns(1)
-	if err := poller.AddFD(fd, c, func(socket poll.Socket) { c.socket = socket }); err != nil {
+	err := poller.AddFD(fd, c, func(socket poll.Socket) {
+		c.socket = socket
+		g.conns.count(m.IP)
+		g.conns.add(c)
+		g.metrics.conns(1)
+	})
+	if err != nil {
 		c.drop()
 		return nil, err
 	}

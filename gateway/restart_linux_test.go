@@ -41,8 +41,8 @@ func (r *rig) ended() {
 	r.t.Helper()
 	select {
 	case err := <-r.done:
-		r.done <- err
-		if err != nil {
+		r.done <- nil
+		if err != ErrTakenOver {
 			r.t.Error("the process that was taken over:", err)
 		}
 	case <-time.After(20 * time.Second):

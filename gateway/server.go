@@ -90,17 +90,12 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	c := g.newConn(g.codecs[upgraded.Subprotocol()], ip)
 	nc := upgraded.NetConn() // the library's conn is left: its handshake is what was wanted
-	if err := nc.SetDeadline(time.Time{}); err != nil || !g.conns.add(c) {
+	if nc.SetDeadline(time.Time{}) != nil { // it has closed
 		g.conns.release(ip)
 		nc.Close()
 		return
 	}
-	g.metrics.conns(1)
-	if err := g.serve(c, nc); err != nil {
-		g.log.Warn("a socket could not be watched", "err", err)
-		g.removeConn(c)
-		nc.Close()
-	}
+	g.serve(c, nc)
 }
 
 // originAllowed keeps web pages out that are not the operator's. Programs that are no browsers send no Origin.

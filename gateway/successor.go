@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -35,6 +36,9 @@ const (
 	// connNoGap lies between the conns that either process numbers.
 	connNoGap = 1 << 20
 )
+
+// ErrTakenOver is what Run returns when another process serves in this one's place.
+var ErrTakenOver = errors.New("gateway: another process has taken over")
 
 // passedOn is what a router sent to the wrong one of two processes.
 type passedOn struct {

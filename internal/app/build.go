@@ -78,7 +78,7 @@ func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
 		callers = []im.Region{p.site.Region}
 	}
 	return rpc.NewServer(rpc.ServerConfig{
-		Addr: p.binding.RPC, TLS: p.identity.Server(callers...), Drain: drainTimeout,
+		Addr: p.binding.RPC, Listen: p.site.listenShared(p.service), TLS: p.identity.Server(callers...), Drain: drainTimeout,
 		Log: p.tel.Log, Tracer: p.tel.TracerProvider,
 	})
 }

@@ -84,6 +84,7 @@ func (s *Site) tune(c *config.Config) error {
 		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
 		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
+		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
 	}
 	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/antipode-im/antipode/gateway"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/config"
@@ -75,7 +76,7 @@ func Serve(ctx context.Context, l Launch) error {
 	}
 	tel, err := telemetry.New(telemetry.Config{
 		Service: l.Service, Region: string(c.Region), Instance: binding.ID, LogWriter: l.Log, LogLevel: level,
-		Admin: binding.Admin, SampleRatio: c.Telemetry.SampleRatio, OTLP: c.Telemetry.OTLP,
+		Admin: binding.Admin, Listen: site.listenShared(l.Service), SampleRatio: c.Telemetry.SampleRatio, OTLP: c.Telemetry.OTLP,
 	})
 	if err != nil {
 		return err
@@ -102,6 +103,10 @@ func Serve(ctx context.Context, l Launch) error {
 		return stopped(ctx, err)
 	}
 	err = drained(ctx, svc, c.Drain, tel.Log)
+	if errors.Is(err, gateway.ErrTakenOver) {
+		tel.Log.Info("another process has taken over: this one ends")
+		return nil
+	}
 	if wrong, ok := errors.AsType[*imserver.LogError](err); ok {
 		at := kafkaAt(&site)
 		return &BackendError{Backend: at.name, Address: at.address, Problem: wrong.Problem, Remedy: site.remedy(wrong.Remedy), Err: err}

@@ -346,7 +346,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	p.push("rpc", server.Run)
 	p.push("gateway", g.Run)
 	self := p.instance(server.Addr())
-	self.Epoch, self.URL = cfg.Gateway.Epoch, g.URL()
+	self.Epoch, self.URL = g.Gateway().Epoch, g.URL() // those of the process before, if there is one to take over from
 	listed, err = p.list(ctx, self)
 	return g, err
 }

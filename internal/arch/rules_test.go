@@ -224,7 +224,7 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/gateway/issue"},
-		[]string{"internal/app/...", "test/..."},
+		[]string{"internal/app/...", "test/...", "bench/..."},
 		"issuing tokens is for dev and trials: no service must be able to",
 	},
 	{

@@ -294,7 +294,7 @@ func checkLimits(c *Config, bad report) {
 	ints := map[string]int{
 		"log.replication": c.Log.Replication, "log.min_in_sync": c.Log.MinInSync, "timelines.max_conns": c.Timelines.MaxConns,
 		"gateway.max_conns": c.Gateway.MaxConns, "gateway.max_conns_per_ip": c.Gateway.MaxConnsPerIP,
-		"gateway.max_text": c.Gateway.MaxText, "gateway.burst": c.Gateway.Burst,
+		"gateway.max_text": c.Gateway.MaxText, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
 		"ipconf.policy.race_width": c.IPConf.Policy.RaceWidth,
 		"imserver.max_members":     c.IMServer.MaxMembers, "imserver.burst": c.IMServer.Burst, "imserver.batch_rows": c.IMServer.BatchRows,
 	}
@@ -308,8 +308,14 @@ func checkLimits(c *Config, bad report) {
 			bad("router.device_limits."+platform, "%d: must be 1 or more; a platform without a limit is left out", n)
 		}
 	}
+	if c.Gateway.MaxMemory < 0 {
+		bad("gateway.max_memory", "%d: must be 0 or more", c.Gateway.MaxMemory)
+	}
+	if v := c.Gateway.MaxCPU; v < 0 || v > 1 {
+		bad("gateway.max_cpu", "%v: must be 0 to 1", v)
+	}
 	rates := map[string]float64{
-		"gateway.rate": c.Gateway.Rate, "imserver.rate": c.IMServer.Rate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
+		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "imserver.rate": c.IMServer.Rate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
 	}
 	for _, key := range slices.Sorted(maps.Keys(rates)) {
 		if v := rates[key]; v <= 0 {

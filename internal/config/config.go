@@ -158,6 +158,11 @@ type Gateway struct {
 	Heartbeat      time.Duration `yaml:"heartbeat"`
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`
 	ResumeWindow   time.Duration `yaml:"resume_window"`
+	MaxLogins      int           `yaml:"max_logins"`        // under way at once; resumes may be twice as many
+	HandshakeRate  float64       `yaml:"handshake_rate"`    // connections per second of one address
+	MaxMemory      int           `yaml:"max_memory"`        // bytes of the process past which newcomers are refused; 0: any
+	MaxCPU         float64       `yaml:"max_cpu"`           // share of all cores past which newcomers are refused, 0 to 1; 0: any
+	Handoff        string        `yaml:"handoff,omitempty"` // path of a Unix socket: a gateway that is started on it takes the place of the running one
 }
 
 // IPConf says how clients are told where to go.
@@ -321,6 +326,7 @@ func Defaults() *Config {
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
+			MaxLogins: 4096, HandshakeRate: 1000,
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,

@@ -34,11 +34,12 @@ const (
 
 // ServerConfig says where and how a server listens.
 type ServerConfig struct {
-	Addr   string               // host:port; port 0 takes any free one
-	TLS    *tls.Config          // nil: plain text, for tests
-	Drain  time.Duration        // how long calls under way may take when Run's context ends; 5 s if 0
-	Log    *slog.Logger         // may be nil
-	Tracer trace.TracerProvider // may be nil
+	Addr   string                                  // host:port; port 0 takes any free one
+	Listen func(addr string) (net.Listener, error) // binds it; nil: as usual
+	TLS    *tls.Config                             // nil: plain text, for tests
+	Drain  time.Duration                           // how long calls under way may take when Run's context ends; 5 s if 0
+	Log    *slog.Logger                            // may be nil
+	Tracer trace.TracerProvider                    // may be nil
 }
 
 // Server is a gRPC server that is bound but not yet serving: register services on it, then Run.
@@ -59,7 +60,11 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Drain == 0 {
 		cfg.Drain = 5 * time.Second
 	}
-	l, err := net.Listen("tcp", cfg.Addr)
+	listen := cfg.Listen
+	if listen == nil {
+		listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	}
+	l, err := listen(cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("rpc: cannot listen: %w", err)
 	}

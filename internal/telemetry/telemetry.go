@@ -48,7 +48,8 @@ type Config struct {
 	LogWriter io.Writer  // stderr if nil
 	LogLevel  slog.Level // info if 0
 
-	Admin string // host:port of the admin server; empty: none
+	Admin  string                                  // host:port of the admin server; empty: none
+	Listen func(addr string) (net.Listener, error) // binds it; nil: as usual
 
 	SampleRatio float64    // of traces begun here, 0 to 1; a caller's decision is followed
 	OTLP        string     // gRPC endpoint for traces: host:port in plain text, or https://host:port; empty: none
@@ -114,7 +115,11 @@ func New(cfg Config) (*Telemetry, error) {
 	t.TracerProvider, t.Tracer = t.traces, t.traces.Tracer(scope)
 
 	if cfg.Admin != "" {
-		l, err := net.Listen("tcp", cfg.Admin)
+		listen := cfg.Listen
+		if listen == nil {
+			listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+		}
+		l, err := listen(cfg.Admin)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("telemetry: the admin server cannot listen: %w", err), t.Close(context.Background()))
 		}
