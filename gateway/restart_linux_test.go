@@ -83,7 +83,7 @@ func TestHotRestart(t *testing.T) {
 		deaf, _ := r.login(subprotocol, "deaf", 1) // half a frame was written
 		big := strings.Repeat("x", 60_000)
 		deafNo := r.routers.last().Conn
-		const bigs = 300
+		const bigs = 120
 		for range bigs {
 			r.push(big, deafNo)
 		}

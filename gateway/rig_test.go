@@ -188,7 +188,7 @@ func (r *rig) shut(cause error) {
 	select {
 	case err := <-r.done:
 		r.done <- err
-		if err != nil {
+		if err != nil && err != ErrTakenOver {
 			r.t.Error("Run:", err)
 		}
 	case <-time.After(10 * time.Second):
