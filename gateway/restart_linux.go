@@ -57,6 +57,12 @@ type (
 		Behind   uint64
 		Slow     time.Duration // for how long it has been; 0: it is not
 		Pushes   []movedPush
+		Groups   []movedGroup
+	}
+	// movedGroup is a group that the session is in, with the number that stands for all of its sessions here.
+	movedGroup struct {
+		Name im.UID
+		Conn uint64
 	}
 	movedPush struct {
 		Number                 uint64
@@ -269,8 +275,34 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 	if s.previous != 0 {
 		g.hub.mapConn(s.previous, s)
 	}
+	for _, group := range m.Groups {
+		g.interests.restore(s, group.Name, group.Conn)
+	}
 	g.metrics.sessions(1)
 	return s
+}
+
+// restore adds a session to a group that routers know by a number already.
+func (i *interests) restore(s *session, name im.UID, conn uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	g := i.groups[name]
+	if g == nil {
+		g = &interest{group: name, conn: conn, sessions: map[*session]struct{}{}}
+		i.groups[name], i.conns[conn] = g, g
+	}
+	g.sessions[s] = struct{}{}
+	i.of[s] = append(i.of[s], g)
+}
+
+// moved lists the groups of a session.
+func (i *interests) moved(s *session) (groups []movedGroup) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	for _, g := range i.of[s] {
+		groups = append(groups, movedGroup{g.group, g.conn})
+	}
+	return groups
 }
 
 func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epoll) (*conn, error) {
@@ -486,6 +518,7 @@ func (g *Gateway) sendAll(to *handoff.Conn) (sessions []*session, conns []*conn,
 		return nil
 	}
 	for _, s := range g.hub.all() {
+		groups := g.interests.moved(s) // its lock comes before the session's
 		s.mu.Lock()
 		skip := s.ended != "" || s.joining
 		if skip {
@@ -493,6 +526,7 @@ func (g *Gateway) sendAll(to *handoff.Conn) (sessions []*session, conns []*conn,
 			continue
 		}
 		item, fd := movedItem{Session: s.moved(g.cfg.ResumeWindow)}, -1
+		item.Session.Groups = groups
 		if c := s.conn; c != nil {
 			if fd = c.movable(); fd >= 0 {
 				item.Conn = c.moved()
