@@ -18,14 +18,14 @@ type View struct {
 	positions map[im.Partition]Position
 	streams   map[HeadKey][]Record // records[seq-1]
 	origins   map[im.Conversation][]im.Origin
-	ids       map[im.ID]map[im.Origin]idRow
+	ids       map[im.ID][]idRow // one an origin
 	groups    map[im.Conversation]*Group
 	inbox     map[im.UID]map[HeadKey]int64
 	cursors   map[im.Conversation]map[im.UID]Receipt
 }
 
 type idRow struct {
-	lowest im.Place
+	lowest im.Place // in one origin
 	first  uint64
 }
 
@@ -54,7 +54,7 @@ func NewView(count int) *View {
 		positions: map[im.Partition]Position{},
 		streams:   map[HeadKey][]Record{},
 		origins:   map[im.Conversation][]im.Origin{},
-		ids:       map[im.ID]map[im.Origin]idRow{},
+		ids:       map[im.ID][]idRow{},
 		groups:    map[im.Conversation]*Group{},
 		inbox:     map[im.UID]map[HeadKey]int64{},
 		cursors:   map[im.Conversation]map[im.UID]Receipt{},
@@ -139,16 +139,13 @@ func (v *View) record(r *Record) {
 	}
 	v.streams[k] = append(v.streams[k], *r)
 	if !r.Opaque {
-		if v.ids[r.ID] == nil {
-			v.ids[r.ID] = map[im.Origin]idRow{}
-		}
-		row, known := v.ids[r.ID][r.Place.Origin]
-		if known {
-			row = idRow{v.rules.lower(row.lowest, r.Place), min(row.first, r.Place.Seq)}
+		rows := v.ids[r.ID]
+		i := slices.IndexFunc(rows, func(row idRow) bool { return row.lowest.Origin == r.Place.Origin })
+		if i < 0 {
+			v.ids[r.ID] = append(rows, idRow{r.Place, r.Place.Seq})
 		} else {
-			row = idRow{r.Place, r.Place.Seq}
+			rows[i] = idRow{v.rules.lower(rows[i].lowest, r.Place), min(rows[i].first, r.Place.Seq)}
 		}
-		v.ids[r.ID][r.Place.Origin] = row
 	}
 	for _, uid := range r.Conversation.Members() {
 		if v.inbox[uid] == nil {
@@ -314,8 +311,8 @@ func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 
 // read tells whether any record of the id is covered.
 func (v *View) read(id im.ID, by im.Cursor) bool {
-	for o, row := range v.ids[id] {
-		if by.Covers(o, row.first) {
+	for _, row := range v.ids[id] {
+		if by.Covers(row.lowest.Origin, row.first) {
 			return true
 		}
 	}

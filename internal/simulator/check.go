@@ -265,8 +265,14 @@ func (w *world) checkRoutes() {
 		if d := r.router.table.Digest(now); d != first {
 			w.violate("I9", "digests of the routes of %s and %s differ", w.regions[0].name, r.name)
 		}
-		if unknown := r.router.table.Unknown(0, r.router.stamp()); len(unknown) > 0 {
-			w.violate("I10", "%s does not know the routes of %v, though all is well", r.name, unknown)
+		damped := map[im.Region]bool{} // what comes and goes does not count for a while
+		for _, reach := range r.router.table.Reaches(r.router.stamp()) {
+			damped[reach.Region] = reach.Suppressed
+		}
+		for _, unknown := range r.router.table.Unknown(0, r.router.stamp()) {
+			if !damped[unknown] {
+				w.violate("I10", "%s does not know the routes of %s, though all is well", r.name, unknown)
+			}
 		}
 		for u := range w.plan.users {
 			for _, route := range r.router.table.Rows(userName(u), r.router.stamp()) {
@@ -282,6 +288,9 @@ func (w *world) checkRoutes() {
 		for _, d := range w.devices {
 			if d.gateway == nil {
 				w.violate("I10", "%s found no gateway", d.name)
+				continue
+			}
+			if damped[d.gateway.r.name] {
 				continue
 			}
 			found := false

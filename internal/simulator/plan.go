@@ -112,7 +112,7 @@ const (
 func makePlan(o *Options) *plan {
 	d := split(o.Seed, "plan")
 	p := &plan{
-		users: 3 + d.n(3), page: []int{3, 10, 50, 200}[d.n(4)], window: []int{4, 64, 1 << 20, 1 << 20}[d.n(4)], chunk: []int{1, 8, 64, 512}[d.n(4)],
+		users: 3 + d.n(3), page: []int{3, 10, 50, 200}[d.n(4)], window: []int{4, 64, 256, 1 << 20}[d.n(4)], chunk: []int{1, 8, 64, 512}[d.n(4)],
 	}
 	p.devices = p.users + d.n(2)
 	for a := range regionCount {

@@ -54,7 +54,7 @@ func TestSimulator(t *testing.T) {
 				if n >= runs {
 					return
 				}
-				r := Run(Options{Seed: uint64(first + n), Records: 4800}, false)
+				r := Run(Options{Seed: uint64(first + n), Records: 4600}, false)
 				records.Add(int64(r.Stats.Records))
 				applied.Add(int64(r.Stats.Applied))
 				faults.Add(int64(r.Faults))
