@@ -137,10 +137,13 @@ func (w *world) Digest(context.Context) (map[string]string, error)           { r
 func (w *world) addr() string                                                { return w.public }
 func (w *world) dialect() dialect                                            { return w }
 func (w *world) path() string                                                { return "/v1/ws" }
-func (w *world) subprotocol() string                                         { return wire.SubprotocolProtobuf }
-func (w *world) opcode() byte                                                { return wire.BinaryMessage }
-func (w *world) heartbeat() []byte                                           { return w.encode(wire.FrameOf(&wire.Ping{})) }
-func (w *world) ready(b []byte) bool                                         { return len(b) > 0 && b[0] == 2<<3|2 }
+func (w *world) subprotocol() string { return wire.SubprotocolProtobuf }
+
+func (w *world) opcode() byte { return wire.BinaryMessage }
+
+func (w *world) heartbeat() []byte { return w.encode(wire.FrameOf(&wire.Ping{})) }
+
+func (w *world) ready(b []byte) bool { return len(b) > 0 && b[0] == 2<<3|2 }
 
 func (w *world) encode(f *wire.Frame) []byte {
 	c, err := wire.NewCodec(wire.SubprotocolProtobuf)

@@ -45,7 +45,7 @@ func (p *peer) start(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	for until := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.DialTimeout("tcp", p.addr(), time.Second)
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", p.addr())
 		if err == nil {
 			c.Close()
 			return s, nil

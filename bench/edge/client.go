@@ -104,7 +104,7 @@ func connect(ctx context.Context, s server, n, atOnce int, took *durations) (*cr
 					return
 				}
 				began := time.Now()
-				conn, r, err := login(s, i)
+				conn, r, err := login(ctx, s, i)
 				if err != nil {
 					err = fmt.Errorf("client %d: %w", i, err)
 					failed.Store(&err)
@@ -219,8 +219,8 @@ func readFrame(r *bufio.Reader, into []byte) ([]byte, error) {
 	return into, err
 }
 
-func login(s server, i int) (net.Conn, *bufio.Reader, error) {
-	conn, err := net.DialTimeout("tcp", s.addr(), 20*time.Second)
+func login(ctx context.Context, s server, i int) (net.Conn, *bufio.Reader, error) {
+	conn, err := (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", s.addr())
 	if err != nil {
 		return nil, nil, err
 	}

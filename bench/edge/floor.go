@@ -80,7 +80,7 @@ func measureFloor(ctx context.Context, o options) (float64, error) {
 	var readers sync.WaitGroup
 	conns := make([]net.Conn, o.members)
 	for i := range conns {
-		if conns[i], err = net.DialTimeout("tcp", addr, 10*time.Second); err != nil {
+		if conns[i], err = (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", addr); err != nil {
 			return 0, err
 		}
 		readers.Go(func() {

@@ -9,6 +9,7 @@ package handoff
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/gob"
 	"errors"
@@ -75,7 +76,7 @@ func (l *Listener) Close() error { return l.unix.Close() }
 
 // Dial reaches the process that listens at a path. ErrNobody: none does.
 func Dial(path string, timeout time.Duration) (*Conn, error) {
-	c, err := net.DialTimeout("unix", path, timeout)
+	c, err := (&net.Dialer{Timeout: timeout}).DialContext(context.Background(), "unix", path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
 		return nil, ErrNobody
