@@ -324,7 +324,11 @@ func (w *world) profiled(ctx context.Context, run string, p *running, length tim
 		defer close(done)
 		url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.admin, max(1, int(length.Seconds())))
 		for ctx.Err() == nil {
-			r, err := http.Get(url)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				return
+			}
+			r, err := http.DefaultClient.Do(req)
 			if err != nil { // not up yet
 				time.Sleep(20 * time.Millisecond)
 				continue
