@@ -382,6 +382,11 @@ func (d *Dev) missing(ctx context.Context) string {
 		if state, err := r.state(); state != UnitUp {
 			return fmt.Sprintf("region %s is %s: %v", r.site.Region, state, err)
 		}
+		for id, u := range r.gateways {
+			if state, err := u.State(); state != UnitUp {
+				return fmt.Sprintf("%s of %s is %s: %v", id, r.site.Region, state, err)
+			}
+		}
 		if rt := r.router.Load(); rt == nil {
 			return fmt.Sprintf("router of %s is not running", r.site.Region)
 		} else if err := rt.Ready(); err != nil {

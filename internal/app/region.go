@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -179,10 +181,31 @@ func (r *devRegion) stop() {
 	r.kafka.Stop()
 }
 
-// state sums up the units.
+// state sums up the units: the region is up while everything else that it needs and any of its gateways is.
 func (r *devRegion) state() (UnitState, error) {
-	state, why := UnitUp, error(nil)
+	var needed, gateways []*Unit
 	for _, u := range append([]*Unit{r.kafka, r.redis}, r.services...) {
+		if slices.Contains(slices.Collect(maps.Values(r.gateways)), u) {
+			gateways = append(gateways, u)
+		} else {
+			needed = append(needed, u)
+		}
+	}
+	if state, why := worst(needed); state != UnitUp {
+		return state, why
+	}
+	for _, u := range gateways {
+		if s, _ := u.State(); s == UnitUp {
+			return UnitUp, nil // clients of the others move to it
+		}
+	}
+	return worst(gateways)
+}
+
+// worst is the state of units that are all needed.
+func worst(units []*Unit) (UnitState, error) {
+	state, why := UnitUp, error(nil)
+	for _, u := range units {
 		switch s, err := u.State(); s {
 		case UnitDown:
 			return UnitDown, err
