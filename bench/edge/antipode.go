@@ -137,7 +137,7 @@ func (w *world) Digest(context.Context) (map[string]string, error)           { r
 func (w *world) addr() string                                                { return w.public }
 func (w *world) dialect() dialect                                            { return w }
 func (w *world) path() string                                                { return "/v1/ws" }
-func (w *world) subprotocol() string { return wire.SubprotocolProtobuf }
+func (w *world) subprotocol() string                                         { return wire.SubprotocolProtobuf }
 
 func (w *world) opcode() byte { return wire.BinaryMessage }
 
