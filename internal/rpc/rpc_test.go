@@ -147,7 +147,7 @@ func TestMessagesAreBounded(t *testing.T) {
 	addr, _ := serve(t, ServerConfig{}, &raw{call: func(_ context.Context, r *antipodev1.BackendCallRequest) (*antipodev1.BackendCallResponse, error) {
 		return &antipodev1.BackendCallResponse{Body: r.Body}, nil
 	}})
-	client := antipodev1.NewBackendClient(dial(t, addr, DialConfig{}))
+	client := antipodev1.NewBackendClient(dial(t, addr, DialConfig{Timeout: time.Minute}))
 	if r, err := client.Call(t.Context(), &antipodev1.BackendCallRequest{Body: make([]byte, MaxMessage-1024)}); err != nil || len(r.Body) != MaxMessage-1024 {
 		t.Errorf("a message below the limit: %v", err)
 	}
