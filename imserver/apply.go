@@ -139,7 +139,7 @@ func (a *applier) poll(ctx context.Context, out chan<- polled) {
 func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <-chan struct{}) error {
 	save := time.NewTicker(a.s.cfg.SentInterval)
 	defer save.Stop()
-	wait, pace := time.NewTimer(time.Hour), time.NewTimer(0)
+	wait, pace := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
 	defer wait.Stop()
 	defer pace.Stop()
 	var (
@@ -147,7 +147,7 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 		gathered        int
 		moved           = a.moved() // left by the last reign
 		waiting, waited bool        // for a piece to grow
-		paced           bool        // enough time has passed since the last commit began
+		paced           = true      // enough time has passed since the last commit began
 	)
 	for {
 		rows := gathered
@@ -171,8 +171,9 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 		}
 		if a.ledger.Collected() != nil && a.flight == nil && (paced || full) {
 			a.launch(hard)
-			paced = false
-			pace.Reset(a.s.cfg.CommitPace)
+			if paced = a.s.cfg.CommitPace == 0; !paced {
+				pace.Reset(a.s.cfg.CommitPace)
+			}
 			continue
 		}
 		in := out
