@@ -134,11 +134,7 @@ func (d *device) poll() {
 }
 
 // event takes what was pushed.
-func (d *device) event(e *wire.Event) {
-	r := e.GetRecord()
-	if r == nil {
-		return // a receipt
-	}
+func (d *device) event(r *wire.Record) {
 	for _, c := range d.chats {
 		if string(c.c) == r.Conversation {
 			c.push(r)

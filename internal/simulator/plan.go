@@ -112,7 +112,7 @@ const (
 func makePlan(o *Options) *plan {
 	d := split(o.Seed, "plan")
 	p := &plan{
-		users: 3 + d.n(3), page: []int{3, 10, 50, 200}[d.n(4)], window: []int{4, 64, 256, 1 << 20}[d.n(4)], chunk: []int{1, 8, 64, 512}[d.n(4)],
+		users: 3 + d.n(3), page: []int{3, 10, 50, 200}[d.n(4)], window: []int{4, 16, 64, 256, 1 << 20}[d.n(5)], chunk: []int{1, 8, 64, 512}[d.n(4)],
 	}
 	p.devices = p.users + d.n(2)
 	for a := range regionCount {
@@ -131,7 +131,7 @@ func makePlan(o *Options) *plan {
 	for range 1 + d.n(3) {
 		g := group{lane: "ggs"[d.n(3)], creator: d.n(p.devices)}
 		for u := range p.users {
-			if d.chance(0.6) {
+			if d.chance(0.5) {
 				g.members = append(g.members, u)
 			}
 		}
@@ -180,8 +180,10 @@ func (p *plan) makeOps(o *Options, d *dice) {
 				switch {
 				case d.chance(0.0015):
 					next.kind, next.arg = opMember, 2*d.n(p.users)
-					if d.chance(0.25) {
+					g := &p.groups[conv-len(p.directs)]
+					if u := next.arg / 2; d.chance(0.3) && u != p.user(g.creator) { // and comes back, else few would be left
 						next.arg++
+						p.ops = append(p.ops, op{at: at + d.between(second, minute), kind: opMember, device: g.creator, conv: conv, arg: 2 * u})
 					}
 				case d.chance(0.0015):
 					next.kind = opTitle

@@ -3,6 +3,8 @@ package simulator
 import (
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/router/routes"
 	"github.com/antipode-im/antipode/wire"
@@ -167,7 +169,7 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 	var abroad [regionCount][]im.Delivery
 	for i := range deliveries {
 		d := &deliveries[i]
-		var event *wire.Event
+		var event *wire.Record
 		for _, uid := range d.Recipients {
 			o.found = o.table.Lookup(o.found[:0], uid, now)
 			for j := range o.found {
@@ -187,8 +189,10 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 					o.w.violate("I10", "%s uses the route of %s to %s/%d, which it has read to be down", o.name, uid, route.Gateway.ID, route.Gateway.Epoch)
 				}
 				if event == nil {
-					event = new(wire.Event)
-					must(wire.Unmarshal(d.Body, event))
+					event = o.w.decode(d.Body)
+				}
+				if event == nil { // a receipt
+					continue
 				}
 				o.r.gatewayOf(route.Gateway, func(g *gateway) { pushes[g.n] = append(pushes[g.n], push{route.Conn, event}) })
 			}
@@ -214,7 +218,30 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 // push is an event for one conn.
 type push struct {
 	conn  uint64
-	event *wire.Event
+	event *wire.Record
+}
+
+// decode returns the record of an event, nil for another. What regions push of one record differs in who pushes it alone,
+// so most are decoded already.
+func (w *world) decode(event []byte) *wire.Record {
+	number, kind, n := protowire.ConsumeTag(event)
+	if n < 0 || number != 1 || kind != protowire.BytesType {
+		return nil
+	}
+	body, m := protowire.ConsumeBytes(event[n:])
+	if m < 0 {
+		panic("an event that does not decode")
+	}
+	if r, ok := w.decoded[string(body)]; ok {
+		return r
+	}
+	r := new(wire.Record)
+	must(wire.Unmarshal(body, r))
+	if len(w.decoded) > 2000 {
+		clear(w.decoded)
+	}
+	w.decoded[string(body)] = r
+	return r
 }
 
 // gateway holds the sockets of devices.

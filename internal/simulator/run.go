@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // Result is what became of a run.
@@ -66,6 +67,7 @@ func (w *world) schedule(at int64, run func()) { w.push(at-w.now, nil, run) }
 func newWorld(o Options, trace bool) *world {
 	w := &world{
 		Options: o, plan: makePlan(&o), tracing: trace, truth: newTruth(), dice: split(o.Seed^o.Salt<<32, "world"), seals: map[string]int64{},
+		decoded: map[string]*wire.Record{},
 	}
 	for _, pair := range w.plan.directs {
 		w.convs = append(w.convs, im.Direct(userName(pair[0]), userName(pair[1])))
@@ -124,7 +126,11 @@ func (w *world) fail(n int, f fault) {
 	r, other := w.regions[f.who%regionCount], w.regions[f.other]
 	during := func(begin, end func()) {
 		begin()
-		w.push(f.lasts, nil, end)
+		w.push(f.lasts, nil, func() {
+			if !w.quiet { // else it was ended
+				end()
+			}
+		})
 	}
 	switch f.kind {
 	case crashes:
@@ -169,6 +175,9 @@ func (w *world) fail(n int, f fault) {
 				}
 			}
 		}, func() {
+			if !r.replicators[1-s.n].active {
+				return
+			}
 			s.active = false
 			for _, k := range s.links {
 				k.fail("another owns it")

@@ -47,6 +47,7 @@ type world struct {
 	losing   bool // a region is, or was
 	returned bool // the region that is lost brings what it had
 	seals    map[string]int64
+	decoded  map[string]*wire.Record // of late, by their bytes
 	stats    Stats
 }
 
