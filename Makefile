@@ -57,7 +57,7 @@ INFRA := ./test/terraform ./test/observability
 # The simulator has nothing concurrent in it, and much to compute: the race detector would only slow it.
 test-go: ## run all but the browser and infrastructure tests, with the race detector
 	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$')
-	$(GO) test ./internal/simulator
+	$(GO) test -skip TestMutations ./internal/simulator # make sim runs these
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
 	$(GO) test -timeout 4m $(BROWSER)
