@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/await"
 )
 
 // peer is Centrifugo v5 with its memory engine, JSON over WebSocket, as its documentation sets it up.
@@ -44,17 +46,19 @@ func (p *peer) start(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	for until := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	err = await.Within(ctx, 20*time.Second, 20*time.Millisecond, func() (bool, string) {
 		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", p.addr())
-		if err == nil {
-			c.Close()
-			return s, nil
+		if err != nil {
+			return false, err.Error()
 		}
-		if time.Now().After(until) || ctx.Err() != nil {
-			s.stop()
-			return nil, err
-		}
+		c.Close()
+		return true, ""
+	})
+	if err != nil {
+		s.stop()
+		return nil, err
 	}
+	return s, nil
 }
 
 func (p *peer) login(int) []byte {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/await"
 )
 
 // dialect is what clients of a server say.
@@ -82,12 +84,10 @@ func (c *crowd) latency(share float64) float64 {
 }
 
 func (c *crowd) await(ctx context.Context, n int64) error {
-	for until := time.Now().Add(time.Minute); c.received.Load() < n; time.Sleep(time.Millisecond) {
-		if ctx.Err() != nil || time.Now().After(until) {
-			return fmt.Errorf("%d of %d pushes arrived, %d connections broke", c.received.Load(), n, c.broken.Load())
-		}
-	}
-	return nil
+	return await.Within(ctx, time.Minute, 200*time.Microsecond, func() (bool, string) {
+		got := c.received.Load()
+		return got >= n, fmt.Sprintf("%d of %d pushes arrived, %d connections broke", got, n, c.broken.Load())
+	})
 }
 
 // connect logs n clients in, some at once; took gets how long each needed.

@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/await"
 )
 
 type options struct {
@@ -169,11 +171,8 @@ func fanOut(ctx context.Context, o options, s server, p *process, f *figures) er
 	total := int64(o.rounds) * int64(o.members)
 	cpu, began := p.cpu(), time.Now()
 	for i := range o.rounds {
-		for c.received.Load() < int64(i-8)*int64(o.members) { // eight are under way
-			time.Sleep(200 * time.Microsecond)
-			if ctx.Err() != nil || time.Since(began) > 5*time.Minute {
-				return errors.New("pushes do not arrive")
-			}
+		if err := c.await(ctx, int64(i-8)*int64(o.members)); err != nil { // eight are under way
+			return err
 		}
 		if err := s.push(ctx); err != nil {
 			return err
@@ -193,7 +192,9 @@ func fanOut(ctx context.Context, o options, s server, p *process, f *figures) er
 			return err
 		}
 		next = next.Add(every)
-		time.Sleep(time.Until(next))
+		if err := await.Moment(ctx, next); err != nil { // open-loop: when the next is due
+			return err
+		}
 	}
 	if err := c.await(ctx, total+total/2); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/await"
 )
 
 // caught is what a catch-up took.
@@ -88,6 +90,8 @@ func (w *world) catchUp(ctx context.Context, name string, start func() ([]*runni
 			c.peak = peak(ps)
 			return c, nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		if err := await.Moment(ctx, now.Add(10*time.Millisecond)); err != nil {
+			return c, err
+		}
 	}
 }

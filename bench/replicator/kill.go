@@ -2,10 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/antipode-im/antipode/internal/await"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
@@ -140,7 +141,9 @@ func (w *world) killed(ctx context.Context, kills int, start func() ([]*running,
 		return h, err
 	}
 	for k := range kills {
-		time.Sleep(time.Duration(50+37*k%200) * time.Millisecond) // at no particular moment
+		if err := await.Moment(ctx, time.Now().Add(time.Duration(50+37*k%200)*time.Millisecond)); err != nil { // at no particular moment
+			return h, err
+		}
 		i := k % len(ps)
 		moment := time.Now()
 		if err := ps[i].end(); err != nil {
@@ -170,23 +173,22 @@ func (w *world) killed(ctx context.Context, kills int, start func() ([]*running,
 		return h, err
 	}
 	h.sent = float64(len(acked))
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // until all is there
-		missing := 0
+	missing := 0
+	err = await.Within(ctx, patience, 10*time.Millisecond, func() (bool, string) {
+		missing = 0
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		for number := range acked {
 			if s.times[number] == 0 {
 				missing++
 			}
 		}
-		s.mu.Unlock()
-		h.lost = float64(missing)
-		if missing == 0 || time.Now().After(end) {
-			break
-		}
-		if ctx.Err() != nil {
-			return h, errors.Join(errors.New("interrupted"), ctx.Err())
-		}
+		return missing == 0, ""
+	})
+	if err != nil && ctx.Err() != nil { // else what is missing is lost
+		return h, fmt.Errorf("interrupted: %w", ctx.Err())
 	}
+	h.lost = float64(missing)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.times {

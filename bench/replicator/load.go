@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/antipode-im/antipode/internal/await"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -107,7 +109,9 @@ func (w *world) pace(ctx context.Context, rate int, length time.Duration, acked 
 				acked(number)
 			})
 		}
-		time.Sleep(tick)
+		if await.Moment(ctx, time.Now().Add(tick)) != nil {
+			break
+		}
 	}
 	wg.Wait()
 	if err := failed.Load(); err != nil {

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/antipode-im/antipode/internal/await"
+
 	"github.com/antipode-im/antipode/im"
 )
 
@@ -95,10 +97,11 @@ func (w *world) steady(ctx context.Context, name string, start func() ([]*runnin
 	if err := w.pace(ctx, w.o.rate, w.o.steady, func(uint64) { sent.Add(1) }); err != nil {
 		return s, err
 	}
-	for end := time.Now().Add(patience); seen.Load() < sent.Load(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) || ctx.Err() != nil {
-			return s, errors.Join(fmt.Errorf("%d of %d records came", seen.Load(), sent.Load()), ctx.Err())
-		}
+	err = await.Within(ctx, patience, time.Millisecond, func() (bool, string) {
+		return seen.Load() >= sent.Load(), fmt.Sprintf("%d of %d records came", seen.Load(), sent.Load())
+	})
+	if err != nil {
+		return s, err
 	}
 	s.cpu = (cpu(ps) - used) / float64(sent.Load()) * 1e6
 	s.peak = peak(ps)
@@ -107,14 +110,12 @@ func (w *world) steady(ctx context.Context, name string, start func() ([]*runnin
 
 // level waits until the copy has all that the source has: a run before may have left a rest.
 func (w *world) level(ctx context.Context, copied string) error {
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	return await.Within(ctx, patience, 10*time.Millisecond, func() (bool, string) {
 		target, err1 := w.ends(ctx, "eu", source())
 		at, err2 := w.ends(ctx, "us", copied)
-		if errors.Join(err1, err2) == nil && at >= target {
-			return nil
+		if err := errors.Join(err1, err2); err != nil {
+			return false, err.Error()
 		}
-		if time.Now().After(end) || ctx.Err() != nil {
-			return errors.Join(fmt.Errorf("the copy has %d of %d records", at, target), err1, err2, ctx.Err())
-		}
-	}
+		return at >= target, fmt.Sprintf("the copy has %d of %d records", at, target)
+	})
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/antipode-im/antipode/internal/await"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/backend"
@@ -139,12 +141,13 @@ func (w *world) openLog(ctx context.Context, r im.Region) error {
 		Region: r, Origin: im.Origin(r), Regions: []im.Region{"eu", "us"}, Origins: []im.Origin{"eu", "us"}, Partitions: partitions,
 		Kafka: cfg, Topic: kafka.TopicSpec{Replication: 1, MinISR: 1},
 	}
-	for end := time.Now().Add(patience); ; { // a broker that has just made a topic does not know at once that it leads it
-		if err = app.MigrateLog(ctx, log, site); err == nil || ctx.Err() != nil || time.Now().After(end) {
-			return err
+	// A broker that has just made a topic does not know at once that it leads it.
+	return await.Within(ctx, patience, 100*time.Millisecond, func() (bool, string) {
+		if err := app.MigrateLog(ctx, log, site); err != nil {
+			return false, err.Error()
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		return true, ""
+	})
 }
 
 func (w *world) close() error {
@@ -330,7 +333,7 @@ func (w *world) profiled(ctx context.Context, run string, p *running, length tim
 			}
 			r, err := http.DefaultClient.Do(req)
 			if err != nil { // not up yet
-				time.Sleep(20 * time.Millisecond)
+				_ = await.Moment(ctx, time.Now().Add(20*time.Millisecond)) // the loop asks ctx
 				continue
 			}
 			defer r.Body.Close()

@@ -72,9 +72,9 @@ var ownRules = []own{
 		"how servers are run on this machine would serve any program: it knows how processes are run, and nothing of messaging",
 	},
 	{
-		[]string{"internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
+		[]string{"internal/await/...", "internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
 		nil,
-		"telemetry, fault injection and processes would serve any program: they know nothing of messaging",
+		"waiting, telemetry, fault injection and processes would serve any program: they know nothing of messaging",
 	},
 	{
 		[]string{"internal/checker/..."},
