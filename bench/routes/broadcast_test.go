@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/antipode-im/antipode/internal/await"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/certs"
@@ -154,10 +156,8 @@ func link(b *testing.B, delay time.Duration, regions ...*region) {
 // until polls for a state.
 func until(b *testing.B, what string, limit time.Duration, ok func() bool) {
 	b.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			b.Fatalf("never happened: %s", what)
-		}
+	if err := await.Within(b.Context(), limit, time.Millisecond, func() (bool, string) { return ok(), what }); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -185,7 +185,7 @@ func BenchmarkBroadcast(b *testing.B) {
 			run(b, func(ctx context.Context) error {
 				for ctx.Err() == nil {
 					a.Heartbeat()
-					time.Sleep(500 * time.Millisecond)
+					_ = await.Moment(ctx, time.Now().Add(500*time.Millisecond)) // the loop asks ctx
 				}
 				return nil
 			})
@@ -233,7 +233,9 @@ func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix 
 				})
 				sent <- c
 			}
-			time.Sleep(time.Millisecond)
+			if await.Moment(b.Context(), time.Now().Add(time.Millisecond)) != nil {
+				return
+			}
 		}
 	})
 	var (
@@ -262,7 +264,9 @@ func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix 
 		if now.Sub(began) > 2*time.Minute {
 			b.Fatalf("%d of %d claims were seen", len(took), total)
 		}
-		time.Sleep(time.Millisecond)
+		if err := await.Moment(b.Context(), now.Add(time.Millisecond)); err != nil {
+			b.Fatal(err)
+		}
 	}
 	sending.Wait()
 	return took
