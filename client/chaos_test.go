@@ -97,7 +97,7 @@ func chaos(t *testing.T, seed uint64) {
 				g.push(log[rng.IntN(len(log))], g.region)
 			}
 		}
-		time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+		pass(time.Duration(rng.IntN(400)) * time.Millisecond)
 	}
 	calm.Store(true)
 	for _, c := range conversations {

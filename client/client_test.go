@@ -270,7 +270,7 @@ func TestGapFromOrigin(t *testing.T) {
 		if got := r.inserted(); len(got) != 4 {
 			t.Errorf("inserted %q", got)
 		}
-		time.Sleep(4 * time.Second) // the cancelled pull ends at the server
+		pass(4 * time.Second) // the cancelled pull ends at the server
 	})
 }
 
@@ -288,7 +288,7 @@ func TestGapFromOwnRegion(t *testing.T) {
 		w.holds("eu", direct, im.Cursor{"eu": 2})
 		w.say("eu", direct, "bob", "3")
 		eu.push(w.say("eu", direct, "bob", "4"), "eu")
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		synctest.Wait()
 		if got := r.Cursor(direct)["eu"]; got != 2 {
 			t.Fatalf("cursor %d", got)
@@ -395,10 +395,10 @@ func TestMarksAreRepeatedWhileCut(t *testing.T) {
 		eventually(t, time.Second, "caught up", func() bool { return r.took(CaughtUp{}) == 1 })
 		for i := range 50 { // coalesced: one mark a second at most
 			eu.push(w.say("eu", direct, "bob", fmt.Sprint(i)), "eu")
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
 		eventually(t, 20*time.Second, "delivered", func() bool { return w.lastMark().Delivered == "eu=50" })
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if n := len(w.marks); n < 3 || n > 5 {
@@ -505,7 +505,7 @@ func TestSlowReader(t *testing.T) {
 		if err := c.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for i := range 50 {
 			eu.push(w.say("eu", direct, "bob", fmt.Sprint(i)), "eu")
 		}

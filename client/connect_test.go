@@ -24,7 +24,7 @@ func TestRace(t *testing.T) {
 		if took < 400*time.Millisecond || took > 500*time.Millisecond {
 			t.Errorf("took %v: two staggers of 200 ms, then c", took)
 		}
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		synctest.Wait()
 		if len(a.logins())+len(b.logins())+len(d.logins()) != 0 || len(c.logins()) != 1 {
 			t.Errorf("hellos: %d %d %d %d", len(a.logins()), len(b.logins()), len(c.logins()), len(d.logins()))
@@ -161,7 +161,7 @@ func TestDeadSocket(t *testing.T) {
 		r := w.client(nil)
 		defer r.end()
 		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
-		time.Sleep(5 * time.Minute) // pings keep it alive
+		pass(5 * time.Minute) // pings keep it alive
 		synctest.Wait()
 		if r.took(Connected{}) != 1 {
 			t.Fatal("a live socket was given up")

@@ -458,7 +458,7 @@ func (g *gateway) call(uid im.UID, method string, body []byte, http bool) ([]byt
 			if d := hook(http); d < 0 {
 				select {} // the bubble is never idle by this: the caller's time-out runs
 			} else {
-				time.Sleep(d)
+				pass(d)
 			}
 		}
 		w.mu.Lock()
