@@ -253,14 +253,48 @@ func TestResumeTakesTheSessionOver(t *testing.T) {
 	if !w2.Resumed {
 		t.Fatal("not resumed")
 	}
-	if _, err := old.receive(); err == nil {
-		t.Error("the old socket goes on")
+	if f, err := old.receive(); err == nil {
+		t.Errorf("the old socket goes on: %v", f)
 	}
 	r.push("1", 1)
 	p.expectPush(1, "1")
 	for _, c := range r.routers.claimed() {
 		if c.Offline {
 			t.Errorf("claimed %v though the session has a socket", c)
+		}
+	}
+}
+
+// The same while the old socket's login is still under way: it ends without a word, as replaced is for another device.
+func TestResumeTakesAnUnfinishedLoginOver(t *testing.T) {
+	r := newRig(t)
+	_, w := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	resume := func(login uint64) *wire.Hello {
+		h := r.hello("ann", login)
+		h.Resume = &wire.Resume{Session: w.Session, Secret: w.ResumeSecret}
+		return h
+	}
+	r.routers.mu.Lock()
+	r.routers.refuse = func(c im.Claim) error {
+		if c.Login != 2 || c.Offline {
+			return nil
+		}
+		_, _, err := r.g.takeOver(3, "ann", resume(3))
+		return err
+	}
+	r.routers.mu.Unlock()
+	p := r.dial(wire.SubprotocolProtobuf)
+	p.send(resume(2))
+	for {
+		f, err := p.receive()
+		if _, closed := errors.AsType[*websocket.CloseError](err); closed && !websocket.IsCloseError(err, websocket.CloseAbnormalClosure) {
+			t.Fatalf("closed with %v", err)
+		}
+		if err != nil {
+			return
+		}
+		if f.GetWelcome() == nil {
+			t.Fatalf("got %v", f)
 		}
 	}
 }

@@ -45,6 +45,9 @@ func (c *conn) join(h *wire.Hello) {
 	defer c.g.joining.Add(-1)
 	s, err := c.g.join(c, h)
 	switch {
+	case err == errTakenFrom:
+		c.g.metrics.loggedIn(im.CodeReplaced)
+		c.drop()
 	case err != nil:
 		told, ok := errors.AsType[*im.Error](err)
 		if !ok {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"sync"
 	"time"
 
@@ -229,6 +230,10 @@ func (s *session) next(c *conn, into []numberedPush) (behind uint64, pushes []nu
 	return behind, into
 }
 
+// errTakenFrom ends a login whose session a resume took meanwhile. The client is on another socket by then, so this one
+// goes without a word, as takeOver ends one whose login was done: told that it was replaced, a client would stop.
+var errTakenFrom = errors.New("a resume took the session during the login")
+
 // attach gives the session a socket whose login was claimed, and the number of the last push that its client has. It
 // fails if another socket took the session meanwhile, or if it ended.
 func (s *session) attach(c *conn, login, has uint64) error {
@@ -238,7 +243,7 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	case s.ended != "":
 		return im.Errorf(s.ended, "the session ended during the login")
 	case s.login != login:
-		return im.Errorf(im.CodeReplaced, "the device logged in again during the login")
+		return errTakenFrom
 	}
 	s.conn, s.joining = c, false
 	s.deadline, s.slowAt = time.Time{}, time.Time{}
