@@ -84,7 +84,8 @@ type Config struct {
 	// Logger tells of reconnects at debug level and of stops at warn. Optional.
 	Logger *slog.Logger
 
-	// Dial opens TCP connections (to gateways and ipconfs alike). Default: net.Dialer.
+	// Dial opens TCP connections (to gateways and ipconfs alike). Default: a net.Dialer without the kernel's keepalives,
+	// whose sockets give up, on Linux, when what was sent is not acknowledged within CallTimeout.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// TLS is for wss and https. Default: the system's roots.
 	TLS *tls.Config
@@ -135,7 +136,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+		c.Dial = dialer(c.CallTimeout).DialContext
 	}
 	c.Policy = c.Policy.Within()
 	if c.HTTP == nil {

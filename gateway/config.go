@@ -34,6 +34,11 @@ type Config struct {
 	SlowTimeout  time.Duration // how long after the first dropped push a session may go on without acknowledging
 	DrainTimeout time.Duration // from the end of Run's context to its return
 
+	KeepAlive     time.Duration // silence after which the kernel probes a client; negative: never
+	UserTimeout   time.Duration // how long what was written may be unacknowledged before the kernel gives a socket up; negative: as long as it likes
+	SendBuffer    int           // bytes of a socket's send buffer; 0: the kernel's choice
+	ReceiveBuffer int           // and of its receive buffer
+
 	MaxConns      int    // sockets; also what Load tells as capacity. Sessions without a socket are at most as many again
 	MaxConnsPerIP int    // sockets of one address
 	Bandwidth     uint64 // bytes per second it is sized for, which Load tells; 0: not known
@@ -83,6 +88,8 @@ func (c Config) Defaults() Config {
 	duration(&c.ResumeWindow, 60*time.Second)
 	duration(&c.SlowTimeout, 10*time.Second)
 	duration(&c.DrainTimeout, 10*time.Second)
+	duration(&c.KeepAlive, 2*time.Minute)
+	duration(&c.UserTimeout, 30*time.Second)
 	number(&c.MaxConns, 50_000)
 	number(&c.MaxConnsPerIP, 10_000)
 	number(&c.MaxFrame, 64<<10)
@@ -184,6 +191,9 @@ func (c Config) Check() error {
 		if n.v <= 0 {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %v", n.name, n.v)
 		}
+	}
+	if c.SendBuffer < 0 || c.ReceiveBuffer < 0 {
+		return fmt.Errorf("gateway: send_buffer and receive_buffer: must not be less than 0, are %d and %d", c.SendBuffer, c.ReceiveBuffer)
 	}
 	if c.MaxMemory < 0 {
 		return fmt.Errorf("gateway: max_memory: must not be less than 0, is %d", c.MaxMemory)

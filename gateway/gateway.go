@@ -196,19 +196,18 @@ func (g *Gateway) listen() error {
 			return err
 		}
 		if p != nil {
-			g.predecessor, g.listener, g.epoch = p, &gate{Listener: p.listener}, p.offer.Epoch
+			g.predecessor, g.listener, g.epoch = p, g.newGate(p.listener), p.offer.Epoch
 			g.cfg.Gateway.Epoch = p.offer.Epoch
 			g.connNo.Store(p.offer.ConnNo + connNoGap)
 			return nil
 		}
 	}
-	// Heartbeats of the protocol tell whether a client lives: the kernel's would wake up phones.
-	listen := net.ListenConfig{KeepAlive: -1}
+	listen := net.ListenConfig{KeepAlive: -1} // the gate sets all options
 	l, err := listen.Listen(context.Background(), "tcp", g.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("gateway: listen on %s: %w", g.cfg.Listen, err)
 	}
-	g.listener = &gate{Listener: l}
+	g.listener = g.newGate(l)
 	return nil
 }
 

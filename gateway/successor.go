@@ -79,12 +79,26 @@ func (s *successor) has() bool {
 // gate is a listener that can hold its accepts up.
 type gate struct {
 	net.Listener
-	shut sync.RWMutex
+	options socketOptions
+	refused func(error) // is told of options that a socket did not take
+	shut    sync.RWMutex
+}
+
+// newGate accepts with the configured options of sockets.
+func (g *Gateway) newGate(l net.Listener) *gate {
+	return &gate{Listener: l, options: g.cfg.socketOptions(), refused: func(err error) {
+		g.log.Debug("a socket does not take its options; it goes on without", "err", err)
+	}}
 }
 
 // Accept implements net.Listener.
 func (g *gate) Accept() (net.Conn, error) {
 	c, err := g.Listener.Accept()
+	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
+		if err := g.options.apply(tcp); err != nil { // most likely it has left again
+			g.refused(err)
+		}
+	}
 	g.shut.RLock()
 	defer g.shut.RUnlock()
 	return c, err

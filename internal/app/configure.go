@@ -72,6 +72,14 @@ func SiteOf(c *config.Config) (Site, error) {
 	return s, s.tune(c)
 }
 
+// orNever is a time that 0 turns off, for a config in which 0 is the default.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
 // tune sets what each service is told beside who and where it is.
 func (s *Site) tune(c *config.Config) error {
 	gatewayProxies, err := prefixes(c.Gateway.TrustedProxies)
@@ -85,6 +93,7 @@ func (s *Site) tune(c *config.Config) error {
 		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
 		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
+		KeepAlive: orNever(g.TCPKeepAlive), UserTimeout: orNever(g.TCPUserTimeout), SendBuffer: g.SendBuffer, ReceiveBuffer: g.ReceiveBuffer,
 	}
 	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
 		return err

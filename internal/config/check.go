@@ -290,6 +290,22 @@ func checkAuth(a *Auth, bad report) {
 	}
 }
 
+// checkSockets holds the options of a gateway's sockets to what the kernel takes: seconds, and buffers that hold a frame.
+func checkSockets(g *Gateway, bad report) {
+	if v := g.TCPKeepAlive; v != 0 && v < time.Second {
+		bad("gateway.tcp_keepalive", "%v: must be 0, or 1s or more", v)
+	}
+	if v := g.TCPUserTimeout; v != 0 && v < time.Second {
+		bad("gateway.tcp_user_timeout", "%v: must be 0, or 1s or more", v)
+	}
+	if v := g.SendBuffer; v != 0 && v < 4096 {
+		bad("gateway.send_buffer", "%d: must be 0, or 4096 bytes or more", v)
+	}
+	if v := g.ReceiveBuffer; v != 0 && v < 4096 {
+		bad("gateway.receive_buffer", "%d: must be 0, or 4096 bytes or more", v)
+	}
+}
+
 func checkLimits(c *Config, bad report) {
 	ints := map[string]int{
 		"log.replication": c.Log.Replication, "log.min_in_sync": c.Log.MinInSync, "timelines.max_conns": c.Timelines.MaxConns,
@@ -314,6 +330,7 @@ func checkLimits(c *Config, bad report) {
 	if v := c.Gateway.MaxCPU; v < 0 || v > 1 {
 		bad("gateway.max_cpu", "%v: must be 0 to 1", v)
 	}
+	checkSockets(&c.Gateway, bad)
 	rates := map[string]float64{
 		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "imserver.rate": c.IMServer.Rate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
 	}

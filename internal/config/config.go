@@ -162,6 +162,10 @@ type Gateway struct {
 	HandshakeRate  float64       `yaml:"handshake_rate"`    // connections per second of one address
 	MaxMemory      int           `yaml:"max_memory"`        // bytes of the process past which newcomers are refused; 0: any
 	MaxCPU         float64       `yaml:"max_cpu"`           // share of all cores past which newcomers are refused, 0 to 1; 0: any
+	TCPKeepAlive   time.Duration `yaml:"tcp_keepalive"`     // silence after which the kernel probes a client; 0: never. Heartbeats tell earlier
+	TCPUserTimeout time.Duration `yaml:"tcp_user_timeout"`  // how long bytes to a client may be unacknowledged before its socket is given up; 0: as the kernel likes
+	SendBuffer     int           `yaml:"send_buffer"`       // bytes of a socket's send buffer; 0: the kernel's choice
+	ReceiveBuffer  int           `yaml:"receive_buffer"`    // bytes of a socket's receive buffer; 0: the kernel's choice
 	Handoff        string        `yaml:"handoff,omitempty"` // path of a Unix socket: a gateway that is started on it takes the place of the running one
 }
 
@@ -326,7 +330,7 @@ func Defaults() *Config {
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
-			MaxLogins: 4096, HandshakeRate: 1000,
+			MaxLogins: 4096, HandshakeRate: 1000, TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,
