@@ -261,7 +261,7 @@ func served(t *testing.T, r *replicator.Replicator, open *wire.LinkOpen) (*pipe,
 
 func openUS(window uint64) *wire.LinkOpen {
 	return &wire.LinkOpen{
-		Region: "eu", Origin: "us", Version: wire.LinkVersion, WindowBytes: window,
+		Region: "eu", Origin: "us", Version: wire.LinkVersions().Oldest, WindowBytes: window,
 		Partitions: []*wire.LinkPartition{{Topic: "msg.us.direct"}},
 	}
 }
@@ -402,7 +402,8 @@ func TestSenderRefusesWhoAsksWrongly(t *testing.T) {
 		"another region's name":   {func(o *wire.LinkOpen) { o.Region = "ap" }, im.CodeBadToken},
 		"another origin's log":    {func(o *wire.LinkOpen) { o.Origin = "eu" }, im.CodeWrongRegion},
 		"an origin epoch":         {func(o *wire.LinkOpen) { o.Origin = "us.2" }, im.CodeWrongRegion},
-		"a version of the future": {func(o *wire.LinkOpen) { o.Version = wire.LinkVersion + 1 }, im.CodeBadRequest},
+		"a version of the future": {func(o *wire.LinkOpen) { o.Version = wire.LinkVersions().Newest + 1 }, im.CodeBadRequest},
+		"a version of the past":   {func(o *wire.LinkOpen) { o.Version = wire.LinkVersions().Oldest - 1 }, im.CodeBadRequest},
 		"too many partitions": {func(o *wire.LinkOpen) {
 			for range 10 {
 				o.Partitions = append(o.Partitions, &wire.LinkPartition{})

@@ -213,7 +213,8 @@ func (c *receiving) session(ctx context.Context) error {
 
 func (c *receiving) openMessage() *wire.LinkRequest {
 	o := &wire.LinkOpen{
-		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Version: wire.LinkVersion, Own: string(c.r.cfg.Origin),
+		Region: string(c.r.cfg.Region), Origin: string(c.peer.Origin), Own: string(c.r.cfg.Origin),
+		Version: wire.LinkVersions().Oldest, Newest: wire.LinkVersions().Newest,
 		WindowBytes: uint64(c.r.cfg.WindowBytes), FirstWindowBytes: uint64(min(firstWindow, c.r.cfg.WindowBytes)),
 		Partitions: make([]*wire.LinkPartition, len(c.parts)),
 	}
@@ -252,6 +253,9 @@ func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 	}
 	if im.Region(o.Region) != c.peer.Region {
 		return nil, im.Errorf(im.CodeWrongRegion, "the link to %s reached region %q", c.peer.Region, o.Region)
+	}
+	if err := understood(o, c.peer.Region); err != nil {
+		return nil, err
 	}
 	var good []*part
 	for i, s := range o.Partitions {

@@ -29,6 +29,7 @@ type sending struct {
 	notifies chan notify
 	opened   atomic.Bool
 
+	version  uint32   // of the protocol, on this link
 	packs    bool     // the receiver takes packed batches
 	lanes    []string // topics, in the order in which open names them
 	shelf    *shelf
@@ -136,8 +137,9 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	if im.Origin(open.Origin) != cfg.Origin {
 		return im.Errorf(im.CodeWrongRegion, "the log asked for is %q; this replicator sends %s", open.Origin, cfg.Origin)
 	}
-	if open.Version != wire.LinkVersion {
-		return im.Errorf(im.CodeBadRequest, "link protocol version %d; this build speaks %d", open.Version, wire.LinkVersion)
+	var err error
+	if l.version, err = agree(cfg.Region, l.peer, open); err != nil {
+		return err
 	}
 	if limit := len(cfg.partitions(cfg.Origin)); len(open.Partitions) > limit {
 		return im.Errorf(im.CodeBadRequest, "%d partitions asked for; the log has %d", len(open.Partitions), limit)
@@ -266,7 +268,7 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 		}
 		o.Partitions[i] = s
 	}
-	o.ClockMs = l.r.now().UnixMilli()
+	o.ClockMs, o.Version = l.r.now().UnixMilli(), l.version
 	return &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 }
 

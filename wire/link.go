@@ -42,9 +42,6 @@ type (
 	LinkResponseStatus  = antipodev1.LinkResponse_Status
 )
 
-// LinkVersion is the version of the link protocol that this build speaks.
-const LinkVersion = 2
-
 // PackedVersion is the version of packed batches that this build sends and takes.
 const PackedVersion = 1
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // DialConfig says how connections are made and calls bounded.
@@ -25,6 +26,8 @@ type DialConfig struct {
 	Open    time.Duration        // how long a breaker stays open; 1 s if 0
 	Log     *slog.Logger         // may be nil
 	Tracer  trace.TracerProvider // may be nil
+
+	versions wire.Versions // in tests: what is spoken instead
 }
 
 // Dial returns a connection to one server. It connects when first used and reconnects by itself, with jittered back-off
@@ -40,6 +43,9 @@ func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.versions == (wire.Versions{}) {
+		cfg.versions = Versions()
 	}
 	t := &target{addr: addr, cfg: cfg}
 	t.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
@@ -94,7 +100,7 @@ func (t *target) unary(ctx context.Context, method string, req, reply any, cc *g
 	_, err := t.breaker.Execute(func() (struct{}, error) {
 		err := t.carrier.call(ctx, cc, method, req, reply)
 		if errors.Is(err, errNotCarried) {
-			err = invoke(ctx, method, req, reply, cc, opts...)
+			err = invoke(telling(ctx, t.cfg.versions), method, req, reply, cc, opts...)
 		}
 		return struct{}{}, fromStatus(ctx, t.addr, err)
 	})
@@ -105,7 +111,7 @@ func (t *target) unary(ctx context.Context, method string, req, reply any, cc *g
 }
 
 func (t *target) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := open(ctx, desc, cc, method, opts...)
+	s, err := open(telling(ctx, t.cfg.versions), desc, cc, method, opts...)
 	if err != nil {
 		return nil, fromStatus(ctx, t.addr, err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/antipode-im/antipode/im"
 	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // MaxMessage bounds one message of a call or stream, in bytes.
@@ -40,6 +41,8 @@ type ServerConfig struct {
 	Drain  time.Duration                           // how long calls under way may take when Run's context ends; 5 s if 0
 	Log    *slog.Logger                            // may be nil
 	Tracer trace.TracerProvider                    // may be nil
+
+	versions wire.Versions // in tests: what is spoken instead
 }
 
 // Server is a gRPC server that is bound but not yet serving: register services on it, then Run.
@@ -60,6 +63,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Drain == 0 {
 		cfg.Drain = 5 * time.Second
 	}
+	if cfg.versions == (wire.Versions{}) {
+		cfg.versions = Versions()
+	}
 	listen := cfg.Listen
 	if listen == nil {
 		listen = func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
@@ -76,8 +82,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.unary),
-		grpc.ChainStreamInterceptor(s.stream),
+		grpc.ChainUnaryInterceptor(s.versionedUnary, s.unary),
+		grpc.ChainStreamInterceptor(s.versionedStream, s.stream),
 	}
 	if cfg.Tracer != nil {
 		options = append(options, grpc.StatsHandler(serverTracing(cfg.Tracer)))

@@ -2190,12 +2190,13 @@ type LinkOpen struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Region           string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"` // the receiver
 	Origin           string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
-	Version          uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this protocol
+	Version          uint32                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // of this protocol: the lowest that the receiver speaks
 	Partitions       []*LinkPartition       `protobuf:"bytes,4,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	WindowBytes      uint64                 `protobuf:"varint,5,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`                  // how much may be under way before credit is given back, at most
 	Own              string                 `protobuf:"bytes,6,opt,name=own,proto3" json:"own,omitempty"`                                                      // the origin under which the receiver's region writes; empty from builds that do not tell
 	Packed           uint32                 `protobuf:"varint,7,opt,name=packed,proto3" json:"packed,omitempty"`                                               // the highest version of packed batches that the receiver takes; 0: none
 	FirstWindowBytes uint64                 `protobuf:"varint,8,opt,name=first_window_bytes,json=firstWindowBytes,proto3" json:"first_window_bytes,omitempty"` // how much may be under way at first; 0: window_bytes. More comes as credit
+	Newest           uint32                 `protobuf:"varint,9,opt,name=newest,proto3" json:"newest,omitempty"`                                               // the highest version of this protocol that the receiver speaks; 0: version alone
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2282,6 +2283,13 @@ func (x *LinkOpen) GetPacked() uint32 {
 func (x *LinkOpen) GetFirstWindowBytes() uint64 {
 	if x != nil {
 		return x.FirstWindowBytes
+	}
+	return 0
+}
+
+func (x *LinkOpen) GetNewest() uint32 {
+	if x != nil {
+		return x.Newest
 	}
 	return 0
 }
@@ -2733,6 +2741,7 @@ type LinkOpened struct {
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`                   // the sender
 	ClockMs       int64                  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // the sender's clock
 	Lost          uint64                 `protobuf:"fixed64,4,opt,name=lost,proto3" json:"lost,omitempty"`                     // the origin named as own was declared lost, with this stamp, and nothing is shipped to it; 0: it was not
+	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                // of this protocol, on this link: the highest that both ends speak; 0: the one that open names
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2791,6 +2800,13 @@ func (x *LinkOpened) GetClockMs() int64 {
 func (x *LinkOpened) GetLost() uint64 {
 	if x != nil {
 		return x.Lost
+	}
+	return 0
+}
+
+func (x *LinkOpened) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
 	}
 	return 0
 }
@@ -4123,7 +4139,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x04held\x18\x02 \x01(\v2\x15.antipode.v1.LinkHeldH\x00R\x04held\x121\n" +
 	"\x06credit\x18\x03 \x01(\v2\x17.antipode.v1.LinkCreditH\x00R\x06credit\x12+\n" +
 	"\x04seek\x18\x04 \x01(\v2\x15.antipode.v1.LinkSeekH\x00R\x04seekB\x06\n" +
-	"\x04kind\"\x8b\x02\n" +
+	"\x04kind\"\xa3\x02\n" +
 	"\bLinkOpen\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x18\n" +
@@ -4134,7 +4150,8 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\fwindow_bytes\x18\x05 \x01(\x04R\vwindowBytes\x12\x10\n" +
 	"\x03own\x18\x06 \x01(\tR\x03own\x12\x16\n" +
 	"\x06packed\x18\a \x01(\rR\x06packed\x12,\n" +
-	"\x12first_window_bytes\x18\b \x01(\x04R\x10firstWindowBytes\"\xaa\x01\n" +
+	"\x12first_window_bytes\x18\b \x01(\x04R\x10firstWindowBytes\x12\x16\n" +
+	"\x06newest\x18\t \x01(\rR\x06newest\"\xaa\x01\n" +
 	"\rLinkPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
@@ -4165,7 +4182,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06notify\x18\x03 \x01(\v2\x1a.antipode.v1.NotifyRequestH\x00R\x06notify\x121\n" +
 	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06status\x124\n" +
 	"\abatches\x18\x05 \x01(\v2\x18.antipode.v1.LinkBatchesH\x00R\abatchesB\x06\n" +
-	"\x04kind\"\x94\x01\n" +
+	"\x04kind\"\xae\x01\n" +
 	"\n" +
 	"LinkOpened\x12?\n" +
 	"\n" +
@@ -4173,7 +4190,8 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"partitions\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x19\n" +
 	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\x06R\x04lost\"m\n" +
+	"\x04lost\x18\x04 \x01(\x06R\x04lost\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion\"m\n" +
 	"\x12LinkPartitionState\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\fR\x05logId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
