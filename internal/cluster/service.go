@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/antipode-im/antipode/internal/process"
@@ -21,8 +22,14 @@ import (
 // service is a service of Antipode as a Server.
 type service struct {
 	plan   MemberPlan
-	binary string
+	binary atomic.Pointer[string]
 	env    []string
+}
+
+func newService(plan MemberPlan, binary string, env []string) *service {
+	s := &service{plan: plan, env: env}
+	s.binary.Store(&binary)
+	return s
 }
 
 // Name implements Server.
@@ -39,7 +46,7 @@ func (s *service) Prepare(context.Context) error {
 // Spec implements Server.
 func (s *service) Spec() process.Spec {
 	return process.Spec{
-		Name: s.plan.Name, Path: s.binary, Args: []string{s.plan.Kind, "--config", s.plan.Config},
+		Name: s.plan.Name, Path: *s.binary.Load(), Args: []string{s.plan.Kind, "--config", s.plan.Config},
 		Env: s.env, Signal: syscall.SIGTERM,
 	}
 }

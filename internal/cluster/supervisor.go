@@ -142,7 +142,7 @@ func (s *Supervisor) server(m MemberPlan) Server {
 	case backendConsul:
 		return consulOf(s.plan, m)
 	}
-	return &service{plan: m, binary: s.cfg.Binary, env: s.env}
+	return newService(m, s.cfg.Binary, s.env)
 }
 
 func (s *Supervisor) sink(name string) (*sink, error) {
@@ -434,6 +434,26 @@ func (s *Supervisor) Start(ctx context.Context, target string) error {
 // Restart stops members and starts them again.
 func (s *Supervisor) Restart(ctx context.Context, target string) error {
 	return errors.Join(s.Stop(ctx, target), s.Start(ctx, target))
+}
+
+// Use has services run another build of antipode from their next start on, so that a cluster runs mixed versions. Backends
+// among the members are passed over.
+func (s *Supervisor) Use(target, binary string) error {
+	members, err := s.match(target)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, m := range members {
+		if service, ok := m.server.(*service); ok {
+			service.binary.Store(&binary)
+			found = true
+		}
+	}
+	if !found {
+		return fmt.Errorf("member %q: %w: want a service, only they run antipode", target, ErrUnknown)
+	}
+	return nil
 }
 
 // Pause stops members from running, as a machine that hangs: connections stay open and nobody answers.

@@ -400,3 +400,34 @@ func TestLinksFollowReplicators(t *testing.T) {
 		t.Errorf("the link leads to %s", got)
 	}
 }
+
+// Services run another build from their next start on; backends run none.
+func TestUse(t *testing.T) {
+	cfg, _ := setup(t)
+	plan, err := NewPlan(cfg.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Supervisor{plan: plan, members: map[string]*member{}}
+	for _, m := range plan.Members() {
+		var server Server = &script{name: m.Name}
+		if m.Service() {
+			server = newService(m, "new", nil)
+		}
+		s.members[m.Name] = &member{plan: m, server: server}
+	}
+	if err := s.Use("eu", "old"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"eu/router-1": "old", "eu/gateway-2": "old", "us/router-1": "new"} {
+		if got := s.members[name].server.Spec().Path; got != want {
+			t.Errorf("%s runs %s, want %s", name, got, want)
+		}
+	}
+	if err := s.Use("eu/kafka", "old"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("a backend: %v", err)
+	}
+	if err := s.Use("mars", "old"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("nobody: %v", err)
+	}
+}
