@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/labels"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -24,7 +25,8 @@ type metrics struct {
 	pushes, received, sent, fences        metric.Int64Counter
 	callTime                              metric.Float64Histogram
 
-	bytes atomic.Uint64 // read and written, for the load
+	labels labels.Sets
+	bytes  atomic.Uint64 // read and written, for the load
 }
 
 func newMetrics(m metric.Meter) (*metrics, error) {
@@ -72,20 +74,16 @@ func (x *metrics) begin() {
 	x.conns(0)
 	x.sessions(0)
 	for _, reason := range []string{"admission", "behind", "calls", "handshake", "logins", "queue", "rate", "replies", "slow"} {
-		x.sheds.Add(ctx, 0, label("reason", reason))
+		x.sheds.Add(ctx, 0, x.labels.One("reason", reason))
 	}
 	for _, how := range []string{"resumed", "refused"} {
-		x.resumes.Add(ctx, 0, label("outcome", how))
+		x.resumes.Add(ctx, 0, x.labels.One("outcome", how))
 	}
 	for _, c := range im.Codes() {
 		if c.Spec().Close != 0 {
-			x.closes.Add(ctx, 0, label("code", string(c)))
+			x.closes.Add(ctx, 0, x.labels.One("code", string(c)))
 		}
 	}
-}
-
-func label(key, value string) metric.AddOption {
-	return metric.WithAttributes(attribute.String(key, value))
 }
 
 // outcome is a code, or "ok" for none.
@@ -99,15 +97,21 @@ func outcome(c im.Code) string {
 func (x *metrics) conns(n int64)    { x.openConns.Add(context.Background(), n) }
 func (x *metrics) sessions(n int64) { x.liveSessions.Add(context.Background(), n) }
 func (x *metrics) loggedIn(c im.Code) {
-	x.logins.Add(context.Background(), 1, label("code", outcome(c)))
+	x.logins.Add(context.Background(), 1, x.labels.One("code", outcome(c)))
 }
 
-func (x *metrics) resumed(how string) { x.resumes.Add(context.Background(), 1, label("outcome", how)) }
+func (x *metrics) resumed(how string) {
+	x.resumes.Add(context.Background(), 1, x.labels.One("outcome", how))
+}
 
-func (x *metrics) shed(reason string) { x.sheds.Add(context.Background(), 1, label("reason", reason)) }
+func (x *metrics) shed(reason string) {
+	x.sheds.Add(context.Background(), 1, x.labels.One("reason", reason))
+}
 
-func (x *metrics) closed(c im.Code) { x.closes.Add(context.Background(), 1, label("code", string(c))) }
-func (x *metrics) fenced()          { x.fences.Add(context.Background(), 1) }
+func (x *metrics) closed(c im.Code) {
+	x.closes.Add(context.Background(), 1, x.labels.One("code", string(c)))
+}
+func (x *metrics) fenced() { x.fences.Add(context.Background(), 1) }
 
 func (x *metrics) pushed(n int) {
 	if n > 0 {
@@ -126,14 +130,17 @@ func (x *metrics) wrote(n int) {
 }
 
 func (x *metrics) called(c *im.Call, code im.Code, took time.Duration) {
-	method := attribute.String("method", methodLabel(c.Service, c.Method))
-	x.calls.Add(context.Background(), 1, metric.WithAttributes(method, attribute.String("code", outcome(code))))
-	x.callTime.Record(context.Background(), took.Seconds(), metric.WithAttributes(method))
+	method := methodLabel(c.Service, c.Method)
+	x.counted(method, code)
+	x.callTime.Record(context.Background(), took.Seconds(), x.labels.One("method", method))
 }
 
 func (x *metrics) refused(c *wire.Call, err error) {
-	x.calls.Add(context.Background(), 1, metric.WithAttributes(
-		attribute.String("method", methodLabel(c.Service, c.Method)), attribute.String("code", outcome(im.CodeOf(err)))))
+	x.counted(methodLabel(c.Service, c.Method), im.CodeOf(err))
+}
+
+func (x *metrics) counted(method string, code im.Code) {
+	x.calls.Add(context.Background(), 1, x.labels.Two(labels.Pair{Key: "method", Value: method}, labels.Pair{Key: "code", Value: outcome(code)}))
 }
 
 func methodLabel(service, method string) string {

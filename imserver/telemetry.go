@@ -12,10 +12,12 @@ import (
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver/view"
+	"github.com/antipode-im/antipode/internal/labels"
 )
 
 // meter holds the instruments. Labels are few and bounded: codes, lanes, origins.
 type meter struct {
+	labels     labels.Sets
 	calls      metric.Int64Counter
 	appends    metric.Float64Histogram
 	applied    metric.Int64Counter
@@ -79,7 +81,7 @@ func (m *meter) observe(s *Server) (stop func(), err error) {
 		c.Add(ctx, 0)
 	}
 	for _, o := range s.cfg.Origins {
-		origin := metric.WithAttributes(attribute.String("origin", string(o)))
+		origin := m.labels.One("origin", string(o))
 		m.applied.Add(ctx, 0, origin)
 		m.gaps.Add(ctx, 0, origin)
 		m.halted.Add(ctx, 0, origin)
@@ -90,7 +92,7 @@ func (m *meter) observe(s *Server) (stop func(), err error) {
 		now := s.deps.Now()
 		for _, origin := range s.cfg.Origins {
 			if heard := s.heard(origin); heard > 0 {
-				o.ObserveFloat64(m.silence, max(now.Sub(heard.Time()).Seconds(), 0), metric.WithAttributes(attribute.String("origin", string(origin))))
+				o.ObserveFloat64(m.silence, max(now.Sub(heard.Time()).Seconds(), 0), m.labels.One("origin", string(origin)))
 			}
 		}
 		return nil
@@ -124,11 +126,11 @@ func (m *meter) called(ctx context.Context, method string, err error) {
 	if err != nil {
 		code = string(im.CodeOf(err))
 	}
-	m.calls.Add(ctx, 1, metric.WithAttributes(attribute.String("method", method), attribute.String("code", code)))
+	m.calls.Add(ctx, 1, m.labels.Two(labels.Pair{Key: "method", Value: method}, labels.Pair{Key: "code", Value: code}))
 }
 
 func (m *meter) appended(ctx context.Context, took time.Duration, lane im.Lane) {
-	m.appends.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("lane", string(lane))))
+	m.appends.Record(ctx, took.Seconds(), m.labels.One("lane", string(lane)))
 }
 
 func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Duration, now time.Time) {
@@ -144,7 +146,7 @@ func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Dura
 		}
 	}
 	for o, n := range rows {
-		origin := metric.WithAttributes(attribute.String("origin", string(o)))
+		origin := m.labels.One("origin", string(o))
 		m.applied.Add(ctx, int64(n), origin)
 		if oldest[o] > 0 {
 			m.lag.Record(ctx, max(0, now.Sub(oldest[o].Time()).Seconds()), origin)
@@ -153,11 +155,11 @@ func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Dura
 }
 
 func (m *meter) gap(ctx context.Context, o im.Origin) {
-	m.gaps.Add(ctx, 1, metric.WithAttributes(attribute.String("origin", string(o))))
+	m.gaps.Add(ctx, 1, m.labels.One("origin", string(o)))
 }
 
 func (m *meter) halt(ctx context.Context, o im.Origin, by int64) {
-	m.halted.Add(ctx, by, metric.WithAttributes(attribute.String("origin", string(o))))
+	m.halted.Add(ctx, by, m.labels.One("origin", string(o)))
 }
 
 func (m *meter) delivered(ctx context.Context, deliveries, pushes int) {

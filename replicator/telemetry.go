@@ -13,11 +13,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/labels"
 	"github.com/antipode-im/antipode/wire"
 )
 
 // metrics are the instruments of a replicator. Labels are peers, lanes and directions: bounded by the regions.
 type metrics struct {
+	labels                  labels.Sets
 	records, bytes, wire    metric.Int64Counter
 	skipped, gaps, failures metric.Int64Counter
 	opens, seek, dropped    metric.Int64Counter
@@ -102,11 +104,11 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 // begin shows a peer's counters as 0: one that appears with its first step has not increased, to Prometheus.
 func (m *metrics) begin(peer im.Region) {
 	for _, c := range []metric.Int64Counter{m.skipped, m.gaps, m.failures, m.opens, m.seek} {
-		add(c, 0, peer, "")
+		m.add(c, 0, peer, "")
 	}
 	for _, c := range []metric.Int64Counter{m.records, m.bytes, m.wire, m.dropped} {
-		add(c, 0, peer, "in")
-		add(c, 0, peer, "out")
+		m.add(c, 0, peer, "in")
+		m.add(c, 0, peer, "out")
 	}
 }
 
@@ -119,18 +121,18 @@ func oneIf(b bool) float64 {
 
 func (m *metrics) close() { _ = m.registration.Unregister() } // fails only if it was never registered
 
-func add(c metric.Int64Counter, n int, peer im.Region, direction string) {
-	set := []attribute.KeyValue{attribute.String("peer", string(peer))}
+func (m *metrics) add(c metric.Int64Counter, n int, peer im.Region, direction string) {
+	of := m.labels.One("peer", string(peer))
 	if direction != "" {
-		set = append(set, attribute.String("direction", direction))
+		of = m.labels.Two(labels.Pair{Key: "peer", Value: string(peer)}, labels.Pair{Key: "direction", Value: direction})
 	}
-	c.Add(context.Background(), int64(n), metric.WithAttributes(set...))
+	c.Add(context.Background(), int64(n), of)
 }
 
 func (m *metrics) sent(peer im.Region, records, bytes, wire int) {
-	add(m.records, records, peer, "out")
-	add(m.bytes, bytes, peer, "out")
-	add(m.wire, wire, peer, "out")
+	m.add(m.records, records, peer, "out")
+	m.add(m.bytes, bytes, peer, "out")
+	m.add(m.wire, wire, peer, "out")
 }
 
 func (m *metrics) canary(peer im.Region, lane string, d time.Duration) {
@@ -138,19 +140,19 @@ func (m *metrics) canary(peer im.Region, lane string, d time.Duration) {
 		metric.WithAttributes(attribute.String("peer", string(peer)), attribute.String("lane", lane)))
 }
 
-func (m *metrics) appended(peer im.Region, records int) { add(m.records, records, peer, "in") }
+func (m *metrics) appended(peer im.Region, records int) { m.add(m.records, records, peer, "in") }
 func (m *metrics) received(peer im.Region, bytes, wire int) {
-	add(m.bytes, bytes, peer, "in")
-	add(m.wire, wire, peer, "in")
+	m.add(m.bytes, bytes, peer, "in")
+	m.add(m.wire, wire, peer, "in")
 }
 
-func (m *metrics) skips(peer im.Region, n int)             { add(m.skipped, n, peer, "") }
-func (m *metrics) gap(peer im.Region)                      { add(m.gaps, 1, peer, "") }
-func (m *metrics) appendFailed(peer im.Region)             { add(m.failures, 1, peer, "") }
-func (m *metrics) linkOpened(peer im.Region)               { add(m.opens, 1, peer, "") }
-func (m *metrics) seeks(peer im.Region)                    { add(m.seek, 1, peer, "") }
-func (m *metrics) notifyDropped(peer im.Region, n int)     { add(m.dropped, n, peer, "out") }
-func (m *metrics) notifyUndelivered(peer im.Region, n int) { add(m.dropped, n, peer, "in") }
+func (m *metrics) skips(peer im.Region, n int)             { m.add(m.skipped, n, peer, "") }
+func (m *metrics) gap(peer im.Region)                      { m.add(m.gaps, 1, peer, "") }
+func (m *metrics) appendFailed(peer im.Region)             { m.add(m.failures, 1, peer, "") }
+func (m *metrics) linkOpened(peer im.Region)               { m.add(m.opens, 1, peer, "") }
+func (m *metrics) seeks(peer im.Region)                    { m.add(m.seek, 1, peer, "") }
+func (m *metrics) notifyDropped(peer im.Region, n int)     { m.add(m.dropped, n, peer, "out") }
+func (m *metrics) notifyUndelivered(peer im.Region, n int) { m.add(m.dropped, n, peer, "in") }
 
 // startShip begins a span "ship" for a record whose trace is sampled, and adds it to spans.
 func (r *Replicator) startShip(spans []trace.Span, e *im.Entry, peer im.Region, out bool) []trace.Span {

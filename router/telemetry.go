@@ -14,11 +14,13 @@ import (
 	nooptrace "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/labels"
 	"github.com/antipode-im/antipode/router/routes"
 )
 
 // instruments are the router's metrics and spans. Labels are regions, origins, codes and reasons: all bounded.
 type instruments struct {
+	labels      labels.Sets
 	meter       metric.Meter
 	tracer      trace.Tracer
 	claims      metric.Int64Counter
@@ -112,8 +114,8 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 		i.kicks.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", string(code))))
 	}
 	for _, o := range r.table.Origins() {
-		i.skipped.Add(context.Background(), 0, origin(o))
-		i.jumps.Add(context.Background(), 0, origin(o))
+		i.skipped.Add(context.Background(), 0, i.origin(o))
+		i.jumps.Add(context.Background(), 0, i.origin(o))
 		if o.Region() != r.cfg.Region {
 			i.notify(o.Region(), 0)
 			i.notifyDropped(o.Region(), 0)
@@ -175,16 +177,16 @@ func (i *instruments) applied(b *im.Batch, res *routes.Result) {
 		i.mu.Unlock()
 	}
 	if n := res.Skipped + res.Ahead; n > 0 {
-		i.skipped.Add(context.Background(), int64(n), origin(b.Partition.Origin()))
+		i.skipped.Add(context.Background(), int64(n), i.origin(b.Partition.Origin()))
 	}
 }
 
-func origin(o im.Origin) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("origin", string(o)))
+func (i *instruments) origin(o im.Origin) metric.MeasurementOption {
+	return i.labels.One("origin", string(o))
 }
 
-func peer(r im.Region) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("peer", string(r)))
+func (i *instruments) peer(r im.Region) metric.MeasurementOption {
+	return i.labels.One("peer", string(r))
 }
 
 func (i *instruments) claim(err error, n int) {
@@ -195,37 +197,37 @@ func (i *instruments) claim(err error, n int) {
 	if err != nil {
 		code = string(im.CodeOf(err))
 	}
-	i.claims.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("code", code)))
+	i.claims.Add(context.Background(), int64(n), i.labels.One("code", code))
 }
 
 func (i *instruments) spared(reason string, n int) {
-	i.claimsSpare.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+	i.claimsSpare.Add(context.Background(), int64(n), i.labels.One("reason", reason))
 }
 
 func (i *instruments) pushed(n int) { i.pushes.Add(context.Background(), int64(n)) }
 
 func (i *instruments) lost(reason string, n int) {
-	i.pushesLost.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+	i.pushesLost.Add(context.Background(), int64(n), i.labels.One("reason", reason))
 }
 
 func (i *instruments) notify(to im.Region, n int) {
-	i.notifies.Add(context.Background(), int64(n), peer(to))
+	i.notifies.Add(context.Background(), int64(n), i.peer(to))
 }
 
 func (i *instruments) notifyDropped(to im.Region, n int) {
-	i.notifyDrops.Add(context.Background(), int64(n), peer(to))
+	i.notifyDrops.Add(context.Background(), int64(n), i.peer(to))
 }
 
 func (i *instruments) notified(from im.Region, n int) {
-	i.notifiedIn.Add(context.Background(), int64(n), peer(from))
+	i.notifiedIn.Add(context.Background(), int64(n), i.peer(from))
 }
 
 func (i *instruments) kick(c im.Code) {
-	i.kicks.Add(context.Background(), 1, metric.WithAttributes(attribute.String("code", string(c))))
+	i.kicks.Add(context.Background(), 1, i.labels.One("code", string(c)))
 }
 
 func (i *instruments) down()            { i.downs.Add(context.Background(), 1) }
-func (i *instruments) jump(o im.Origin) { i.jumps.Add(context.Background(), 1, origin(o)) }
+func (i *instruments) jump(o im.Origin) { i.jumps.Add(context.Background(), 1, i.origin(o)) }
 func (i *instruments) storeError()      { i.storeErrors.Add(context.Background(), 1) }
 
 // sampled tells whether a W3C traceparent asks for spans: the lowest bit of its flags.

@@ -33,12 +33,12 @@ var ownRules = []own{
 	},
 	{
 		[]string{"gateway/..."},
-		[]string{"im", "wire", "gateway/..."},
+		[]string{"im", "wire", "gateway/...", "internal/labels"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
 		[]string{"imserver/..."},
-		[]string{"im", "wire", "imserver/..."},
+		[]string{"im", "wire", "imserver/...", "internal/labels"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
@@ -48,7 +48,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"router/...", "replicator/..."},
-		[]string{"im", "wire"},
+		[]string{"im", "wire", "internal/labels"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
@@ -72,7 +72,7 @@ var ownRules = []own{
 		"how servers are run on this machine would serve any program: it knows how processes are run, and nothing of messaging",
 	},
 	{
-		[]string{"internal/await/...", "internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
+		[]string{"internal/await/...", "internal/labels/...", "internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
 		nil,
 		"waiting, telemetry, fault injection and processes would serve any program: they know nothing of messaging",
 	},
@@ -179,8 +179,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"google.golang.org/grpc"},
-		[]string{"internal/rpc/...", "proto/...", "internal/telemetry"},
-		"gRPC is how services talk today, not what they are: both ends live in internal/rpc; telemetry takes traces by OTLP, which is gRPC",
+		[]string{"internal/rpc/...", "proto/...", "internal/telemetry", "internal/embedded"},
+		"gRPC is how services talk today, not what they are: both ends live in internal/rpc; telemetry takes traces by OTLP, which is gRPC; embedded takes its in-memory sockets",
 	},
 	{
 		[]string{"github.com/antipode-im/antipode/proto"},
