@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -58,6 +59,14 @@ func begin(site Site, env Env, service string, b Binding) (*process, error) {
 	return p, nil
 }
 
+// dial is how the process connects; nil: by TCP.
+func (e *Env) dial() func(ctx context.Context, addr string) (net.Conn, error) {
+	if e.Network == nil {
+		return nil
+	}
+	return e.Network.Dial
+}
+
 // conns returns connections to the instances of a service of a region, which must show that service's certificate.
 func (p *process) conns(service string, r im.Region) *rpc.Dialer {
 	key := service + "." + string(r)
@@ -65,7 +74,7 @@ func (p *process) conns(service string, r im.Region) *rpc.Dialer {
 		return d
 	}
 	d := rpc.NewDialer(rpc.DialConfig{
-		TLS: p.identity.Client(service, r), Log: p.tel.Log, Tracer: p.tel.TracerProvider,
+		TLS: p.identity.Client(service, r), Log: p.tel.Log, Tracer: p.tel.TracerProvider, Dial: p.env.dial(),
 	})
 	p.dialers[key] = d
 	p.onClose(func() { d.Close() })
@@ -77,8 +86,12 @@ func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
 	if len(callers) == 0 {
 		callers = []im.Region{p.site.Region}
 	}
+	listen := p.site.listenShared(p.service)
+	if listen == nil && p.env.Network != nil {
+		listen = p.env.Network.Listen
+	}
 	return rpc.NewServer(rpc.ServerConfig{
-		Addr: p.binding.RPC, Listen: p.site.listenShared(p.service), TLS: p.identity.Server(callers...), Drain: drainTimeout,
+		Addr: p.binding.RPC, Listen: listen, TLS: p.identity.Server(callers...), Drain: drainTimeout,
 		Log: p.tel.Log, Tracer: p.tel.TracerProvider,
 	})
 }
@@ -99,7 +112,7 @@ func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluste
 	var log *kafka.Cluster
 	err := p.reach(ctx, at, func(ctx context.Context) (err error) {
 		if log == nil {
-			if log, err = kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log}); err != nil {
+			if log, err = kafka.Open(ctx, cfg, kafka.Deps{Log: p.tel.Log, Dial: p.env.dial()}); err != nil {
 				return err
 			}
 			p.onClose(log.Close)

@@ -202,7 +202,7 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 	if d.issuer, err = issue.New("dev", seed); err != nil {
 		return err
 	}
-	discovery := registry.NewMemory(registryTTL)
+	discovery, network := registry.NewMemory(registryTTL), new(embedded.Network)
 	var origins []im.Origin
 	for _, r := range names {
 		for epoch := uint32(1); epoch <= max(d.cfg.Epochs[r], 1); epoch++ {
@@ -229,8 +229,9 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 				return t, err
 			},
 			StartWait: devStartWait,
+			Network:   network,
 		}
-		d.regions = append(d.regions, newDevRegion(i, site, env, d.ports, d.cfg.Data, d.log))
+		d.regions = append(d.regions, newDevRegion(i, site, env, network, d.ports, d.cfg.Data, d.log))
 	}
 	d.watcher = newWatcher(d)
 	for i, from := range names {

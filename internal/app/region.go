@@ -40,12 +40,12 @@ type devRegion struct {
 	switching sync.Mutex // one kill or start at a time
 }
 
-func newDevRegion(index int, site Site, env Env, ports ports, data string, log *slog.Logger) *devRegion {
+func newDevRegion(index int, site Site, env Env, network *embedded.Network, ports ports, data string, log *slog.Logger) *devRegion {
 	r := &devRegion{site: site, env: env, gateways: map[string]*Unit{}, gateway: map[string]*atomic.Pointer[gateway.Gateway]{}}
 	name := func(part string) string { return string(site.Region) + "/" + part }
 	r.kafka = NewUnit(name("kafka"), log, func(ctx context.Context) (Service, error) {
 		k, err := embedded.StartKafka(ctx, embedded.KafkaConfig{
-			Addr: ports.region(index, portKafka), Dir: filepath.Join(data, string(site.Region), "kafka"), Log: log,
+			Addr: ports.region(index, portKafka), Dir: filepath.Join(data, string(site.Region), "kafka"), Log: log, Network: network,
 		})
 		if err != nil {
 			return nil, err

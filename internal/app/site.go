@@ -1,6 +1,8 @@
 package app
 
 import (
+	"context"
+	"net"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -83,6 +85,14 @@ type Env struct {
 	Telemetry func(service, instance, admin string) (*telemetry.Telemetry, error)
 	// StartWait is how long a start waits for backends that do not answer; 0: one try.
 	StartWait time.Duration
+	// Network is how the services of this process reach each other and their brokers; nil: by TCP.
+	Network Network
+}
+
+// Network binds addresses, and connects to them.
+type Network interface {
+	Listen(addr string) (net.Listener, error)
+	Dial(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Binding says which instance a process is and where it listens.

@@ -20,7 +20,9 @@ type KafkaConfig struct {
 	Addr string // host:port on loopback; port 0 takes a free one
 	Dir  string // created if missing; what an earlier one wrote there is loaded
 	Sync bool   // fsync every append. Without it appends survive the end of the process, not that of the machine.
-	Log  *slog.Logger
+	// Network, if given, has those reach it in memory that dial through it.
+	Network *Network
+	Log     *slog.Logger
 }
 
 // Kafka is one broker of kfake in this process, persisted on disk.
@@ -55,7 +57,11 @@ func StartKafka(_ context.Context, cfg KafkaConfig) (*Kafka, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("embedded kafka: data folder: %w", err)
 	}
-	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", cfg.Addr)
+	network := cfg.Network
+	if network == nil {
+		network = new(Network)
+	}
+	ln, err := network.Listen(cfg.Addr)
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("embedded kafka: %s is taken by another process: free it or choose another address: %w", cfg.Addr, err)

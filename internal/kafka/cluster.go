@@ -28,6 +28,7 @@ type Cluster struct {
 	cfg  Config
 	log  *slog.Logger
 	sasl sasl.Mechanism
+	dial func(ctx context.Context, addr string) (net.Conn, error)
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -58,7 +59,11 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Cluster, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Cluster{cfg: cfg, log: deps.Log, sasl: mechanism}
+	if deps.Dial == nil {
+		dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 15 * time.Second}
+		deps.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
+	}
+	c := &Cluster{cfg: cfg, log: deps.Log, sasl: mechanism, dial: deps.Dial}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.socks.open = make(map[net.Conn]struct{})
 	c.lay.init(c)

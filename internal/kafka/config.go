@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -53,7 +54,8 @@ func (s SASL) String() string { return s.Mechanism + ":" + s.User }
 
 // Deps are what a Cluster needs from its process.
 type Deps struct {
-	Log *slog.Logger // nil discards
+	Log  *slog.Logger                                             // nil discards
+	Dial func(ctx context.Context, addr string) (net.Conn, error) // connects to a broker; nil: by TCP
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -120,10 +120,9 @@ func (k *layoutKeeper) init(c *Cluster) {
 
 func (k *layoutKeeper) newRoute(addr string) *route {
 	c := k.c
-	dialer := &net.Dialer{Timeout: c.cfg.DialTimeout, KeepAlive: 15 * time.Second}
 	return &route{addr: kafkago.TCP(addr), Transport: &kafkago.Transport{
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
+		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
+			conn, err := c.dial(ctx, address)
 			if err != nil {
 				return nil, err
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -21,11 +22,12 @@ import (
 
 // DialConfig says how connections are made and calls bounded.
 type DialConfig struct {
-	TLS     *tls.Config          // nil: plain text, for tests
-	Timeout time.Duration        // of unary calls whose context has no deadline; 5 s if 0
-	Open    time.Duration        // how long a breaker stays open; 1 s if 0
-	Log     *slog.Logger         // may be nil
-	Tracer  trace.TracerProvider // may be nil
+	TLS     *tls.Config                                              // nil: plain text, for tests
+	Timeout time.Duration                                            // of unary calls whose context has no deadline; 5 s if 0
+	Open    time.Duration                                            // how long a breaker stays open; 1 s if 0
+	Log     *slog.Logger                                             // may be nil
+	Tracer  trace.TracerProvider                                     // may be nil
+	Dial    func(ctx context.Context, addr string) (net.Conn, error) // nil: by TCP
 
 	versions wire.Versions // in tests: what is spoken instead
 }
@@ -67,6 +69,9 @@ func Dial(addr string, cfg DialConfig) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithChainUnaryInterceptor(t.unary),
 		grpc.WithChainStreamInterceptor(t.stream),
+	}
+	if cfg.Dial != nil {
+		options = append(options, grpc.WithContextDialer(cfg.Dial))
 	}
 	if cfg.Tracer != nil {
 		options = append(options, grpc.WithStatsHandler(clientTracing(cfg.Tracer)))
