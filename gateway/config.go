@@ -48,6 +48,9 @@ type Config struct {
 	MaxCalls      int    // calls under way on one conn
 	MaxQueue      int    // submits of one conn that wait for an earlier one of their key
 	MaxHTTPCalls  int    // calls under way over HTTP
+	MaxPolls      int    // conns by long poll, which count as sockets too: each takes some 30 KB while its request is held
+
+	PollHold time.Duration // the longest that the answer of a poll waits for frames: below the idle limits of proxies
 
 	MaxLogins      int     // logins under way at once; resumes may be twice as many
 	HandshakeRate  float64 // connections per second of one address
@@ -97,6 +100,8 @@ func (c Config) Defaults() Config {
 	number(&c.MaxCalls, 64)
 	number(&c.MaxQueue, 256)
 	number(&c.MaxHTTPCalls, 1024)
+	number(&c.MaxPolls, 5000)
+	duration(&c.PollHold, 25*time.Second)
 	number(&c.Burst, 400)
 	number(&c.MaxUnacked, 1024)
 	number(&c.MaxUnackedBytes, 1<<20)
@@ -150,6 +155,7 @@ func (c Config) Check() error {
 		{"resume_window", c.ResumeWindow},
 		{"slow_timeout", c.SlowTimeout},
 		{"drain_timeout", c.DrainTimeout},
+		{"poll_hold", c.PollHold},
 	} {
 		if d.v <= 0 {
 			return fmt.Errorf("gateway: %s: must be more than 0, is %v", d.name, d.v)
@@ -166,6 +172,7 @@ func (c Config) Check() error {
 		{"max_calls", c.MaxCalls},
 		{"max_queue", c.MaxQueue},
 		{"max_http_calls", c.MaxHTTPCalls},
+		{"max_polls", c.MaxPolls},
 		{"max_logins", c.MaxLogins},
 		{"handshake_burst", c.HandshakeBurst},
 		{"login_burst", c.LoginBurst},
@@ -203,6 +210,9 @@ func (c Config) Check() error {
 	}
 	if c.IdleTimeout <= c.Heartbeat {
 		return fmt.Errorf("gateway: idle_timeout: must be more than heartbeat (%v), is %v", c.Heartbeat, c.IdleTimeout)
+	}
+	if c.PollHold >= c.IdleTimeout {
+		return fmt.Errorf("gateway: poll_hold: must be less than idle_timeout (%v), is %v", c.IdleTimeout, c.PollHold)
 	}
 	if c.MaxText >= c.MaxFrame {
 		return fmt.Errorf("gateway: max_text: must be less than max_frame (%d), is %d", c.MaxFrame, c.MaxText)

@@ -89,6 +89,7 @@ type Gateway struct {
 	rates     *rates[im.UID] // of HTTP calls, where no conn has one
 	admission *admission
 	conns     *table
+	polls     *polls
 	poller    poll.Poller
 	flushers  []*flusher
 	clocks    []*wheel.Wheel
@@ -122,6 +123,7 @@ type Gateway struct {
 	handlers sync.WaitGroup // HTTP
 
 	httpCalls chan struct{} // one slot per HTTP call under way
+	pollReads chan struct{} // one slot per poll whose body is being read
 
 	mu       sync.Mutex
 	epoch    uint64 // of the gateway; changes when it is fenced
@@ -140,8 +142,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: deps.Log, tracer: deps.Tracer, random: randomText, now: time.Now,
 		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates[im.UID](cfg.Rate, cfg.Burst),
-		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls),
-		conns:     newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
+		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls), pollReads: make(chan struct{}, cfg.MaxHTTPCalls), polls: newPolls(cfg.MaxPolls),
+		conns: newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
 		reached: make(chan struct{}),
 		codecs:  map[string]*wire.Codec{}, pongs: map[int][]byte{},
 	}

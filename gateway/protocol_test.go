@@ -116,6 +116,11 @@ func TestProtocolTellsEveryField(t *testing.T) {
 		look(section, methods.ByName(name).Input())
 		look(section, methods.ByName(name).Output())
 	}
+	messages := antipodev1.File_antipode_v1_frame_proto.Messages()
+	seen[messages.ByName("Frame").FullName()] = true // its kinds were looked at
+	for _, name := range []protoreflect.Name{"PollRequest", "PollAnswer"} {
+		look("Long poll", messages.ByName(name))
+	}
 	if !slices.Contains(frames, "hello") || len(seen) < 30 {
 		t.Errorf("looked at %v and %d messages only", frames, len(seen))
 	}

@@ -198,7 +198,7 @@ func (r *rig) shut(cause error) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("never: ", what)
 		}
@@ -219,6 +219,7 @@ type peer struct {
 	t     testing.TB
 	ws    *websocket.Conn
 	codec *wire.Codec
+	poll  *pollPeer // in place of ws
 }
 
 func (r *rig) dial(subprotocol string) *peer {
@@ -238,7 +239,7 @@ func (r *rig) tryDial(subprotocol string, header http.Header) (*peer, *http.Resp
 	}
 	r.t.Cleanup(func() { ws.Close() })
 	codec, err := wire.NewCodec(ws.Subprotocol())
-	return &peer{r.t, ws, codec}, response, err
+	return &peer{t: r.t, ws: ws, codec: codec}, response, err
 }
 
 func (p *peer) send(m proto.Message) {
@@ -252,6 +253,10 @@ func (p *peer) send(m proto.Message) {
 
 func (p *peer) sendRaw(typ int, b []byte) {
 	p.t.Helper()
+	if p.poll != nil {
+		p.poll.send(b)
+		return
+	}
 	if err := p.ws.WriteMessage(typ, b); err != nil {
 		p.t.Fatal(err)
 	}
@@ -260,8 +265,15 @@ func (p *peer) sendRaw(typ int, b []byte) {
 // receive reads the next frame; the error is the socket's end.
 func (p *peer) receive() (*wire.Frame, error) {
 	p.t.Helper()
-	p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
-	typ, b, err := p.ws.ReadMessage()
+	typ := p.codec.MessageType()
+	var b []byte
+	var err error
+	if p.poll != nil {
+		b, err = p.poll.receive()
+	} else {
+		p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
+		typ, b, err = p.ws.ReadMessage()
+	}
 	if err != nil {
 		return nil, err
 	}

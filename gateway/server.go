@@ -19,6 +19,7 @@ import (
 func (g *Gateway) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.serveWebSocket)
+	mux.HandleFunc("POST /v1/poll", g.servePoll)
 	mux.HandleFunc("POST /v1/submit", func(w http.ResponseWriter, r *http.Request) {
 		g.serveCall(w, r, wire.ServiceIM, wire.MethodSubmit)
 	})

@@ -149,3 +149,24 @@ func (r *runes) take(b []byte) bool {
 }
 
 func (r *runes) complete() bool { return r.n == 0 }
+
+// ParseOwn takes a frame that AppendFrame or AppendClose wrote off b; n is its length, 0 if it is not whole.
+func ParseOwn(b []byte) (op Opcode, payload []byte, n int) {
+	if len(b) < 2 {
+		return 0, nil, 0
+	}
+	header, length := 2, uint64(b[1]&0x7f)
+	switch {
+	case length == 126 && len(b) >= 4:
+		header, length = 4, uint64(binary.BigEndian.Uint16(b[2:]))
+	case length == 127 && len(b) >= 10:
+		header, length = 10, binary.BigEndian.Uint64(b[2:])
+	case length > MaxControl:
+		return 0, nil, 0
+	}
+	if uint64(len(b)-header) < length {
+		return 0, nil, 0
+	}
+	n = header + int(length)
+	return Opcode(b[0] & 0x0f), b[header:n:n], n
+}

@@ -94,6 +94,7 @@ func (s *Site) tune(c *config.Config) error {
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
 		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
 		KeepAlive: orNever(g.TCPKeepAlive), UserTimeout: orNever(g.TCPUserTimeout), SendBuffer: g.SendBuffer, ReceiveBuffer: g.ReceiveBuffer,
+		MaxPolls: g.MaxPolls, PollHold: g.PollHold,
 	}
 	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
 		return err

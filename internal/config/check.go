@@ -310,7 +310,7 @@ func checkLimits(c *Config, bad report) {
 	ints := map[string]int{
 		"log.replication": c.Log.Replication, "log.min_in_sync": c.Log.MinInSync, "timelines.max_conns": c.Timelines.MaxConns,
 		"gateway.max_conns": c.Gateway.MaxConns, "gateway.max_conns_per_ip": c.Gateway.MaxConnsPerIP,
-		"gateway.max_text": c.Gateway.MaxText, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
+		"gateway.max_text": c.Gateway.MaxText, "gateway.max_polls": c.Gateway.MaxPolls, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
 		"ipconf.policy.race_width": c.IPConf.Policy.RaceWidth,
 		"imserver.max_members":     c.IMServer.MaxMembers, "imserver.burst": c.IMServer.Burst, "imserver.batch_rows": c.IMServer.BatchRows,
 	}
@@ -345,7 +345,7 @@ func checkLimits(c *Config, bad report) {
 		"timelines.lock_timeout": c.Timelines.LockTimeout, "timelines.conn_lifetime": c.Timelines.ConnLifetime,
 		"start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
 		"gateway.hello_timeout": g.HelloTimeout, "gateway.call_timeout": g.CallTimeout, "gateway.heartbeat": g.Heartbeat,
-		"gateway.idle_timeout": g.IdleTimeout, "gateway.resume_window": g.ResumeWindow,
+		"gateway.idle_timeout": g.IdleTimeout, "gateway.poll_hold": g.PollHold, "gateway.resume_window": g.ResumeWindow,
 		"ipconf.ttl": c.IPConf.TTL, "ipconf.dead_after": c.IPConf.DeadAfter, "ipconf.drain_over": c.IPConf.DrainOver,
 		"ipconf.return_over": c.IPConf.ReturnOver, "ipconf.geo.every": c.IPConf.Geo.Every,
 		"ipconf.policy.heartbeat_min": p.HeartbeatMin, "ipconf.policy.heartbeat_max": p.HeartbeatMax,
@@ -371,6 +371,9 @@ func checkLimits(c *Config, bad report) {
 	}
 	if g.IdleTimeout <= g.Heartbeat {
 		bad("gateway.idle_timeout", "%v is not longer than gateway.heartbeat, %v: every quiet client would be closed", g.IdleTimeout, g.Heartbeat)
+	}
+	if g.PollHold >= g.IdleTimeout {
+		bad("gateway.poll_hold", "%v is not shorter than gateway.idle_timeout, %v: clients that wait would be closed", g.PollHold, g.IdleTimeout)
 	}
 	if p.HeartbeatMin > p.HeartbeatMax {
 		bad("ipconf.policy.heartbeat_min", "%v is longer than heartbeat_max, %v", p.HeartbeatMin, p.HeartbeatMax)

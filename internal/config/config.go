@@ -162,6 +162,8 @@ type Gateway struct {
 	HandshakeRate  float64       `yaml:"handshake_rate"`    // connections per second of one address
 	MaxMemory      int           `yaml:"max_memory"`        // bytes of the process past which newcomers are refused; 0: any
 	MaxCPU         float64       `yaml:"max_cpu"`           // share of all cores past which newcomers are refused, 0 to 1; 0: any
+	MaxPolls       int           `yaml:"max_polls"`         // clients by long poll; they count as conns too, and take some 30 KB each
+	PollHold       time.Duration `yaml:"poll_hold"`         // how long the answer of a long poll waits: below the idle limits of proxies in between
 	TCPKeepAlive   time.Duration `yaml:"tcp_keepalive"`     // silence after which the kernel probes a client; 0: never. Heartbeats tell earlier
 	TCPUserTimeout time.Duration `yaml:"tcp_user_timeout"`  // how long bytes to a client may be unacknowledged before its socket is given up; 0: as the kernel likes
 	SendBuffer     int           `yaml:"send_buffer"`       // bytes of a socket's send buffer; 0: the kernel's choice
@@ -331,6 +333,7 @@ func Defaults() *Config {
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
 			MaxLogins: 4096, HandshakeRate: 1000, TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
+			MaxPolls: 5000, PollHold: 25 * time.Second,
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,

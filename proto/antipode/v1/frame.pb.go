@@ -1102,6 +1102,136 @@ func (*Bye) Descriptor() ([]byte, []int) {
 	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{13}
 }
 
+// PollRequest is the body of POST /v1/poll: frames of the client, on networks on which no WebSocket lasts.
+type PollRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conn          string                 `protobuf:"bytes,1,opt,name=conn,proto3" json:"conn,omitempty"`                    // as the first answer gave it; empty: a new connection, whose first frame is hello
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`               // of the request: 1, 2, 3… for those that hold, and 1, 2, 3… for those that do not
+	HoldMs        uint32                 `protobuf:"varint,3,opt,name=hold_ms,json=holdMs,proto3" json:"hold_ms,omitempty"` // how long the answer may wait for frames; 0: it carries none and does not wait
+	Frames        []*Frame               `protobuf:"bytes,4,rep,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollRequest) Reset() {
+	*x = PollRequest{}
+	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollRequest) ProtoMessage() {}
+
+func (x *PollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollRequest.ProtoReflect.Descriptor instead.
+func (*PollRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PollRequest) GetConn() string {
+	if x != nil {
+		return x.Conn
+	}
+	return ""
+}
+
+func (x *PollRequest) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PollRequest) GetHoldMs() uint32 {
+	if x != nil {
+		return x.HoldMs
+	}
+	return 0
+}
+
+func (x *PollRequest) GetFrames() []*Frame {
+	if x != nil {
+		return x.Frames
+	}
+	return nil
+}
+
+// PollAnswer is the body of its answer: frames of the gateway.
+type PollAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conn          string                 `protobuf:"bytes,1,opt,name=conn,proto3" json:"conn,omitempty"`    // names the connection in further requests; a secret
+	Close         uint32                 `protobuf:"varint,2,opt,name=close,proto3" json:"close,omitempty"` // the close code, once the connection has ended; 0: it has not
+	Frames        []*Frame               `protobuf:"bytes,3,rep,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollAnswer) Reset() {
+	*x = PollAnswer{}
+	mi := &file_antipode_v1_frame_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollAnswer) ProtoMessage() {}
+
+func (x *PollAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_frame_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollAnswer.ProtoReflect.Descriptor instead.
+func (*PollAnswer) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PollAnswer) GetConn() string {
+	if x != nil {
+		return x.Conn
+	}
+	return ""
+}
+
+func (x *PollAnswer) GetClose() uint32 {
+	if x != nil {
+		return x.Close
+	}
+	return 0
+}
+
+func (x *PollAnswer) GetFrames() []*Frame {
+	if x != nil {
+		return x.Frames
+	}
+	return nil
+}
+
 var File_antipode_v1_frame_proto protoreflect.FileDescriptor
 
 const file_antipode_v1_frame_proto_rawDesc = "" +
@@ -1179,7 +1309,17 @@ const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12$\n" +
 	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x16\n" +
 	"\x06action\x18\x04 \x01(\tR\x06action\"\x05\n" +
-	"\x03ByeB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
+	"\x03Bye\"~\n" +
+	"\vPollRequest\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\tR\x04conn\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x17\n" +
+	"\ahold_ms\x18\x03 \x01(\rR\x06holdMs\x12*\n" +
+	"\x06frames\x18\x04 \x03(\v2\x12.antipode.v1.FrameR\x06frames\"b\n" +
+	"\n" +
+	"PollAnswer\x12\x12\n" +
+	"\x04conn\x18\x01 \x01(\tR\x04conn\x12\x14\n" +
+	"\x05close\x18\x02 \x01(\rR\x05close\x12*\n" +
+	"\x06frames\x18\x03 \x03(\v2\x12.antipode.v1.FrameR\x06framesB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
 
 var (
 	file_antipode_v1_frame_proto_rawDescOnce sync.Once
@@ -1193,22 +1333,24 @@ func file_antipode_v1_frame_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_frame_proto_rawDescData
 }
 
-var file_antipode_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_antipode_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_antipode_v1_frame_proto_goTypes = []any{
-	(*Frame)(nil),   // 0: antipode.v1.Frame
-	(*Hello)(nil),   // 1: antipode.v1.Hello
-	(*Resume)(nil),  // 2: antipode.v1.Resume
-	(*Welcome)(nil), // 3: antipode.v1.Welcome
-	(*Ping)(nil),    // 4: antipode.v1.Ping
-	(*Pong)(nil),    // 5: antipode.v1.Pong
-	(*Call)(nil),    // 6: antipode.v1.Call
-	(*Reply)(nil),   // 7: antipode.v1.Reply
-	(*Push)(nil),    // 8: antipode.v1.Push
-	(*PushAck)(nil), // 9: antipode.v1.PushAck
-	(*Behind)(nil),  // 10: antipode.v1.Behind
-	(*Goaway)(nil),  // 11: antipode.v1.Goaway
-	(*Error)(nil),   // 12: antipode.v1.Error
-	(*Bye)(nil),     // 13: antipode.v1.Bye
+	(*Frame)(nil),       // 0: antipode.v1.Frame
+	(*Hello)(nil),       // 1: antipode.v1.Hello
+	(*Resume)(nil),      // 2: antipode.v1.Resume
+	(*Welcome)(nil),     // 3: antipode.v1.Welcome
+	(*Ping)(nil),        // 4: antipode.v1.Ping
+	(*Pong)(nil),        // 5: antipode.v1.Pong
+	(*Call)(nil),        // 6: antipode.v1.Call
+	(*Reply)(nil),       // 7: antipode.v1.Reply
+	(*Push)(nil),        // 8: antipode.v1.Push
+	(*PushAck)(nil),     // 9: antipode.v1.PushAck
+	(*Behind)(nil),      // 10: antipode.v1.Behind
+	(*Goaway)(nil),      // 11: antipode.v1.Goaway
+	(*Error)(nil),       // 12: antipode.v1.Error
+	(*Bye)(nil),         // 13: antipode.v1.Bye
+	(*PollRequest)(nil), // 14: antipode.v1.PollRequest
+	(*PollAnswer)(nil),  // 15: antipode.v1.PollAnswer
 }
 var file_antipode_v1_frame_proto_depIdxs = []int32{
 	1,  // 0: antipode.v1.Frame.hello:type_name -> antipode.v1.Hello
@@ -1225,11 +1367,13 @@ var file_antipode_v1_frame_proto_depIdxs = []int32{
 	13, // 11: antipode.v1.Frame.bye:type_name -> antipode.v1.Bye
 	2,  // 12: antipode.v1.Hello.resume:type_name -> antipode.v1.Resume
 	12, // 13: antipode.v1.Reply.error:type_name -> antipode.v1.Error
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	0,  // 14: antipode.v1.PollRequest.frames:type_name -> antipode.v1.Frame
+	0,  // 15: antipode.v1.PollAnswer.frames:type_name -> antipode.v1.Frame
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_frame_proto_init() }
@@ -1257,7 +1401,7 @@ func file_antipode_v1_frame_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_frame_proto_rawDesc), len(file_antipode_v1_frame_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
