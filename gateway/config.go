@@ -50,7 +50,7 @@ type Config struct {
 	MaxHTTPCalls  int    // calls under way over HTTP
 	MaxPolls      int    // conns by long poll, which count as sockets too: each takes some 30 KB while its request is held
 
-	PollHold time.Duration // the longest that the answer of a poll waits for frames: below the idle limits of proxies
+	PollHold time.Duration // the longest that the answer of a poll waits for frames: below the idle limits of proxies. At most half of IdleTimeout
 
 	MaxLogins      int     // logins under way at once; resumes may be twice as many
 	HandshakeRate  float64 // connections per second of one address
@@ -102,6 +102,7 @@ func (c Config) Defaults() Config {
 	number(&c.MaxHTTPCalls, 1024)
 	number(&c.MaxPolls, 5000)
 	duration(&c.PollHold, 25*time.Second)
+	c.PollHold = min(c.PollHold, max(c.IdleTimeout/2, 1))
 	number(&c.Burst, 400)
 	number(&c.MaxUnacked, 1024)
 	number(&c.MaxUnackedBytes, 1<<20)
@@ -210,9 +211,6 @@ func (c Config) Check() error {
 	}
 	if c.IdleTimeout <= c.Heartbeat {
 		return fmt.Errorf("gateway: idle_timeout: must be more than heartbeat (%v), is %v", c.Heartbeat, c.IdleTimeout)
-	}
-	if c.PollHold >= c.IdleTimeout {
-		return fmt.Errorf("gateway: poll_hold: must be less than idle_timeout (%v), is %v", c.IdleTimeout, c.PollHold)
 	}
 	if c.MaxText >= c.MaxFrame {
 		return fmt.Errorf("gateway: max_text: must be less than max_frame (%d), is %d", c.MaxFrame, c.MaxText)

@@ -372,9 +372,6 @@ func checkLimits(c *Config, bad report) {
 	if g.IdleTimeout <= g.Heartbeat {
 		bad("gateway.idle_timeout", "%v is not longer than gateway.heartbeat, %v: every quiet client would be closed", g.IdleTimeout, g.Heartbeat)
 	}
-	if g.PollHold >= g.IdleTimeout {
-		bad("gateway.poll_hold", "%v is not shorter than gateway.idle_timeout, %v: clients that wait would be closed", g.PollHold, g.IdleTimeout)
-	}
 	if p.HeartbeatMin > p.HeartbeatMax {
 		bad("ipconf.policy.heartbeat_min", "%v is longer than heartbeat_max, %v", p.HeartbeatMin, p.HeartbeatMax)
 	}

@@ -163,7 +163,7 @@ type Gateway struct {
 	MaxMemory      int           `yaml:"max_memory"`        // bytes of the process past which newcomers are refused; 0: any
 	MaxCPU         float64       `yaml:"max_cpu"`           // share of all cores past which newcomers are refused, 0 to 1; 0: any
 	MaxPolls       int           `yaml:"max_polls"`         // clients by long poll; they count as conns too, and take some 30 KB each
-	PollHold       time.Duration `yaml:"poll_hold"`         // how long the answer of a long poll waits: below the idle limits of proxies in between
+	PollHold       time.Duration `yaml:"poll_hold"`         // how long the answer of a long poll waits: below the idle limits of proxies in between. Half of idle_timeout at most
 	TCPKeepAlive   time.Duration `yaml:"tcp_keepalive"`     // silence after which the kernel probes a client; 0: never. Heartbeats tell earlier
 	TCPUserTimeout time.Duration `yaml:"tcp_user_timeout"`  // how long bytes to a client may be unacknowledged before its socket is given up; 0: as the kernel likes
 	SendBuffer     int           `yaml:"send_buffer"`       // bytes of a socket's send buffer; 0: the kernel's choice

@@ -171,7 +171,7 @@ func TestErrors(t *testing.T) {
 		{name: "no time", yaml: "region: eu\nrouter: {silence: 0s}\n", want: []string{"FILE:2: router.silence: 0s: must be 1ms or more"}},
 		{name: "no device", yaml: "region: eu\nrouter: {device_limits: {ios: 0}}\n", want: []string{"FILE:2: router.device_limits.ios: 0: must be 1 or more"}},
 		{name: "tiny frames", yaml: "region: eu\ngateway: {max_frame: 10}\n", want: []string{"gateway.max_frame: 10: must be 1024 bytes or more", "gateway.max_text: 8192 does not fit"}},
-		{name: "patient polls", yaml: "region: eu\ngateway: {poll_hold: 2m}\n", want: []string{"FILE:2: gateway.poll_hold: 2m0s is not shorter than gateway.idle_timeout, 1m0s"}},
+		{name: "no polls", yaml: "region: eu\ngateway: {poll_hold: 0s, max_polls: 0}\n", want: []string{"FILE:2: gateway.poll_hold: 0s: must be 1ms or more", "gateway.max_polls: 0: must be 1 or more"}},
 		{name: "hasty probes", yaml: "region: eu\ngateway: {tcp_keepalive: 1ms, tcp_user_timeout: -1s}\n", want: []string{"FILE:2: gateway.tcp_keepalive: 1ms: must be 0, or 1s or more", "gateway.tcp_user_timeout: -1s: must be 0"}},
 		{name: "tiny buffers", yaml: "region: eu\ngateway: {send_buffer: 100, receive_buffer: -1}\n", want: []string{"FILE:2: gateway.send_buffer: 100: must be 0, or 4096 bytes or more", "gateway.receive_buffer: -1: must be 0"}},
 		{name: "impatient", yaml: "region: eu\ngateway: {heartbeat: 2m}\n", want: []string{"gateway.idle_timeout: 1m0s is not longer than gateway.heartbeat, 2m0s"}},
