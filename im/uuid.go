@@ -11,6 +11,9 @@ import (
 // UUID is an RFC 9562 UUID. Antipode makes version 7 only: 48 bits of Unix milliseconds, then randomness.
 type UUID [16]byte
 
+// UUIDLen is the length of the text form.
+const UUIDLen = 36
+
 // NewUUID returns a version 7 UUID for the given time.
 func NewUUID(now time.Time) UUID {
 	var u UUID
@@ -35,8 +38,13 @@ func ParseUUID(s string) (UUID, error) {
 			return u, fmt.Errorf("uuid %q: want lower case", s)
 		}
 	}
-	compact := s[0:8] + s[9:13] + s[14:18] + s[19:23] + s[24:36]
-	if _, err := hex.Decode(u[:], []byte(compact)); err != nil {
+	var compact [32]byte
+	n := copy(compact[:], s[0:8])
+	n += copy(compact[n:], s[9:13])
+	n += copy(compact[n:], s[14:18])
+	n += copy(compact[n:], s[19:23])
+	copy(compact[n:], s[24:36])
+	if _, err := hex.Decode(u[:], compact[:]); err != nil {
 		return UUID{}, fmt.Errorf("uuid %q: %w", s, err)
 	}
 	return u, nil
@@ -44,17 +52,19 @@ func ParseUUID(s string) (UUID, error) {
 
 // String is the canonical lower-case text form.
 func (u UUID) String() string {
-	var b [36]byte
-	hex.Encode(b[0:8], u[0:4])
-	b[8] = '-'
-	hex.Encode(b[9:13], u[4:6])
-	b[13] = '-'
-	hex.Encode(b[14:18], u[6:8])
-	b[18] = '-'
-	hex.Encode(b[19:23], u[8:10])
-	b[23] = '-'
-	hex.Encode(b[24:36], u[10:16])
-	return string(b[:])
+	var b [UUIDLen]byte
+	return string(u.Append(b[:0]))
+}
+
+// Append appends the text form.
+func (u UUID) Append(b []byte) []byte {
+	for i, part := range [...][]byte{u[0:4], u[4:6], u[6:8], u[8:10], u[10:16]} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, part)
+	}
+	return b
 }
 
 // IsZero tells whether u was never set.

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"encoding/binary"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -51,15 +53,18 @@ var contentField = map[im.Kind]protowire.Number{im.KindMessage: 9, im.KindCreate
 // AppendRecordEvent appends the encoded Event of an applied record, pushed by region from. The body is spliced in as it
 // stands in the log: nothing decodes it on the way.
 func AppendRecordEvent(b []byte, r *im.Record, from im.Region) []byte {
+	var most [512]byte // of most records; more goes to the heap
+	record := AppendRecord(most[:0], r)
+	b = slices.Grow(b, len(record)+len(from)+2*(1+binary.MaxVarintLen32))
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
-	b = protowire.AppendBytes(b, AppendRecord(nil, r))
+	b = protowire.AppendBytes(b, record)
 	b = protowire.AppendTag(b, 3, protowire.BytesType)
 	return protowire.AppendString(b, string(from))
 }
 
 // AppendRecord appends the encoded Record of an applied record.
 func AppendRecord(b []byte, r *im.Record) []byte {
-	b, _ = proto.MarshalOptions{}.MarshalAppend(b, recordHead(r)) // strings were parsed: cannot fail
+	b = appendRecordHead(b, r)
 	if n, ok := contentField[r.Kind]; ok && r.Known() {
 		b = protowire.AppendTag(b, n, protowire.BytesType)
 		b = protowire.AppendBytes(b, r.Body)

@@ -155,7 +155,12 @@ func (t *Timeline) Add(r *wire.Record) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.Want(im.Cursor{m.Place.Origin: m.Place.Seq})
+	if m.Place.Seq > t.want[m.Place.Origin] { // as Want does, without a map for each record
+		if t.want == nil {
+			t.want = im.Cursor{}
+		}
+		t.want[m.Place.Origin] = m.Place.Seq
+	}
 	if !t.hear(m.Place, t.limits.Ahead) {
 		return nil, nil
 	}

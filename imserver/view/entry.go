@@ -1,6 +1,8 @@
 package view
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/antipode-im/antipode/im"
@@ -13,11 +15,12 @@ type log struct {
 	count     int // partitions of the topic
 	family    im.Family
 	origin    im.Origin
+	lane      im.Lane // of messages; what follows the last dot
 }
 
 func newLog(p im.Partition, count int) (log, error) {
 	family, origin, err := im.ParseTopic(p.Topic)
-	return log{p, count, family, origin}, err
+	return log{p, count, family, origin, im.Lane(p.Topic[strings.LastIndexByte(p.Topic, '.')+1:])}, err
 }
 
 // entry is what one entry of a log says to a view. At most one of its parts is set; an entry with none only moves the
@@ -62,7 +65,7 @@ func (l *log) belongs(h *wire.Head) bool {
 	if h.Conversation == "" || !readableKind(h.Kind) || wire.Partition(string(h.Conversation), l.count) != l.partition.Number {
 		return false
 	}
-	return l.family != im.FamilyMsg || l.partition.Topic == im.MsgTopic(l.origin, h.Conversation.Lane())
+	return l.family != im.FamilyMsg || l.lane == h.Conversation.Lane()
 }
 
 func (l *log) record(e *im.Entry, h *wire.Head) (*Record, error) {

@@ -217,6 +217,7 @@ func (v *View) Pull(q PullQuery) Page {
 		if n := q.Fetch(); len(records) > n {
 			records, s.More = records[:n], true
 		}
+		s.Rows = make([]Row, 0, len(records))
 		for i := range records {
 			r := &records[i]
 			s.Rows = append(s.Rows, Row{*r, !r.Opaque && v.lowest(r.ID) == r.Place})
