@@ -222,10 +222,10 @@ func (b Bug) mispage(s *store, q *view.PullQuery, page *view.Page) {
 
 // add gives a client a record.
 func (b Bug) add(c *chat, r *wire.Record) ([]timeline.Change, error) {
-	id, err := wire.RecordID(r)
-	must(err)
 	switch b {
 	case BugClientByID, BugClientKeepsPlace:
+		id, err := wire.RecordID(r)
+		must(err)
 		if c.t.Has(id) {
 			return nil, nil
 		}

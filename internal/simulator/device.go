@@ -151,7 +151,7 @@ func (c *chat) push(r *wire.Record) {
 		if _, sealed := w.seals[im.MsgTopic(place.Origin, c.c.Lane())]; !sealed {
 			w.violate("I5", "%s was pushed %v of %s, which no log has", c.d.name, place, c.c)
 		}
-	} else if t.place != place || t.id.ClientID.String() != r.ClientId {
+	} else if t.place != place || t.text != r.ClientId {
 		w.violate("I5", "%s was pushed %v of %s as client_id %s: the log has %s at %v", c.d.name, place, c.c, r.ClientId, short(t.id), t.place)
 	}
 	changes, err := w.Bug.add(c, r)

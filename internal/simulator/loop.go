@@ -62,23 +62,26 @@ type event struct {
 	run  func()
 }
 
+func (e *event) before(o *event) bool { return e.at < o.at || e.at == o.at && e.n < o.n }
+
 // queue is the events to come: a heap.
 type queue []event
 
-func (q queue) before(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].n < q[j].n
-}
+// heapWays is how many children each place of the heap has: with four, less is moved than with two.
+const heapWays = 4
 
 func (q *queue) push(e event) {
 	h := append(*q, e)
-	for i := len(h) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !h.before(i, up) {
+	i := len(h) - 1
+	for i > 0 {
+		up := (i - 1) / heapWays
+		if !e.before(&h[up]) {
 			break
 		}
-		h[i], h[up] = h[up], h[i]
+		h[i] = h[up]
 		i = up
 	}
+	h[i] = e
 	*q = h
 }
 
@@ -86,21 +89,29 @@ func (q *queue) pop() event {
 	h := *q
 	top := h[0]
 	last := len(h) - 1
-	h[0], h[last] = h[last], event{}
+	e := h[last]
+	h[last] = event{}
 	h = h[:last]
-	for i := 0; ; {
-		down := 2*i + 1
-		if down >= last {
+	i := 0
+	for {
+		first := heapWays*i + 1
+		if first >= last {
 			break
 		}
-		if right := down + 1; right < last && h.before(right, down) {
-			down = right
+		down := first
+		for other := first + 1; other < min(first+heapWays, last); other++ {
+			if h[other].before(&h[down]) {
+				down = other
+			}
 		}
-		if !h.before(down, i) {
+		if !h[down].before(&e) {
 			break
 		}
-		h[i], h[down] = h[down], h[i]
+		h[i] = h[down]
 		i = down
+	}
+	if last > 0 {
+		h[i] = e
 	}
 	*q = h
 	return top

@@ -167,6 +167,7 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 	now := o.stamp()
 	var pushes [2][]push
 	var abroad [regionCount][]im.Delivery
+	var counts [regionCount]bool // its routes were found to count
 	for i := range deliveries {
 		d := &deliveries[i]
 		var event *wire.Record
@@ -174,14 +175,13 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 			o.found = o.table.Lookup(o.found[:0], uid, now)
 			for j := range o.found {
 				route := &o.found[j]
-				if topic := im.RouteTopic(o.w.of(im.Origin(route.Region)).origin); o.at[topic] < o.expect[topic] {
-					o.w.violate("I10", "%s uses a route of %s to %s, but has read %s up to %d of %d only", o.name, uid, route.Region, topic, o.at[topic], o.expect[topic])
-				}
-				if route.Region != o.r.name {
-					if to := o.w.of(im.Origin(route.Region)); tell && d.Notify {
+				home := o.w.called(route.Region)
+				counts[home.i] = counts[home.i] || o.counts(home, uid)
+				if home != o.r {
+					if tell && d.Notify {
 						out := *d
 						out.Recipients, out.Notify = []im.UID{uid}, false
-						abroad[to.i] = append(abroad[to.i], out)
+						abroad[home.i] = append(abroad[home.i], out)
 					}
 					continue
 				}
@@ -213,6 +213,16 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 			o.w.push(d, peer.router.proc, func() { peer.router.deliver(out, false) })
 		}
 	}
+}
+
+// counts judges that a route to a region is used: all of its log has to be read that there was at the start.
+func (o *router) counts(home *region, uid im.UID) bool {
+	topic := im.RouteTopic(home.origin)
+	if o.at[topic] >= o.expect[topic] {
+		return true
+	}
+	o.w.violate("I10", "%s uses a route of %s to %s, but has read %s up to %d of %d only", o.name, uid, home.name, topic, o.at[topic], o.expect[topic])
+	return false
 }
 
 // push is an event for one conn.

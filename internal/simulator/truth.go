@@ -12,6 +12,7 @@ import (
 // logged is a record as its own log took it.
 type logged struct {
 	id     im.ID
+	text   string // of the id's client_id
 	place  im.Place
 	kind   im.Kind
 	offset int64
@@ -37,7 +38,7 @@ func (t *truth) take(r *im.Record, offset int64) {
 	if len(stream) == 0 && !slices.Contains(t.origins[r.Conversation], k.Origin) {
 		t.origins[r.Conversation] = append(t.origins[r.Conversation], k.Origin)
 	}
-	l := logged{id: r.ID, place: im.Place{Stamp: r.Place.Stamp, Origin: k.Origin, Seq: uint64(len(stream) + 1)}, kind: r.Kind, offset: offset}
+	l := logged{id: r.ID, text: r.ClientID.String(), place: im.Place{Stamp: r.Place.Stamp, Origin: k.Origin, Seq: uint64(len(stream) + 1)}, kind: r.Kind, offset: offset}
 	uids := func(names []string) (all []im.UID) {
 		for _, n := range names {
 			all = append(all, im.UID(n))

@@ -184,13 +184,16 @@ func (r *region) wake(l *log) {
 }
 
 // of is the region of an origin.
-func (w *world) of(o im.Origin) *region {
+func (w *world) of(o im.Origin) *region { return w.called(o.Region()) }
+
+// called is the region with a name.
+func (w *world) called(name im.Region) *region {
 	for _, r := range w.regions {
-		if r.name == o.Region() {
+		if r.name == name {
 			return r
 		}
 	}
-	panic("no region of " + string(o))
+	panic("no region is called " + string(name))
 }
 
 // gone tells whether a process is not to start: its region is no more.
