@@ -1,4 +1,4 @@
-package app
+package regions
 
 import (
 	"context"
@@ -56,7 +56,7 @@ func TestCompareNamesTheFirstThatDiffers(t *testing.T) {
 			full[at]++
 		}
 		asked = 0
-		compared, bad, err := compare(t.Context(), heldSums{0, log, &asked}, heldSums{c.first, full[c.first:], &asked}, im.Partition{Topic: "msg.eu.direct"})
+		compared, bad, err := Compare(t.Context(), heldSums{0, log, &asked}, heldSums{c.first, full[c.first:], &asked}, im.Partition{Topic: "msg.eu.direct"})
 		if err != nil || bad != c.bad {
 			t.Errorf("%s: %d differs, %v; want %d", c.name, bad, err, c.bad)
 		}
@@ -68,7 +68,7 @@ func TestCompareNamesTheFirstThatDiffers(t *testing.T) {
 		}
 	}
 	longer := append(append([]uint64(nil), log...), 1)
-	if _, bad, err := compare(t.Context(), heldSums{0, log, &asked}, heldSums{0, longer, &asked}, im.Partition{}); err != nil || bad != n {
+	if _, bad, err := Compare(t.Context(), heldSums{0, log, &asked}, heldSums{0, longer, &asked}, im.Partition{}); err != nil || bad != n {
 		t.Errorf("a copy of more than the log: %d, %v", bad, err)
 	}
 }
