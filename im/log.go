@@ -118,6 +118,7 @@ type Position struct {
 	Partition Partition
 	Next      int64 // the next offset of the ORIGIN's log to take; everything below it was applied
 	Local     int64 // the local offset to seek to for it
+	Log       UUID  // the name of the log that it was read from; zero if no record told, or nobody asked
 }
 
 // LogName is what record 0 of a partition and each heartbeat say the log is. Two logs with the same topic but different

@@ -429,6 +429,12 @@ func (a *applier) pollFailed(ctx context.Context, failure error) {
 		b, ok := bounds[at.Partition]
 		switch {
 		case a.halted[at.Partition]:
+		case err == nil && ok && (at.Local < b.Start || at.Local > b.End) && !a.s.own(at.Partition.Origin()):
+			// A copy that was made anew or repaired brings the next record again, at another place of its own; until it
+			// does, what is read is passed by as a gap.
+			a.s.deps.Logger.Error("the copy does not hold the place where apply is to go on: reading it from its start", "partition", at.Partition,
+				"next", at.Next, "local", at.Local, "start", b.Start, "end", b.End)
+			a.reader.Seek(at.Partition, b.Start)
 		case err == nil && ok && (at.Local < b.Start || at.Local > b.End):
 			a.halt(ctx, at.Partition, failure)
 		default: // what is polled already comes twice, and is skipped

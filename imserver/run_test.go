@@ -28,7 +28,7 @@ func minimal(log *fakeLog, store *fakeStore, owns Ownership) (Config, Deps) {
 func TestRefusesToStart(t *testing.T) {
 	p := im.Partition{Topic: "msg.eu.direct"}
 	position := func(next int64, id im.UUID) []view.Part {
-		return []view.Part{{Partition: p, To: view.Position{Position: im.Position{Partition: p, Next: next, Local: next}, Log: id}}}
+		return []view.Part{{Partition: p, To: view.Position{Position: im.Position{Partition: p, Next: next, Local: next, Log: id}}}}
 	}
 	for _, test := range []struct {
 		name  string
@@ -186,6 +186,48 @@ func TestHalts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A copy that does not hold the place where apply is to go on is read from its start: what was missing is brought once more
+// at its end, and applied from there, each record once.
+func TestCopyBroughtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		direct := im.Partition{Topic: "msg.us.direct"}
+		log, store := newFakeLog(), newFakeStore(1)
+		log.create("eu", 1)
+		log.create("us", 1)
+		message := wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1})
+		for range 6 {
+			log.put(direct, message)
+		}
+		log.starts[direct] = 4
+		cfg, deps := minimal(log, store, newFakeOwnership(0))
+		cfg.Origins = []im.Origin{"eu", "us"}
+		s, err := New(cfg, deps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		last := func() uint64 { return store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "us"}) }
+		time.Sleep(time.Minute)
+		if n := last(); n != 0 {
+			t.Errorf("%d records were applied past what is missing", n)
+		}
+		log.put(direct, wire.AsCopy(log.all(direct)[0], 0, 0))
+		for o := range int64(8) {
+			log.put(direct, wire.AsCopy(message, 1+o, 0))
+		}
+		time.Sleep(time.Minute)
+		end()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		if n := last(); n != 8 {
+			t.Errorf("%d of 8 records were applied", n)
+		}
+	})
 }
 
 // What a halted partition gathered is never committed, so it must not be a reason to look every 2 ms.

@@ -49,6 +49,7 @@ type node struct {
 	done    chan struct{}
 	notices []im.Delivery
 	applied map[im.Partition]int64
+	views   map[im.Partition]im.Position
 }
 
 const partitions = 2
@@ -122,6 +123,11 @@ func (n *node) Positions(_ context.Context, o im.Origin) ([]im.Position, error) 
 	for p, next := range n.applied {
 		if p.Origin() == o {
 			all = append(all, im.Position{Partition: p, Next: next})
+		}
+	}
+	for p, at := range n.views {
+		if p.Origin() == o {
+			all = append(all, at)
 		}
 	}
 	return all, nil

@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -36,19 +37,22 @@ type part struct {
 	local    int64         // the copy was read up to here, by its own offsets, exclusive
 	last     lastRecord    // the last record taken
 	name     im.LogName    // of the log that the copy is of, zero until a record told
+	theirs   im.UUID       // of the origin's log, as its region told when the link opened last; zero if it never did
 	marked   int64         // local offset of the last marker that raised the generation; -1 if none was read
 	held     im.Stamp      // of the last marker
 	delay    time.Duration // that the last heartbeat took from its origin until it was read back
 	heard    time.Time     // when that was; zero before the first
 
 	// Appending. Reset asks the appender to start over from the copy.
-	next     int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
-	landed   int64 // local end of what was acknowledged
-	reset    bool
-	running  bool   // an appender is at work
-	refused  string // why the partition is not shipped
-	end      int64  // of the origin's log, as last told
-	sentHeld int64  // as last told to the sender
+	next      int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
+	landed    int64 // local end of what was acknowledged
+	reset     bool
+	running   bool   // an appender is at work
+	refused   string // why the partition is not shipped
+	repaired  bool   // a repair works on it: no link appends meanwhile
+	appending bool   // an append of the link is under way
+	end       int64  // of the origin's log, as last told
+	sentHeld  int64  // as last told to the sender
 
 	// What came over the link and waits to be appended.
 	expect  int64     // the next origin offset to receive; -1 while what comes is to be dropped
@@ -378,7 +382,7 @@ func (p *part) appender(ctx context.Context, s *session) {
 		}
 		err := p.append(ctx, &w)
 		s.credit(p, w.bytes)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, errSuspended) {
 			return
 		}
 		if err != nil {
@@ -397,6 +401,10 @@ func (p *part) appender(ctx context.Context, s *session) {
 // append appends entries to the copy.
 func (p *part) append(ctx context.Context, w *work) error {
 	r, n := p.c.r, w.count()
+	if !p.setAppending(true) {
+		return errSuspended
+	}
+	defer p.setAppending(false)
 	var spans []trace.Span
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.AppendTimeout)
 	defer cancel()
@@ -429,6 +437,20 @@ func (p *part) append(ctx context.Context, w *work) error {
 	return nil
 }
 
+// errSuspended says that the link may not append at present.
+var errSuspended = errors.New("the partition is being repaired")
+
+// setAppending notes whether an append of the link is under way. False says that none may begin.
+func (p *part) setAppending(yes bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if yes && p.repaired && !p.running {
+		return false
+	}
+	p.appending = yes
+	return true
+}
+
 // recover stops the partition on the link, reads the copy to its end and asks the link again from there. Others go on.
 // It returns false when ctx ended first.
 func (p *part) recover(ctx context.Context, s *session, first time.Duration, wait *backoff.ExponentialBackOff) bool {
@@ -451,6 +473,10 @@ func (p *part) recover(ctx context.Context, s *session, first time.Duration, wai
 		}
 	}
 	p.mu.Lock()
+	if !p.running { // a repair took the partition from the link meanwhile
+		p.mu.Unlock()
+		return false
+	}
 	p.startOver()
 	p.seeking = p.c.r.now()
 	next := p.next

@@ -263,11 +263,11 @@ func (c *receiving) locateAll(ctx context.Context) error {
 // appliedTimeout bounds how long a start waits for views to tell how far they are.
 const appliedTimeout = 2 * time.Second
 
-// applied returns the next origin offset of each partition that a view needs, as far as views answer.
-func (c *receiving) applied(ctx context.Context) map[im.Partition]int64 {
+// applied returns where views stand in each partition, as far as they answer.
+func (c *receiving) applied(ctx context.Context) map[im.Partition]im.Position {
 	ctx, cancel := context.WithTimeout(ctx, appliedTimeout)
 	defer cancel()
-	all := map[im.Partition]int64{}
+	all := map[im.Partition]im.Position{}
 	for _, view := range c.r.deps.Applied {
 		positions, err := view.Positions(ctx, c.peer.Origin)
 		if err != nil {
@@ -275,7 +275,9 @@ func (c *receiving) applied(ctx context.Context) map[im.Partition]int64 {
 			continue
 		}
 		for _, v := range positions {
-			all[v.Partition] = max(all[v.Partition], v.Next)
+			if v.Next > all[v.Partition].Next {
+				all[v.Partition] = v
+			}
 		}
 	}
 	return all
@@ -287,9 +289,16 @@ func (c *receiving) applied(ctx context.Context) map[im.Partition]int64 {
 // that, the position of a view which stands before the gap tells; asking again from there is harmless. Where the copy was
 // held, those ScanRecords are the ones before its first marker: what stands behind one and does not count could be
 // mistaken for the tail.
-func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]int64) (placement, error) {
+//
+// A copy that tells no name (it was made anew, or retention emptied it) is of the log that the view was derived from.
+func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]im.Position) (placement, error) {
+	at := applied[p]
+	viewed := im.LogName{Origin: c.peer.Origin, ID: at.Log}
+	if at.Log == (im.UUID{}) {
+		viewed = im.LogName{}
+	}
 	if b.Start == b.End {
-		return placement{local: b.End, follower: im.Follower{Next: applied[p]}}, nil
+		return placement{local: b.End, follower: im.Follower{Next: at.Next}, name: viewed}, nil
 	}
 	var (
 		from    int64
@@ -312,7 +321,7 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 			break
 		}
 	}
-	to := tail(entries, from == 0, applied[p])
+	to := tail(entries, from == 0, at.Next)
 	to.local = entries[len(entries)-1].Offset + 1
 	if to.name.IsZero() && b.Start < from { // the first record names the log, if retention left it
 		first, err := c.r.read(ctx, p, b.Start, 1)
@@ -327,6 +336,9 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 			}
 		}
 	}
+	if to.name.IsZero() {
+		to.name = viewed
+	}
 	return to, nil
 }
 
@@ -339,7 +351,7 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	}
 	var to placement
 	taken := -1
-	if !whole {
+	if whole = whole && !beginsLate(heads); !whole {
 		to.follower = begin(heads, applied)
 	}
 	for i := range entries {
@@ -376,6 +388,16 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 		to.last = lastRecord{}
 	}
 	return to
+}
+
+// beginsLate tells whether a copy that is read from its start begins past the log's: it was made anew while views went on.
+func beginsLate(heads []wire.ShipHead) bool {
+	for i := range heads {
+		if !heads[i].Marker() {
+			return heads[i].OriginOffset > 0
+		}
+	}
+	return false
 }
 
 // before counts the entries that certainly stand before the first marker of their copy: all, if no generation was raised;

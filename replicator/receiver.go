@@ -41,6 +41,7 @@ type receiving struct {
 	err   string
 	opens uint64
 	told  statusReading // the last one
+	now   *session      // that is open; nil between sessions
 
 	lost lost
 }
@@ -176,6 +177,8 @@ func (c *receiving) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	good = s.begin(good)
+	defer s.end()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -258,10 +261,17 @@ func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 		return nil, err
 	}
 	var good []*part
+	jumped := 0
 	for i, s := range o.Partitions {
 		p := c.parts[i]
 		p.mu.Lock()
 		p.end = s.End
+		if len(s.LogId) == len(p.theirs) {
+			p.theirs = im.UUID(s.LogId)
+		}
+		if p.jump(s) {
+			jumped++
+		}
 		p.refused = s.Refused
 		if s.Refused == "" && p.name.IsZero() && len(s.LogId) == len(p.name.ID) {
 			p.name = im.LogName{Origin: c.peer.Origin, ID: im.UUID(s.LogId)}
@@ -273,6 +283,9 @@ func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 			continue
 		}
 		good = append(good, p)
+	}
+	if jumped > 0 {
+		return nil, im.Errorf(im.CodeUnavailable, "opening the link to %s anew: retention passed %d partitions of routes", c.peer.Region, jumped)
 	}
 	now := c.r.now()
 	c.mu.Lock()

@@ -110,17 +110,17 @@ func Refuses(p im.Partition, name im.LogName, b im.Bounds, want *wire.LinkPartit
 		return fmt.Sprintf("%v: the receiver has records up to %d, the log ends at %d: it was truncated; the region must return under a new epoch",
 			p, want.Next, b.End), false
 	case want.Next < b.Start:
-		return fmt.Sprintf("%v: the receiver needs %d, retention has removed everything below %d: seed the peer",
+		return fmt.Sprintf("%v: the receiver needs %d, retention has removed everything below %d: run antipode link repair",
 			p, want.Next, b.Start), false
 	case want.Next == 0:
 		return "", false
 	case want.Checksum == 0 && len(want.LogId) == 0:
-		return fmt.Sprintf("%v: the receiver asks from %d but can name neither its log nor its last record: seed the peer", p, want.Next), false
+		return fmt.Sprintf("%v: the receiver asks from %d but can name neither its log nor its last record: run antipode link repair", p, want.Next), false
 	case want.Checksum == 0: // it has applied the record but its copy no longer holds it
 		return "", false
 	case want.Next == b.Start: // the record to compare is gone by retention; the names agree, or only the checksum could tell
 		if len(want.LogId) == 0 {
-			return fmt.Sprintf("%v: the receiver does not name its log, and record %d, to compare by, is gone by retention: seed the peer",
+			return fmt.Sprintf("%v: the receiver does not name its log, and record %d, to compare by, is gone by retention: run antipode link repair",
 				p, want.Next-1), false
 		}
 		return "", false

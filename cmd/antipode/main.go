@@ -37,7 +37,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newGamedayCommand(), newBenchCommand(), newConfigCommand(),
-		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newVerifyCommand(), newRegionCommand())
+		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newVerifyCommand(), newLinkCommand(), newRegionCommand())
 	root.AddCommand(newServiceCommands()...)
 	return root
 }

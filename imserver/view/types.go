@@ -16,7 +16,6 @@ type Position struct {
 	im.Position
 	Generation uint32   // the link generation of what was applied
 	Watermark  im.Stamp // the origin's clock at its last heartbeat applied
-	Log        im.UUID  // the id in the log's name; zero until record 0 was applied
 }
 
 // Record is a record of a conversation as applied: its place is complete.

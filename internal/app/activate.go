@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/regions"
 	"github.com/antipode-im/antipode/internal/rpc"
 )
 
@@ -37,7 +38,7 @@ func (o *Operator) Activate(ctx context.Context, progress func(string)) error {
 			if first < 0 {
 				first, began = missing, time.Now()
 			}
-			progress(fmt.Sprintf("%d records are not applied yet%s", missing, eta(first, missing, time.Since(began))))
+			progress(fmt.Sprintf("%d records are not applied yet%s", missing, regions.ETA(first, missing, time.Since(began))))
 			told = time.Now()
 		}
 		select {
@@ -46,14 +47,6 @@ func (o *Operator) Activate(ctx context.Context, progress func(string)) error {
 			return errors.Join(fmt.Errorf("region %s has not caught up and stays as it is", o.site.Region), context.Cause(ctx), err)
 		}
 	}
-}
-
-// eta says how long the rest takes at the pace so far.
-func eta(first, missing int64, took time.Duration) string {
-	if done := first - missing; done > 0 {
-		return fmt.Sprintf(", about %v to go", (took * time.Duration(missing) / time.Duration(done)).Round(time.Second))
-	}
-	return ""
 }
 
 // heldElsewhere is, for each partition that timelines are derived from, the most that another region's copy holds.

@@ -173,8 +173,19 @@ func (o *Operator) whole(ctx context.Context, log *kafka.Cluster, former im.Orig
 				if err != nil {
 					return err
 				}
-				if b := bounds[p]; b.Start > 0 {
+				b := bounds[p]
+				if b.Start > 0 {
 					return fmt.Errorf("%v begins at %d here: retention removed what is below, so the views cannot be derived from logs alone", p, b.Start)
+				}
+				if b.Start == b.End {
+					continue
+				}
+				first, err := log.Read(ctx, p, b.Start, 1)
+				if err != nil {
+					return err
+				}
+				if len(first) > 0 && wire.DecodeHead(&first[0]).OriginOffset > 0 { // made anew while the views went on
+					return fmt.Errorf("%v begins at record %d here, so the views cannot be derived from logs alone", p, wire.DecodeHead(&first[0]).OriginOffset)
 				}
 			}
 		}

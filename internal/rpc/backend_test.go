@@ -31,7 +31,7 @@ func (a *answering) Call(_ context.Context, c im.Call) (im.CallResult, error) {
 
 func (a *answering) Positions(_ context.Context, o im.Origin) ([]im.Position, error) {
 	a.origin = o
-	return []im.Position{{Partition: im.Partition{Topic: "msg.eu.direct", Number: 3}, Next: 42, Local: 99}}, a.err
+	return []im.Position{{Partition: im.Partition{Topic: "msg.eu.direct", Number: 3}, Next: 42, Local: 99, Log: im.UUID{7}}}, a.err
 }
 
 func (a *answering) Digest(context.Context) (map[string]string, error) {
@@ -96,7 +96,7 @@ func TestView(t *testing.T) {
 	a := &answering{}
 	view := NewView(wired(t, a))
 	positions, err := view.Positions(t.Context(), "eu")
-	want := []im.Position{{Partition: im.Partition{Topic: "msg.eu.direct", Number: 3}, Next: 42}} // local offsets mean nothing elsewhere
+	want := []im.Position{{Partition: im.Partition{Topic: "msg.eu.direct", Number: 3}, Next: 42, Local: 99, Log: im.UUID{7}}}
 	if err != nil || a.origin != "eu" || !reflect.DeepEqual(positions, want) {
 		t.Fatalf("%v, %v", positions, err)
 	}

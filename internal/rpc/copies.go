@@ -181,13 +181,16 @@ func (s *replicatorServer) states(states []im.CopyState, err error) (*antipodev1
 	}
 	m := &antipodev1.CopyStates{Region: string(s.access.Region), Partitions: make([]*antipodev1.CopyState, len(states))}
 	for i := range states {
-		c := &states[i]
-		m.Partitions[i] = &antipodev1.CopyState{
-			Topic: c.Partition.Topic, Partition: uint32(c.Partition.Number), Next: c.Next, Generation: c.Generation,
-			LogId: c.Log[:], Checksum: c.Checksum, Checked: c.Checked, HeldStamp: uint64(c.Held),
-		}
+		m.Partitions[i] = copyState(&states[i])
 	}
 	return m, nil
+}
+
+func copyState(c *im.CopyState) *antipodev1.CopyState {
+	return &antipodev1.CopyState{
+		Topic: c.Partition.Topic, Partition: uint32(c.Partition.Number), Next: c.Next, Generation: c.Generation,
+		LogId: c.Log[:], Checksum: c.Checksum, Checked: c.Checked, HeldStamp: uint64(c.Held),
+	}
 }
 
 // Digest tells what a stretch of a partition comes to in the region.

@@ -40,6 +40,25 @@ func (f *fakeReplicator) CopySeal(_ context.Context, _ im.Origin, _ uint32, seal
 	return []im.CopyState{{Partition: seals[0].Partition, Next: seals[0].To, Generation: im.SealedGeneration, Log: im.UUID{9}}}, nil
 }
 
+func (f *fakeReplicator) CopyCheck(_ context.Context, o im.Origin) (im.CopyHealth, error) {
+	return im.CopyHealth{Open: true, Error: "of " + string(o), Copies: []im.CopyCheck{{
+		CopyState: im.CopyState{Partition: copyOfUS, Next: 7, Log: im.UUID{9}}, View: 3, Reach: 4, Refused: "why", Origin: im.UUID{8},
+	}}}, nil
+}
+
+func (f *fakeReplicator) CopyRepair(_ context.Context, o im.Origin, repairs []im.CopyRepair, bytesPerSecond int, tell func(im.CopyProgress) error) error {
+	want := im.CopyRepair{Partition: copyOfUS, Begin: 4, To: 7, From: "ap", Log: im.UUID{9}}
+	if o != "us" || bytesPerSecond != 1000 || len(repairs) != 1 || repairs[0] != want {
+		return im.Errorf(im.CodeBadRequest, "%s: %v at %d B/s", o, repairs, bytesPerSecond)
+	}
+	for next := want.Begin + 1; next <= want.To; next++ {
+		if err := tell(im.CopyProgress{Partition: copyOfUS, Next: next}); err != nil {
+			return err
+		}
+	}
+	return im.Errorf(im.CodeOverloaded, "once only")
+}
+
 // copiesAs returns eu's copies as a service of a region sees them.
 func copiesAs(t *testing.T, ca *certs.Authority, s *Server, service string, region im.Region) *Links {
 	t.Helper()
@@ -93,6 +112,16 @@ func TestCopies(t *testing.T) {
 	}
 	if err := links.ReadCopy(ctx, "eu", copyOfUS, 8, 12, take); err == nil {
 		t.Error("a copy with a gap was read to its end")
+	}
+	health, err := eu.Check(ctx, "us")
+	if wantHealth, _ := (&fakeReplicator{}).CopyCheck(ctx, "us"); err != nil || !reflect.DeepEqual(health, wantHealth) {
+		t.Errorf("%+v, %v", health, err)
+	}
+	var told []int64
+	tell := func(p im.CopyProgress) error { told = append(told, p.Next); return nil }
+	err = eu.Repair(ctx, "us", []im.CopyRepair{{Partition: copyOfUS, Begin: 4, To: 7, From: "ap", Log: im.UUID{9}}}, 1000, tell)
+	if im.CodeOf(err) != im.CodeOverloaded || !reflect.DeepEqual(told, []int64{5, 6, 7}) {
+		t.Errorf("%v, %v", told, err)
 	}
 }
 

@@ -95,6 +95,8 @@ type ReplicatorService interface {
 	CopyDigest(ctx context.Context, p im.Partition, from, to int64, piece int) (im.CopyDigest, error)
 	CopyFill(ctx context.Context, o im.Origin, generation uint32, fills []im.CopyFill) ([]im.CopyState, error)
 	CopySeal(ctx context.Context, o im.Origin, generation uint32, seals []im.CopyFill) ([]im.CopyState, error)
+	CopyCheck(ctx context.Context, o im.Origin) (im.CopyHealth, error)
+	CopyRepair(ctx context.Context, o im.Origin, repairs []im.CopyRepair, bytesPerSecond int, tell func(im.CopyProgress) error) error
 }
 
 // ReplicatorAccess says who may call: links are for replicators of other regions, everything else for the own region.

@@ -35,7 +35,12 @@ func (s *viewServer) Positions(ctx context.Context, r *antipodev1.PositionsReque
 	}
 	response := &antipodev1.PositionsResponse{Positions: make([]*antipodev1.Position, len(positions))}
 	for i, p := range positions {
-		response.Positions[i] = &antipodev1.Position{Topic: p.Partition.Topic, Partition: uint32(p.Partition.Number), Next: p.Next}
+		response.Positions[i] = &antipodev1.Position{
+			Topic: p.Partition.Topic, Partition: uint32(p.Partition.Number), Next: p.Next, Local: p.Local,
+		}
+		if p.Log != (im.UUID{}) {
+			response.Positions[i].LogId = p.Log[:]
+		}
 	}
 	return response, nil
 }
@@ -55,7 +60,7 @@ type View struct{ client antipodev1.ViewClient }
 func NewView(cc grpc.ClientConnInterface) *View { return &View{antipodev1.NewViewClient(cc)} }
 
 // Positions are how far the region's timelines are in an origin's logs, or in all of them for the empty origin. Local
-// offsets are not told: they mean nothing elsewhere.
+// offsets are those of the region that is asked.
 func (v *View) Positions(ctx context.Context, origin im.Origin) ([]im.Position, error) {
 	r, err := v.client.Positions(ctx, &antipodev1.PositionsRequest{Origin: string(origin)})
 	if err != nil {
@@ -63,7 +68,10 @@ func (v *View) Positions(ctx context.Context, origin im.Origin) ([]im.Position, 
 	}
 	positions := make([]im.Position, len(r.Positions))
 	for i, p := range r.Positions {
-		positions[i] = im.Position{Partition: im.Partition{Topic: p.Topic, Number: int(p.Partition)}, Next: p.Next}
+		positions[i] = im.Position{Partition: im.Partition{Topic: p.Topic, Number: int(p.Partition)}, Next: p.Next, Local: p.Local}
+		if len(p.LogId) == len(positions[i].Log) {
+			positions[i].Log = im.UUID(p.LogId)
+		}
 	}
 	return positions, nil
 }

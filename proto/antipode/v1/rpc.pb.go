@@ -1325,7 +1325,9 @@ type Position struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"` // next offset of the origin's log to take
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`               // next offset of the origin's log to take
+	Local         int64                  `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"`             // the offset to read on from, in the own region's log or copy
+	LogId         []byte                 `protobuf:"bytes,5,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"` // the name of the log that the view was derived from; empty if none is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,6 +1381,20 @@ func (x *Position) GetNext() int64 {
 		return x.Next
 	}
 	return 0
+}
+
+func (x *Position) GetLocal() int64 {
+	if x != nil {
+		return x.Local
+	}
+	return 0
+}
+
+func (x *Position) GetLogId() []byte {
+	if x != nil {
+		return x.LogId
+	}
+	return nil
 }
 
 // DigestRequest asks for a digest of the view.
@@ -1463,6 +1479,404 @@ func (x *DigestResponse) GetDigests() map[string]string {
 	return nil
 }
 
+// CopyCheckRequest asks for the copies of one origin.
+type CopyCheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyCheckRequest) Reset() {
+	*x = CopyCheckRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyCheckRequest) ProtoMessage() {}
+
+func (x *CopyCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyCheckRequest.ProtoReflect.Descriptor instead.
+func (*CopyCheckRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CopyCheckRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+// CopyCheckResponse is how the link and the copies are.
+type CopyCheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Open          bool                   `protobuf:"varint,2,opt,name=open,proto3" json:"open,omitempty"`  // the link is
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why it is not
+	Copies        []*CopyCheck           `protobuf:"bytes,4,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyCheckResponse) Reset() {
+	*x = CopyCheckResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyCheckResponse) ProtoMessage() {}
+
+func (x *CopyCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyCheckResponse.ProtoReflect.Descriptor instead.
+func (*CopyCheckResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CopyCheckResponse) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *CopyCheckResponse) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *CopyCheckResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CopyCheckResponse) GetCopies() []*CopyCheck {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+// CopyCheck is one partition of a copy.
+type CopyCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         *CopyState             `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	View          int64                  `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`                                   // the next origin offset that the region's views need
+	Reach         int64                  `protobuf:"varint,3,opt,name=reach,proto3" json:"reach,omitempty"`                                 // one past the last record that they can take from what the copy holds
+	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`                              // why the partition is not shipped; empty if it is
+	OriginLogId   []byte                 `protobuf:"bytes,5,opt,name=origin_log_id,json=originLogId,proto3" json:"origin_log_id,omitempty"` // the name of the origin's log, as its region told; empty if it did not yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyCheck) Reset() {
+	*x = CopyCheck{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyCheck) ProtoMessage() {}
+
+func (x *CopyCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyCheck.ProtoReflect.Descriptor instead.
+func (*CopyCheck) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CopyCheck) GetState() *CopyState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *CopyCheck) GetView() int64 {
+	if x != nil {
+		return x.View
+	}
+	return 0
+}
+
+func (x *CopyCheck) GetReach() int64 {
+	if x != nil {
+		return x.Reach
+	}
+	return 0
+}
+
+func (x *CopyCheck) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *CopyCheck) GetOriginLogId() []byte {
+	if x != nil {
+		return x.OriginLogId
+	}
+	return nil
+}
+
+// CopyRepairRequest names what is to be brought.
+type CopyRepairRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Origin         string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Partitions     []*CopyRepairPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	BytesPerSecond uint64                 `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // of what comes from other regions, at most; 0: as fast as it goes
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CopyRepairRequest) Reset() {
+	*x = CopyRepairRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRepairRequest) ProtoMessage() {}
+
+func (x *CopyRepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRepairRequest.ProtoReflect.Descriptor instead.
+func (*CopyRepairRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CopyRepairRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *CopyRepairRequest) GetPartitions() []*CopyRepairPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *CopyRepairRequest) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+// CopyRepairPartition is one partition that lacks something.
+type CopyRepairPartition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Begin         int64                  `protobuf:"varint,3,opt,name=begin,proto3" json:"begin,omitempty"`             // the first origin offset that is to be brought
+	To            int64                  `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`                   // up to which it comes from a region, exclusive; what follows comes over the link
+	From          string                 `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`                // that region
+	LogId         []byte                 `protobuf:"bytes,6,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"` // the name of the log that the copy must be of
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyRepairPartition) Reset() {
+	*x = CopyRepairPartition{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRepairPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRepairPartition) ProtoMessage() {}
+
+func (x *CopyRepairPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRepairPartition.ProtoReflect.Descriptor instead.
+func (*CopyRepairPartition) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CopyRepairPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyRepairPartition) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyRepairPartition) GetBegin() int64 {
+	if x != nil {
+		return x.Begin
+	}
+	return 0
+}
+
+func (x *CopyRepairPartition) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CopyRepairPartition) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *CopyRepairPartition) GetLogId() []byte {
+	if x != nil {
+		return x.LogId
+	}
+	return nil
+}
+
+// CopyRepairResponse is how far one partition is.
+type CopyRepairResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"` // one past the last record that was brought
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyRepairResponse) Reset() {
+	*x = CopyRepairResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRepairResponse) ProtoMessage() {}
+
+func (x *CopyRepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRepairResponse.ProtoReflect.Descriptor instead.
+func (*CopyRepairResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CopyRepairResponse) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *CopyRepairResponse) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CopyRepairResponse) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
 // CopyDigestRequest asks for the origin offsets [from, to) of one partition, of which at most 65536 are read.
 type CopyDigestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1477,7 +1891,7 @@ type CopyDigestRequest struct {
 
 func (x *CopyDigestRequest) Reset() {
 	*x = CopyDigestRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1903,7 @@ func (x *CopyDigestRequest) String() string {
 func (*CopyDigestRequest) ProtoMessage() {}
 
 func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1916,7 @@ func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestRequest.ProtoReflect.Descriptor instead.
 func (*CopyDigestRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CopyDigestRequest) GetTopic() string {
@@ -1554,7 +1968,7 @@ type CopyDigestResponse struct {
 
 func (x *CopyDigestResponse) Reset() {
 	*x = CopyDigestResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1980,7 @@ func (x *CopyDigestResponse) String() string {
 func (*CopyDigestResponse) ProtoMessage() {}
 
 func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1993,7 @@ func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestResponse.ProtoReflect.Descriptor instead.
 func (*CopyDigestResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CopyDigestResponse) GetFirst() int64 {
@@ -1614,7 +2028,7 @@ type CopyHoldRequest struct {
 
 func (x *CopyHoldRequest) Reset() {
 	*x = CopyHoldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +2040,7 @@ func (x *CopyHoldRequest) String() string {
 func (*CopyHoldRequest) ProtoMessage() {}
 
 func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +2053,7 @@ func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyHoldRequest.ProtoReflect.Descriptor instead.
 func (*CopyHoldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CopyHoldRequest) GetOrigin() string {
@@ -1667,7 +2081,7 @@ type CopyStates struct {
 
 func (x *CopyStates) Reset() {
 	*x = CopyStates{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +2093,7 @@ func (x *CopyStates) String() string {
 func (*CopyStates) ProtoMessage() {}
 
 func (x *CopyStates) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +2106,7 @@ func (x *CopyStates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStates.ProtoReflect.Descriptor instead.
 func (*CopyStates) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CopyStates) GetRegion() string {
@@ -1726,7 +2140,7 @@ type CopyState struct {
 
 func (x *CopyState) Reset() {
 	*x = CopyState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +2152,7 @@ func (x *CopyState) String() string {
 func (*CopyState) ProtoMessage() {}
 
 func (x *CopyState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +2165,7 @@ func (x *CopyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyState.ProtoReflect.Descriptor instead.
 func (*CopyState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CopyState) GetTopic() string {
@@ -1823,7 +2237,7 @@ type CopyReadRequest struct {
 
 func (x *CopyReadRequest) Reset() {
 	*x = CopyReadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2249,7 @@ func (x *CopyReadRequest) String() string {
 func (*CopyReadRequest) ProtoMessage() {}
 
 func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2262,7 @@ func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyReadRequest.ProtoReflect.Descriptor instead.
 func (*CopyReadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CopyReadRequest) GetTopic() string {
@@ -1891,7 +2305,7 @@ type CopyFillRequest struct {
 
 func (x *CopyFillRequest) Reset() {
 	*x = CopyFillRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2317,7 @@ func (x *CopyFillRequest) String() string {
 func (*CopyFillRequest) ProtoMessage() {}
 
 func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2330,7 @@ func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFillRequest.ProtoReflect.Descriptor instead.
 func (*CopyFillRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CopyFillRequest) GetOrigin() string {
@@ -1953,7 +2367,7 @@ type CopyFill struct {
 
 func (x *CopyFill) Reset() {
 	*x = CopyFill{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2379,7 @@ func (x *CopyFill) String() string {
 func (*CopyFill) ProtoMessage() {}
 
 func (x *CopyFill) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2392,7 @@ func (x *CopyFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFill.ProtoReflect.Descriptor instead.
 func (*CopyFill) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CopyFill) GetTopic() string {
@@ -2021,7 +2435,7 @@ type CopySealRequest struct {
 
 func (x *CopySealRequest) Reset() {
 	*x = CopySealRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2447,7 @@ func (x *CopySealRequest) String() string {
 func (*CopySealRequest) ProtoMessage() {}
 
 func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2460,7 @@ func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopySealRequest.ProtoReflect.Descriptor instead.
 func (*CopySealRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CopySealRequest) GetOrigin() string {
@@ -2086,7 +2500,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2512,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2525,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LinkRequest) GetKind() isLinkRequest_Kind {
@@ -2203,7 +2617,7 @@ type LinkOpen struct {
 
 func (x *LinkOpen) Reset() {
 	*x = LinkOpen{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2629,7 @@ func (x *LinkOpen) String() string {
 func (*LinkOpen) ProtoMessage() {}
 
 func (x *LinkOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2642,7 @@ func (x *LinkOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpen.ProtoReflect.Descriptor instead.
 func (*LinkOpen) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LinkOpen) GetRegion() string {
@@ -2309,7 +2723,7 @@ type LinkPartition struct {
 
 func (x *LinkPartition) Reset() {
 	*x = LinkPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2735,7 @@ func (x *LinkPartition) String() string {
 func (*LinkPartition) ProtoMessage() {}
 
 func (x *LinkPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2748,7 @@ func (x *LinkPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartition.ProtoReflect.Descriptor instead.
 func (*LinkPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LinkPartition) GetTopic() string {
@@ -2392,7 +2806,7 @@ type LinkHeld struct {
 
 func (x *LinkHeld) Reset() {
 	*x = LinkHeld{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2818,7 @@ func (x *LinkHeld) String() string {
 func (*LinkHeld) ProtoMessage() {}
 
 func (x *LinkHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2831,7 @@ func (x *LinkHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeld.ProtoReflect.Descriptor instead.
 func (*LinkHeld) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LinkHeld) GetOffsets() []*LinkOffset {
@@ -2452,7 +2866,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2878,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2891,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -2508,7 +2922,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2934,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2947,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -2568,7 +2982,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2994,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +3007,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -2620,7 +3034,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +3046,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +3059,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -2748,7 +3162,7 @@ type LinkOpened struct {
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3174,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3187,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -2824,7 +3238,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +3250,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +3263,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -2901,7 +3315,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +3327,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3340,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -3003,7 +3417,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3429,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3442,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -3056,7 +3470,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3482,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3495,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -3103,7 +3517,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3529,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3542,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -3163,7 +3577,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3589,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3602,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -3217,7 +3631,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3643,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3656,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -3275,7 +3689,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3287,7 +3701,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3300,7 +3714,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -3314,7 +3728,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3740,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3753,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -3365,7 +3779,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3791,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3804,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -3404,7 +3818,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3830,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3843,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -3457,7 +3871,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3883,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3896,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -3508,7 +3922,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3520,7 +3934,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3533,7 +3947,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
 }
 
 // LoadResponse is a gateway's load.
@@ -3554,7 +3968,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3566,7 +3980,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3579,7 +3993,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -3654,7 +4068,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +4080,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +4093,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
 }
 
 // LoadsResponse returns them with their age.
@@ -3694,7 +4108,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3706,7 +4120,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3719,7 +4133,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -3754,7 +4168,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3766,7 +4180,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3779,7 +4193,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -3809,7 +4223,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4235,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4248,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -3875,7 +4289,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4301,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4314,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -3922,7 +4336,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3934,7 +4348,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3947,7 +4361,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -4064,17 +4478,49 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x10PositionsRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\"H\n" +
 	"\x11PositionsResponse\x123\n" +
-	"\tpositions\x18\x01 \x03(\v2\x15.antipode.v1.PositionR\tpositions\"R\n" +
+	"\tpositions\x18\x01 \x03(\v2\x15.antipode.v1.PositionR\tpositions\"\x7f\n" +
 	"\bPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
-	"\x04next\x18\x03 \x01(\x03R\x04next\"\x0f\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\x03R\x05local\x12\x15\n" +
+	"\x06log_id\x18\x05 \x01(\fR\x05logId\"\x0f\n" +
 	"\rDigestRequest\"\x90\x01\n" +
 	"\x0eDigestResponse\x12B\n" +
 	"\adigests\x18\x01 \x03(\v2(.antipode.v1.DigestResponse.DigestsEntryR\adigests\x1a:\n" +
 	"\fDigestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\x10CopyCheckRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\"\x85\x01\n" +
+	"\x11CopyCheckResponse\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
+	"\x04open\x18\x02 \x01(\bR\x04open\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12.\n" +
+	"\x06copies\x18\x04 \x03(\v2\x16.antipode.v1.CopyCheckR\x06copies\"\xa1\x01\n" +
+	"\tCopyCheck\x12,\n" +
+	"\x05state\x18\x01 \x01(\v2\x16.antipode.v1.CopyStateR\x05state\x12\x12\n" +
+	"\x04view\x18\x02 \x01(\x03R\x04view\x12\x14\n" +
+	"\x05reach\x18\x03 \x01(\x03R\x05reach\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\x12\"\n" +
+	"\rorigin_log_id\x18\x05 \x01(\fR\voriginLogId\"\x97\x01\n" +
+	"\x11CopyRepairRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12@\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2 .antipode.v1.CopyRepairPartitionR\n" +
+	"partitions\x12(\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x04R\x0ebytesPerSecond\"\x9a\x01\n" +
+	"\x13CopyRepairPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x14\n" +
+	"\x05begin\x18\x03 \x01(\x03R\x05begin\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x03R\x02to\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\tR\x04from\x12\x15\n" +
+	"\x06log_id\x18\x06 \x01(\fR\x05logId\"\\\n" +
+	"\x12CopyRepairResponse\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\"\x81\x01\n" +
 	"\x11CopyDigestRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
@@ -4277,7 +4723,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x95\x01\n" +
 	"\x04View\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\xeb\x04\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x88\x06\n" +
 	"\n" +
 	"Replicator\x12?\n" +
 	"\x04Link\x12\x18.antipode.v1.LinkRequest\x1a\x19.antipode.v1.LinkResponse(\x010\x01\x12A\n" +
@@ -4289,7 +4735,10 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bCopyFill\x12\x1c.antipode.v1.CopyFillRequest\x1a\x17.antipode.v1.CopyStates\x12A\n" +
 	"\bCopySeal\x12\x1c.antipode.v1.CopySealRequest\x1a\x17.antipode.v1.CopyStates\x12M\n" +
 	"\n" +
-	"CopyDigest\x12\x1e.antipode.v1.CopyDigestRequest\x1a\x1f.antipode.v1.CopyDigestResponse2F\n" +
+	"CopyDigest\x12\x1e.antipode.v1.CopyDigestRequest\x1a\x1f.antipode.v1.CopyDigestResponse\x12J\n" +
+	"\tCopyCheck\x12\x1d.antipode.v1.CopyCheckRequest\x1a\x1e.antipode.v1.CopyCheckResponse\x12O\n" +
+	"\n" +
+	"CopyRepair\x12\x1e.antipode.v1.CopyRepairRequest\x1a\x1f.antipode.v1.CopyRepairResponse0\x012F\n" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
 	"\x06IPConf\x12>\n" +
@@ -4309,7 +4758,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -4334,49 +4783,55 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*Position)(nil),            // 20: antipode.v1.Position
 	(*DigestRequest)(nil),       // 21: antipode.v1.DigestRequest
 	(*DigestResponse)(nil),      // 22: antipode.v1.DigestResponse
-	(*CopyDigestRequest)(nil),   // 23: antipode.v1.CopyDigestRequest
-	(*CopyDigestResponse)(nil),  // 24: antipode.v1.CopyDigestResponse
-	(*CopyHoldRequest)(nil),     // 25: antipode.v1.CopyHoldRequest
-	(*CopyStates)(nil),          // 26: antipode.v1.CopyStates
-	(*CopyState)(nil),           // 27: antipode.v1.CopyState
-	(*CopyReadRequest)(nil),     // 28: antipode.v1.CopyReadRequest
-	(*CopyFillRequest)(nil),     // 29: antipode.v1.CopyFillRequest
-	(*CopyFill)(nil),            // 30: antipode.v1.CopyFill
-	(*CopySealRequest)(nil),     // 31: antipode.v1.CopySealRequest
-	(*LinkRequest)(nil),         // 32: antipode.v1.LinkRequest
-	(*LinkOpen)(nil),            // 33: antipode.v1.LinkOpen
-	(*LinkPartition)(nil),       // 34: antipode.v1.LinkPartition
-	(*LinkHeld)(nil),            // 35: antipode.v1.LinkHeld
-	(*LinkOffset)(nil),          // 36: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 37: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 38: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 39: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 40: antipode.v1.LinkOpened
-	(*LinkPartitionState)(nil),  // 41: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 42: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 43: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 44: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 45: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 46: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 47: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 48: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 49: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 50: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 51: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 52: antipode.v1.PeerClock
-	(*LoadRequest)(nil),         // 53: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 54: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 55: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 56: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 57: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 58: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 59: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 60: antipode.v1.CarriedAnswer
-	nil,                         // 61: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 62: antipode.v1.Error
+	(*CopyCheckRequest)(nil),    // 23: antipode.v1.CopyCheckRequest
+	(*CopyCheckResponse)(nil),   // 24: antipode.v1.CopyCheckResponse
+	(*CopyCheck)(nil),           // 25: antipode.v1.CopyCheck
+	(*CopyRepairRequest)(nil),   // 26: antipode.v1.CopyRepairRequest
+	(*CopyRepairPartition)(nil), // 27: antipode.v1.CopyRepairPartition
+	(*CopyRepairResponse)(nil),  // 28: antipode.v1.CopyRepairResponse
+	(*CopyDigestRequest)(nil),   // 29: antipode.v1.CopyDigestRequest
+	(*CopyDigestResponse)(nil),  // 30: antipode.v1.CopyDigestResponse
+	(*CopyHoldRequest)(nil),     // 31: antipode.v1.CopyHoldRequest
+	(*CopyStates)(nil),          // 32: antipode.v1.CopyStates
+	(*CopyState)(nil),           // 33: antipode.v1.CopyState
+	(*CopyReadRequest)(nil),     // 34: antipode.v1.CopyReadRequest
+	(*CopyFillRequest)(nil),     // 35: antipode.v1.CopyFillRequest
+	(*CopyFill)(nil),            // 36: antipode.v1.CopyFill
+	(*CopySealRequest)(nil),     // 37: antipode.v1.CopySealRequest
+	(*LinkRequest)(nil),         // 38: antipode.v1.LinkRequest
+	(*LinkOpen)(nil),            // 39: antipode.v1.LinkOpen
+	(*LinkPartition)(nil),       // 40: antipode.v1.LinkPartition
+	(*LinkHeld)(nil),            // 41: antipode.v1.LinkHeld
+	(*LinkOffset)(nil),          // 42: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 43: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 44: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 45: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 46: antipode.v1.LinkOpened
+	(*LinkPartitionState)(nil),  // 47: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 48: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 49: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 50: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 51: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 52: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 53: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 54: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 55: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 56: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 57: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 58: antipode.v1.PeerClock
+	(*LoadRequest)(nil),         // 59: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 60: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 61: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 62: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 63: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 64: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 65: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 66: antipode.v1.CarriedAnswer
+	nil,                         // 67: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 68: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	62, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	68, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -4385,82 +4840,89 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	62, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	68, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	61, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
-	27, // 15: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
-	30, // 16: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
-	30, // 17: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
-	33, // 18: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
-	35, // 19: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	37, // 20: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	38, // 21: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
-	34, // 22: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	36, // 23: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	36, // 24: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	40, // 25: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	42, // 26: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
-	16, // 27: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	47, // 28: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	44, // 29: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	41, // 30: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	43, // 31: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	42, // 32: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	46, // 33: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	36, // 34: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 35: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	52, // 36: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	54, // 37: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	58, // 38: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	60, // 39: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 40: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 41: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 42: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 43: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 44: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 45: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 46: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 47: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	32, // 48: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 49: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	48, // 50: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	50, // 51: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	25, // 52: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	28, // 53: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	29, // 54: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	31, // 55: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	23, // 56: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	53, // 57: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	55, // 58: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	57, // 59: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 60: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 61: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 62: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 63: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 64: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 65: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 66: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 67: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	39, // 68: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 69: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	49, // 70: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	51, // 71: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	26, // 72: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	42, // 73: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	26, // 74: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	26, // 75: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	24, // 76: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	54, // 77: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	56, // 78: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	59, // 79: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	60, // [60:80] is the sub-list for method output_type
-	40, // [40:60] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	67, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	25, // 15: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
+	33, // 16: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
+	27, // 17: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
+	33, // 18: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
+	36, // 19: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
+	36, // 20: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
+	39, // 21: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
+	41, // 22: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
+	43, // 23: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	44, // 24: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	40, // 25: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
+	42, // 26: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	42, // 27: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	46, // 28: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	48, // 29: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	16, // 30: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
+	53, // 31: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	50, // 32: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	47, // 33: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	49, // 34: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	48, // 35: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	52, // 36: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	42, // 37: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	20, // 38: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	58, // 39: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	60, // 40: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	64, // 41: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	66, // 42: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 43: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 44: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 45: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 46: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 47: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 48: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 49: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 50: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	38, // 51: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 52: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	54, // 53: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	56, // 54: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	31, // 55: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	34, // 56: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	35, // 57: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	37, // 58: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	29, // 59: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	23, // 60: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	26, // 61: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	59, // 62: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	61, // 63: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	63, // 64: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 65: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 66: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 67: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 68: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 69: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 70: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 71: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 72: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	45, // 73: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 74: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	55, // 75: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	57, // 76: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	32, // 77: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	48, // 78: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	32, // 79: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	32, // 80: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	30, // 81: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	24, // 82: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	28, // 83: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	60, // 84: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	62, // 85: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	65, // 86: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	65, // [65:87] is the sub-list for method output_type
+	43, // [43:65] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -4480,13 +4942,13 @@ func file_antipode_v1_rpc_proto_init() {
 		(*AttachResponse_Kick)(nil),
 		(*AttachResponse_Fenced)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[32].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[38].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_Held)(nil),
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[39].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[45].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
@@ -4499,7 +4961,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

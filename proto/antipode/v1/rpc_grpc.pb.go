@@ -550,6 +550,8 @@ const (
 	Replicator_CopyFill_FullMethodName   = "/antipode.v1.Replicator/CopyFill"
 	Replicator_CopySeal_FullMethodName   = "/antipode.v1.Replicator/CopySeal"
 	Replicator_CopyDigest_FullMethodName = "/antipode.v1.Replicator/CopyDigest"
+	Replicator_CopyCheck_FullMethodName  = "/antipode.v1.Replicator/CopyCheck"
+	Replicator_CopyRepair_FullMethodName = "/antipode.v1.Replicator/CopyRepair"
 )
 
 // ReplicatorClient is the client API for Replicator service.
@@ -577,6 +579,10 @@ type ReplicatorClient interface {
 	CopySeal(ctx context.Context, in *CopySealRequest, opts ...grpc.CallOption) (*CopyStates, error)
 	// CopyDigest tells what a stretch of the own log or of a copy comes to, so that two regions compare without sending it.
 	CopyDigest(ctx context.Context, in *CopyDigestRequest, opts ...grpc.CallOption) (*CopyDigestResponse, error)
+	// CopyCheck tells what this region says of the link from an origin and of its copies, as its views can read them.
+	CopyCheck(ctx context.Context, in *CopyCheckRequest, opts ...grpc.CallOption) (*CopyCheckResponse, error)
+	// CopyRepair brings this region's copies what they lack, from another region or over the link, and tells how far it is.
+	CopyRepair(ctx context.Context, in *CopyRepairRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyRepairResponse], error)
 }
 
 type replicatorClient struct {
@@ -698,6 +704,35 @@ func (c *replicatorClient) CopyDigest(ctx context.Context, in *CopyDigestRequest
 	return out, nil
 }
 
+func (c *replicatorClient) CopyCheck(ctx context.Context, in *CopyCheckRequest, opts ...grpc.CallOption) (*CopyCheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CopyCheckResponse)
+	err := c.cc.Invoke(ctx, Replicator_CopyCheck_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicatorClient) CopyRepair(ctx context.Context, in *CopyRepairRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyRepairResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicator_ServiceDesc.Streams[3], Replicator_CopyRepair_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyRepairRequest, CopyRepairResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_CopyRepairClient = grpc.ServerStreamingClient[CopyRepairResponse]
+
 // ReplicatorServer is the server API for Replicator service.
 // All implementations must embed UnimplementedReplicatorServer
 // for forward compatibility.
@@ -723,6 +758,10 @@ type ReplicatorServer interface {
 	CopySeal(context.Context, *CopySealRequest) (*CopyStates, error)
 	// CopyDigest tells what a stretch of the own log or of a copy comes to, so that two regions compare without sending it.
 	CopyDigest(context.Context, *CopyDigestRequest) (*CopyDigestResponse, error)
+	// CopyCheck tells what this region says of the link from an origin and of its copies, as its views can read them.
+	CopyCheck(context.Context, *CopyCheckRequest) (*CopyCheckResponse, error)
+	// CopyRepair brings this region's copies what they lack, from another region or over the link, and tells how far it is.
+	CopyRepair(*CopyRepairRequest, grpc.ServerStreamingServer[CopyRepairResponse]) error
 	mustEmbedUnimplementedReplicatorServer()
 }
 
@@ -759,6 +798,12 @@ func (UnimplementedReplicatorServer) CopySeal(context.Context, *CopySealRequest)
 }
 func (UnimplementedReplicatorServer) CopyDigest(context.Context, *CopyDigestRequest) (*CopyDigestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CopyDigest not implemented")
+}
+func (UnimplementedReplicatorServer) CopyCheck(context.Context, *CopyCheckRequest) (*CopyCheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CopyCheck not implemented")
+}
+func (UnimplementedReplicatorServer) CopyRepair(*CopyRepairRequest, grpc.ServerStreamingServer[CopyRepairResponse]) error {
+	return status.Error(codes.Unimplemented, "method CopyRepair not implemented")
 }
 func (UnimplementedReplicatorServer) mustEmbedUnimplementedReplicatorServer() {}
 func (UnimplementedReplicatorServer) testEmbeddedByValue()                    {}
@@ -918,6 +963,35 @@ func _Replicator_CopyDigest_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Replicator_CopyCheck_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CopyCheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).CopyCheck(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_CopyCheck_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).CopyCheck(ctx, req.(*CopyCheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Replicator_CopyRepair_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CopyRepairRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicatorServer).CopyRepair(m, &grpc.GenericServerStream[CopyRepairRequest, CopyRepairResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_CopyRepairServer = grpc.ServerStreamingServer[CopyRepairResponse]
+
 // Replicator_ServiceDesc is the grpc.ServiceDesc for Replicator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -949,6 +1023,10 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CopyDigest",
 			Handler:    _Replicator_CopyDigest_Handler,
 		},
+		{
+			MethodName: "CopyCheck",
+			Handler:    _Replicator_CopyCheck_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -965,6 +1043,11 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "CopyRead",
 			Handler:       _Replicator_CopyRead_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyRepair",
+			Handler:       _Replicator_CopyRepair_Handler,
 			ServerStreams: true,
 		},
 	},

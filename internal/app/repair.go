@@ -1,0 +1,67 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/regions"
+)
+
+// RepairOrder repairs a region's copies of another's log.
+type RepairOrder struct {
+	From, To im.Region // whose log, whose copies
+	Source   im.Region // the region to take from what the log has no more; empty: the one that has most
+	Rate     int       // bytes a second that come from it; 0: as fast as it goes
+	DryRun   bool
+	Progress func(string) // told one line at a time
+}
+
+// Repair brings the copies what they lack: see regions.Repair.
+func (o *Operator) Repair(ctx context.Context, order RepairOrder) (regions.Repaired, error) {
+	origin, ok := o.site.newest(order.From)
+	if !ok {
+		return regions.Repaired{}, fmt.Errorf("region %s follows no log of %s", o.site.Region, order.From)
+	}
+	for _, r := range []im.Region{order.To, order.Source} {
+		if r != "" && !slices.Contains(o.site.Regions, r) {
+			return regions.Repaired{}, fmt.Errorf("region %s is not known here: regions are %v", r, o.site.Regions)
+		}
+	}
+	if order.Source == order.To || order.Source == order.From {
+		if order.Source != "" {
+			return regions.Repaired{}, fmt.Errorf("--source %s: name a third region", order.Source)
+		}
+	}
+	copies, done, err := o.peers(o.site.Regions)
+	if err != nil {
+		return regions.Repaired{}, err
+	}
+	defer done()
+	repair := regions.Repair{
+		Origin: origin, Region: order.To, Copies: copies[order.To], Log: copies[order.From], Others: map[im.Region]regions.Keeper{},
+		Source: order.Source, Rate: order.Rate, DryRun: order.DryRun, Progress: order.Progress,
+	}
+	for r, c := range copies {
+		if r != order.From && r != order.To {
+			repair.Others[r] = c
+		}
+	}
+	return repair.Run(ctx)
+}
+
+// DescribeRepaired is what an operator reads after a repair.
+func DescribeRepaired(r regions.Repaired) string {
+	if len(r.Plans) == 0 {
+		return "nothing is to be repaired: the link ships every partition, and the copies have what the views need"
+	}
+	refused := 0
+	for i := range r.Plans {
+		if r.Plans[i].Bring == nil {
+			refused++
+		}
+	}
+	return fmt.Sprintf("%d partitions were not as they should be: %d were repaired, %d cannot be. %d records came from other regions, %d over the link; %d were compared and are equal",
+		len(r.Plans), r.Repaired, refused, r.Fetched, r.Linked, r.Compared)
+}

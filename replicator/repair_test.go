@@ -1,0 +1,351 @@
+package replicator_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/regions"
+	"github.com/antipode-im/antipode/internal/rpc"
+	"github.com/antipode-im/antipode/replicator"
+	"github.com/antipode-im/antipode/wire"
+)
+
+// keeper is a region's replicator as an operator calls it.
+func (m *mesh) keeper(t testing.TB, r im.Region) *rpc.Copies {
+	t.Helper()
+	n := m.nodes[r]
+	links := rpc.NewLinks(func(im.Region) (rpc.LinkTarget, error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return rpc.LinkTarget{Addr: n.addr, TLS: n.identity.Client("replicator", r)}, nil
+	})
+	conn, err := links.Dial(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return rpc.NewCopies(conn, r)
+}
+
+// mend is a repair of us's copies of eu's log.
+func (m *mesh) mend(t testing.TB) *regions.Repair {
+	r := &regions.Repair{
+		Origin: "eu", Region: "us", Copies: m.keeper(t, "us"), Log: m.keeper(t, "eu"), Others: map[im.Region]regions.Keeper{},
+		Every: 20 * time.Millisecond, Patience: time.Minute, Progress: func(s string) { t.Log(s) },
+	}
+	if m.nodes["ap"] != nil {
+		r.Others["ap"] = m.keeper(t, "ap")
+	}
+	return r
+}
+
+// view is a reader of a copy as an imserver is one: what it took, and where it stands.
+type viewOf struct {
+	next, local int64
+	took        []im.Entry
+}
+
+// read takes what a copy has for it.
+func (v *viewOf) read(n *node, p im.Partition) {
+	n.log.mu.Lock()
+	defer n.log.mu.Unlock()
+	part := n.log.parts[p]
+	f, at := im.Follower{Next: v.next}, v.local
+	if at < part.start || at > part.end() {
+		at = part.start
+	}
+	gap := false
+	for _, e := range part.entries[at-part.start:] {
+		h := wire.DecodeHead(&e)
+		verdict := f.See(h.OriginOffset, h.Generation, h.Marker())
+		if verdict == im.Take {
+			v.took = append(v.took, e)
+		}
+		gap = verdict == im.Gap || gap && verdict != im.Take
+		if !gap {
+			v.local = e.Offset + 1
+		}
+	}
+	v.next = f.Next
+}
+
+// stands tells the node's replicator where its view is.
+func (v *viewOf) stands(n *node, p im.Partition) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.views == nil {
+		n.views = map[im.Partition]im.Position{}
+	}
+	n.views[p] = im.Position{Partition: p, Next: v.next, Local: v.local, Log: n.m.nodes["eu"].name.ID}
+}
+
+// halted is a mesh in which us stopped receiving a partition, as each case says, while eu went on.
+type halted struct {
+	name    string
+	change  func(t *testing.T, m *mesh, p im.Partition, v *viewOf)
+	wrong   string // said of the partition
+	fetched bool   // something has to come from ap
+	refusal string // instead of a repair
+	itself  bool   // nothing is to be repaired
+}
+
+func heartbeat(n *node) im.Entry {
+	return wire.EncodeLogName(im.KindHeartbeat, n.name, im.StampAt(time.Now()))
+}
+
+// write has eu write, with a heartbeat now and then.
+func write(n *node, p im.Partition, count int) {
+	for i := range count {
+		n.log.must(p, message(im.Origin(n.region), fmt.Sprint(n.log.end(p))))
+		if i%20 == 19 {
+			n.log.must(p, heartbeat(n))
+		}
+	}
+}
+
+// cutOff has eu write while us hears nothing, and ap does.
+func cutOff(t *testing.T, m *mesh, p im.Partition, count int) {
+	t.Helper()
+	eu := m.nodes["eu"]
+	m.nodes["us"].kill(im.ErrKilled)
+	write(eu, p, count)
+	eventually(t, 30*time.Second, "ap has it", func() bool { return m.copied("eu", "ap") })
+}
+
+var haltings = []halted{
+	{name: "nothing happened", itself: true, change: func(*testing.T, *mesh, im.Partition, *viewOf) {}},
+	{name: "retention passed the copy", wrong: "retention has removed", fetched: true, change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 300)
+		m.nodes["eu"].log.retain(p, 200)
+	}},
+	{name: "retention emptied the copy and passed the view", wrong: "retention has removed", fetched: true, change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 300)
+		m.nodes["eu"].log.retain(p, 200)
+		us := m.nodes["us"].log
+		us.retain(p, us.end(p))
+	}},
+	{name: "the copy's topic was made anew", itself: true, change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 30)
+		m.nodes["us"].log.truncate(p, 0)
+	}},
+	{name: "the copy's topic was made anew and retention passed the view", wrong: "retention has removed", fetched: true, change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 300)
+		m.nodes["eu"].log.retain(p, 200)
+		m.nodes["us"].log.truncate(p, 0)
+	}},
+	{name: "the copy lost records that the view needs", wrong: "the views need record", change: func(t *testing.T, m *mesh, p im.Partition, v *viewOf) {
+		loseFromCopy(t, m, p, v)
+	}},
+	{name: "the copy lost records that the view needs and retention removed them", wrong: "the views need record", fetched: true, change: func(t *testing.T, m *mesh, p im.Partition, v *viewOf) {
+		loseFromCopy(t, m, p, v)
+		m.nodes["eu"].log.retain(p, m.nodes["eu"].log.end(p)-10)
+	}},
+	{name: "retention passed every copy", refusal: "no other region has them all", change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 300)
+		m.nodes["eu"].log.retain(p, 200)
+		m.nodes["ap"].log.retain(p, 150)
+	}},
+	{name: "the topic was recreated", refusal: "ap has a copy of the same log as us", change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		cutOff(t, m, p, 10)
+		m.nodes["eu"].kill(im.ErrKilled)
+		m.nodes["eu"].log.truncate(p, 0)
+		m.nodes["eu"].log.must(p, wire.EncodeLogName(im.KindLog, im.LogName{Origin: "eu", ID: im.NewUUID(time.Now())}, 1))
+		m.nodes["eu"].start()
+	}},
+	{name: "the origin was restored from an older backup", refusal: "it was restored from an older backup, or lost its end", change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		m.nodes["eu"].kill(im.ErrKilled)
+		m.nodes["us"].kill(im.ErrKilled)
+		m.nodes["eu"].log.truncate(p, 30)
+		m.nodes["eu"].start()
+	}},
+	{name: "the origin was restored and went on", refusal: "it was restored from an older backup and written to since", change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		m.nodes["eu"].kill(im.ErrKilled)
+		m.nodes["us"].kill(im.ErrKilled)
+		m.nodes["eu"].log.truncate(p, 30)
+		write(m.nodes["eu"], p, 300)
+		m.nodes["eu"].start()
+	}},
+	{name: "the copy is not what it was", refusal: "is not that of eu and ap", change: func(t *testing.T, m *mesh, p im.Partition, _ *viewOf) {
+		us := m.nodes["us"]
+		us.kill(im.ErrKilled)
+		us.log.mu.Lock()
+		entries := us.log.parts[p].entries
+		last := &entries[len(entries)-1]
+		last.Value = append(slices.Clone(last.Value), 'x')
+		us.log.mu.Unlock()
+	}},
+}
+
+// loseFromCopy takes acknowledged records out of the middle of the copy, further back than a start looks for them, while
+// the view stands before them.
+func loseFromCopy(t *testing.T, m *mesh, p im.Partition, v *viewOf) {
+	t.Helper()
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	v.read(us, p)
+	v.stands(us, p)
+	write(eu, p, 300)
+	eventually(t, 30*time.Second, "copies have it", func() bool { return m.copied("eu", "us") && m.copied("eu", "ap") })
+	us.kill(im.ErrKilled)
+	us.log.mu.Lock()
+	defer us.log.mu.Unlock()
+	part := us.log.parts[p]
+	lost := part.end() - 250
+	part.entries = slices.Delete(part.entries, int(lost-part.start), int(lost-part.start)+20)
+	for i := range part.entries {
+		part.entries[i].Offset = part.start + int64(i)
+	}
+}
+
+// patient lets links be slow: nothing is cut here.
+func patient(c *replicator.Config) {
+	c.LinkTimeout, c.AppendTimeout, c.ReadTimeout = 20*time.Second, 20*time.Second, 20*time.Second
+}
+
+// TestRepair: whatever halts a partition is seen, and repaired from the link or from ap's copy while eu goes on writing, or
+// refused with what to do instead. The view takes every record once. Run twice, it finds nothing to do.
+func TestRepair(t *testing.T) {
+	for _, c := range haltings {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMesh(t, patient, "eu", "us", "ap").start()
+			eu, us := m.nodes["eu"], m.nodes["us"]
+			p := eu.own()[0]
+			v := &viewOf{}
+			write(eu, p, 50)
+			m.caughtUp(t, 20*time.Second)
+			v.read(us, p)
+			v.stands(us, p)
+			c.change(t, m, p, v)
+			v.stands(us, p)
+			us.kill(im.ErrKilled) // those that were not yet
+			us.start()
+
+			r := m.mend(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			opens(ctx, t, r)
+			r.DryRun = true
+			end := us.log.end(p)
+			done, err := r.Run(ctx)
+			if (err != nil) != (c.refusal != "") || c.itself != (len(done.Plans) == 0) || done.Repaired != 0 {
+				t.Fatalf("the dry run: %+v, %v", done, err)
+			}
+			if !c.itself && us.log.end(p) != end {
+				t.Error("the dry run appended something")
+			}
+			r.DryRun = false
+			stop := make(chan struct{})
+			wrote := make(chan struct{})
+			go func() { // traffic flows
+				defer close(wrote)
+				for c.refusal == "" {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+						eu.log.must(p, message("eu", "meanwhile"))
+					}
+				}
+			}()
+			done, err = r.Run(ctx)
+			close(stop)
+			<-wrote
+			t.Logf("%+v", done)
+			switch {
+			case c.refusal != "":
+				if err == nil || len(done.Plans) != 1 || !strings.Contains(done.Plans[0].String(), c.refusal) {
+					t.Fatalf("%v, %v; want %q", done.Plans, err, c.refusal)
+				}
+				if us.log.end(p) != end {
+					t.Error("something was appended")
+				}
+				return
+			case err != nil:
+				t.Fatal(err)
+			case !c.itself && (done.Repaired == 0 || !strings.Contains(done.Plans[0].Wrong, c.wrong) || done.Compared == 0):
+				t.Errorf("%+v; want it repaired because %q", done, c.wrong)
+			case c.fetched != (done.Fetched > 0):
+				t.Errorf("%d records were fetched", done.Fetched)
+			}
+			eventually(t, 30*time.Second, "the view has everything", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
+			took := v.took
+			if int64(len(took)) != v.next {
+				t.Fatalf("the view took %d records of %d", len(took), v.next)
+			}
+			for i, e := range took {
+				if h := wire.DecodeHead(&e); h.OriginOffset != int64(i) {
+					t.Fatalf("record %d has offset %d", i, h.OriginOffset)
+				}
+				if o := int64(i) - eu.log.parts[p].start; o >= 0 && wire.Checksum(&e) != wire.Checksum(&eu.log.parts[p].entries[o]) {
+					t.Fatalf("record %d is another", i)
+				}
+			}
+			v.stands(us, p)
+			if again, err := r.Run(ctx); err != nil || len(again.Plans) != 0 {
+				t.Errorf("run again: %+v, %v", again, err)
+			}
+			us.kill(im.ErrKilled) // and a start finds its place
+			us.start()
+			write(eu, p, 5)
+			eventually(t, 30*time.Second, "it goes on after a start", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
+		})
+	}
+}
+
+// opens waits until the link has told what it refuses.
+func opens(ctx context.Context, t *testing.T, r *regions.Repair) {
+	t.Helper()
+	eventually(t, 30*time.Second, "us knows how it is", func() bool {
+		h, err := r.Copies.Check(ctx, "eu")
+		return err == nil && h.Open
+	})
+}
+
+// TestRoutesJump: when retention passed the copy of a route log, nobody needs what is missing: the link goes on where the
+// log begins, by itself. Under another name it does not.
+func TestRoutesJump(t *testing.T) {
+	m := newMesh(t, patient, "eu", "us").start()
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	var p im.Partition
+	for _, q := range eu.own() {
+		if q.Topic == im.RouteTopic("eu") {
+			p = q
+		}
+	}
+	write(eu, p, 50)
+	m.caughtUp(t, 20*time.Second)
+	us.kill(im.ErrKilled)
+	before := us.log.end(p)
+	write(eu, p, 300)
+	eu.log.must(p, heartbeat(eu))
+	eu.log.retain(p, 200)
+	eu.log.must(p, heartbeat(eu))
+	us.start()
+	eventually(t, 30*time.Second, "the copy goes on", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
+	us.log.mu.Lock()
+	entries := us.log.parts[p].entries
+	if h := wire.DecodeHead(&entries[before]); h.OriginOffset != 200 {
+		t.Errorf("it goes on at %d", h.OriginOffset)
+	}
+	us.log.mu.Unlock()
+	us.kill(im.ErrKilled)
+	us.start()
+	write(eu, p, 5)
+	eventually(t, 30*time.Second, "it goes on after a start", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
+
+	us.kill(im.ErrKilled)
+	eu.kill(im.ErrKilled)
+	eu.log.truncate(p, 200)
+	other := im.LogName{Origin: "eu", ID: im.NewUUID(time.Now())}
+	for range 400 {
+		eu.log.must(p, wire.EncodeLogName(im.KindHeartbeat, other, 1))
+	}
+	eu.log.retain(p, 500)
+	eu.start()
+	us.start()
+	eventually(t, 30*time.Second, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
+}
