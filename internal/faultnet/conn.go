@@ -18,8 +18,38 @@ type conn struct {
 	once sync.Once
 	done chan struct{} // closed by reset
 
+	stranding sync.Once
+	gone      chan struct{} // closed when it is stranded
+	used      atomic.Int64  // Unix ns at which something was last sent either way
+
 	mu     sync.Mutex
 	target net.Conn // nil until dialled
+}
+
+// stranded tells whether it is dead in silence.
+func (c *conn) stranded() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *Proxy) strand(c *conn) {
+	c.stranding.Do(func() {
+		p.stranded.Add(1)
+		close(c.gone)
+	})
+}
+
+// sent notes that an end sent something, and strands the connection if it was quiet for too long before.
+func (p *Proxy) sent(c *conn) {
+	now := time.Now().UnixNano()
+	quiet := now - c.used.Swap(now)
+	if limit := p.forgets.Load(); limit > 0 && quiet > limit {
+		p.strand(c)
+	}
 }
 
 // reset drops both sockets, with a reset on the wire.
@@ -57,7 +87,8 @@ func (c *conn) attach(s net.Conn) bool {
 }
 
 func (p *Proxy) serve(client net.Conn) {
-	c := &conn{client: client, done: make(chan struct{})}
+	c := &conn{client: client, done: make(chan struct{}), gone: make(chan struct{})}
+	c.used.Store(time.Now().UnixNano())
 	p.mu.Lock()
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
@@ -67,7 +98,14 @@ func (p *Proxy) serve(client net.Conn) {
 		delete(p.conns, c)
 		p.mu.Unlock()
 	}()
-	if p.ctx.Err() != nil || !p.passes(c) { // killed between accept and here
+	if p.ctx.Err() != nil { // killed between accept and here
+		return
+	}
+	if !p.passes(c) {
+		if c.stranded() { // before it led anywhere: the client finds out by itself
+			n, _ := io.Copy(io.Discard, client)
+			p.lost[Up].Add(uint64(n))
+		}
 		return
 	}
 	p.mu.Lock()
@@ -101,10 +139,13 @@ type line struct {
 	room   chan struct{} // capacity 1: something was taken out
 }
 
-func (l *line) put(c chunk, done <-chan struct{}) bool {
+func (l *line) put(c chunk, limit int, done <-chan struct{}) bool {
+	if limit <= 0 {
+		limit = bufferBytes
+	}
 	for {
 		l.mu.Lock()
-		if l.bytes < bufferBytes {
+		if l.bytes < limit {
 			l.queue = append(l.queue, c)
 			l.bytes += len(c.b)
 			l.mu.Unlock()
@@ -157,23 +198,38 @@ func (p *Proxy) pipe(c *conn, d Direction, from, to net.Conn) {
 	wg.Go(func() { p.write(c, d, l, to) })
 	b := make([]byte, chunkBytes)
 	for {
-		n, err := from.Read(b)
-		if n > 0 {
-			f, _ := p.fault(d)
-			if !l.put(chunk{b: bytes.Clone(b[:n]), due: time.Now().Add(f.Delay)}, c.done) {
-				return
-			}
+		f, _ := p.fault(d)
+		size := chunkBytes
+		if f.Rate > 0 {
+			size = segmentBytes
+		}
+		n, err := from.Read(b[:size])
+		p.sent(c)
+		f, _ = p.fault(d)
+		if n > 0 && !l.put(chunk{b: bytes.Clone(b[:n]), due: time.Now().Add(f.Delay)}, f.Buffer, c.done) {
+			return
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) {
+			if !errors.Is(err, io.EOF) && !c.stranded() {
 				c.reset()
 				return
 			}
-			f, _ := p.fault(d)
-			l.put(chunk{eof: true, due: time.Now().Add(f.Delay)}, c.done)
+			l.put(chunk{eof: true, due: time.Now().Add(f.Delay)}, f.Buffer, c.done)
 			return
 		}
 	}
+}
+
+// turn is when so many bytes may leave in a direction with a rate.
+func (p *Proxy) turn(d Direction, bytes, rate int) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.free[d].Before(now) {
+		p.free[d] = now
+	}
+	p.free[d] = p.free[d].Add(time.Duration(bytes) * time.Second / time.Duration(rate))
+	return p.free[d]
 }
 
 func (p *Proxy) write(c *conn, d Direction, l *line, to net.Conn) {
@@ -184,7 +240,13 @@ func (p *Proxy) write(c *conn, d Direction, l *line, to net.Conn) {
 		if !ok {
 			return
 		}
-		if wait := time.Until(k.due); wait > 0 {
+		due := k.due
+		if f, _ := p.fault(d); f.Rate > 0 && !c.stranded() {
+			if t := p.turn(d, len(k.b), f.Rate); t.After(due) {
+				due = t
+			}
+		}
+		if wait := time.Until(due); wait > 0 {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
@@ -193,15 +255,21 @@ func (p *Proxy) write(c *conn, d Direction, l *line, to net.Conn) {
 			}
 		}
 		f, changed := p.fault(d)
-		for f.State == Stalled {
+		for f.State == Stalled && !c.stranded() {
 			select {
 			case <-changed:
+			case <-c.gone:
 			case <-c.done:
 				return
 			}
 			f, changed = p.fault(d)
 		}
 		switch {
+		case c.stranded():
+			p.lost[d].Add(uint64(len(k.b)))
+			if k.eof {
+				return
+			}
 		case f.State == Cut || c.torn[d].Load(): // what follows lost bytes is worth nothing
 			c.torn[d].Store(true)
 			p.lost[d].Add(uint64(len(k.b)))

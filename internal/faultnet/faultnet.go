@@ -4,6 +4,9 @@
 // A delay holds bytes back without limiting throughput: what arrives at t leaves at t + delay, up to a buffer of 64 MiB a
 // direction and connection. It stands in for netem where the kernel has none, at the level of connections, not packets:
 // TCP's own slow start and loss recovery across the distance are not simulated.
+//
+// A Network is what one device is behind: it takes every connection that the device makes through proxies which follow one
+// Profile, such as 2G, a link that flaps, or a NAT that forgets.
 package faultnet
 
 import (
@@ -58,22 +61,26 @@ func (s State) String() string {
 
 // Fault is how one direction behaves now.
 type Fault struct {
-	State State
-	Delay time.Duration // one way
+	State  State
+	Delay  time.Duration // one way
+	Rate   int           // bytes a second, shared by all connections; 0: no limit
+	Buffer int           // bytes of each connection that may wait here, beside what the kernel holds; its sender is held back by more. 0: 64 MiB
 }
 
 // Stats counts since the proxy began.
 type Stats struct {
 	Conns    int       // open now
 	Accepted uint64    // connections taken
+	Stranded uint64    // of those, how many went dead in silence
 	Bytes    [2]uint64 // passed, by Direction
-	Lost     [2]uint64 // cut away, by Direction
+	Lost     [2]uint64 // cut away, or sent on a stranded connection, by Direction
 }
 
 const (
-	chunkBytes  = 64 << 10
-	bufferBytes = 64 << 20
-	dialTimeout = 5 * time.Second
+	chunkBytes   = 64 << 10
+	segmentBytes = 1448 // what a direction with a rate sends at once
+	bufferBytes  = 64 << 20
+	dialTimeout  = 5 * time.Second
 )
 
 // Proxy forwards connections from its address to a target.
@@ -83,10 +90,12 @@ type Proxy struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	accepted    atomic.Uint64
-	bytes, lost [2]atomic.Uint64
+	accepted, stranded atomic.Uint64
+	bytes, lost        [2]atomic.Uint64
+	forgets            atomic.Int64 // ns; 0: never
 
 	mu      sync.Mutex
+	free    [2]time.Time // when the next byte may leave a direction that has a rate
 	target  string
 	faults  [2]Fault
 	changed chan struct{} // closed at the next change of faults
@@ -139,6 +148,18 @@ func (p *Proxy) Stall(ds ...Direction) { p.state(Stalled, ds) }
 // Heal opens both directions. Connections that lost bytes are reset; what was stalled passes. Delays stay.
 func (p *Proxy) Heal() { p.state(Open, nil) }
 
+// Strand makes every open connection dead: from now on what either end sends is lost, its end of the stream and resets too,
+// and neither end is told. New connections work. It is what a change of the device's address does.
+func (p *Proxy) Strand() {
+	for _, c := range p.open() {
+		p.strand(c)
+	}
+}
+
+// Forget strands connections on which nothing was sent either way for so long, as a NAT does that forgets them; 0 strands
+// none. What TCP sends by itself, such as its keepalive, is not seen here and does not count.
+func (p *Proxy) Forget(after time.Duration) { p.forgets.Store(int64(after)) }
+
 // Reset drops every open connection at once, both ends seeing a reset. New ones are taken.
 func (p *Proxy) Reset() {
 	for _, c := range p.open() {
@@ -165,7 +186,7 @@ func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	n := len(p.conns)
 	p.mu.Unlock()
-	s := Stats{Conns: n, Accepted: p.accepted.Load()}
+	s := Stats{Conns: n, Accepted: p.accepted.Load(), Stranded: p.stranded.Load()}
 	for d := range 2 {
 		s.Bytes[d], s.Lost[d] = p.bytes[d].Load(), p.lost[d].Load()
 	}
@@ -251,6 +272,8 @@ func (p *Proxy) passes(c *conn) bool {
 		}
 		select {
 		case <-changed:
+		case <-c.gone:
+			return false
 		case <-c.done:
 			return false
 		}
