@@ -40,6 +40,9 @@ type DevConfig struct {
 	Progress func(string) // told one line at a time what takes long; may be nil
 	Pages    bool         // serve chat, console and their API
 
+	// Configure changes the configuration of each region before it is built; may be nil.
+	Configure func(*config.Config)
+
 	Epochs map[im.Region]uint32 // of the origins of regions that were lost and came back; 1 where nothing is said
 }
 
@@ -273,6 +276,9 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 		if j != index {
 			c.Replicator.Peers[peer] = d.ports.link(j, index) // the link that brings that region's log here
 		}
+	}
+	if d.cfg.Configure != nil {
+		d.cfg.Configure(c)
 	}
 	site, err := SiteOf(c)
 	if err != nil {

@@ -19,6 +19,8 @@ type crowd struct {
 	users   []*user
 	chats   []*chat
 
+	configure func(*client.Config) // may be nil
+
 	mu      sync.Mutex
 	submits []submit
 }
@@ -80,9 +82,13 @@ func (p *crowd) user(ctx context.Context, uid im.UID, region im.Region) (*user, 
 			ipconf = append(ipconf, p.cluster.IPConf(r))
 		}
 	}
-	c, err := client.Dial(ctx, client.Config{
+	cfg := client.Config{
 		IPConf: ipconf, Region: region, UID: uid, Token: client.StaticToken(token), Platform: "desktop", Agent: "antipode-demo",
-	})
+	}
+	if p.configure != nil {
+		p.configure(&cfg)
+	}
+	c, err := client.Dial(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect %s in %s: %w", uid, region, err)
 	}
@@ -92,7 +98,9 @@ func (p *crowd) user(ctx context.Context, uid im.UID, region im.Region) (*user, 
 			u.see(e)
 		}
 	})
+	p.mu.Lock()
 	p.users = append(p.users, u)
+	p.mu.Unlock()
 	return u, nil
 }
 

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,6 +23,8 @@ type TrafficConfig struct {
 	Every time.Duration // between one answer and a user's next message
 	Ack   im.AckLevel   // that they ask for; im.AckRegion if empty
 	Log   func(string)  // what is going on; may be nil
+
+	Client func(*client.Config) // changes how each user's client is configured; may be nil
 }
 
 // Traffic is users of all regions who go on writing to each other, as a background for faults. Everything that they send
@@ -45,6 +48,7 @@ func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Tra
 		cfg.Ack = im.AckRegion
 	}
 	t := &Traffic{crowd: newCrowd(cluster, cfg.Log), cfg: cfg, stop: make(chan struct{})}
+	t.configure = cfg.Client
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if err := t.gather(ctx); err != nil {
 		t.Close()
@@ -58,48 +62,66 @@ func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Tra
 	return t, nil
 }
 
+// gather connects everybody, all at once: each alone may be far away.
 func (t *Traffic) gather(ctx context.Context) error {
-	pair := func(a, b im.Region, n int) error {
-		c := new(chat)
-		for i, r := range []im.Region{a, b} {
-			u, err := t.user(ctx, im.UID(fmt.Sprintf("%s-%s-%s-%d-%c", t.cfg.Name, a, b, n, 'a'+i)), r)
-			if err != nil {
-				return err
-			}
-			c.members = append(c.members, u)
-		}
-		c.conversation = im.Direct(c.members[0].uid, c.members[1].uid)
-		t.chats = append(t.chats, c)
-		return nil
+	var chats []*chat
+	var seats [][]im.UID // of each chat, in the order of its members' regions
+	var homes [][]im.Region
+	seat := func(uids []im.UID, of ...im.Region) {
+		chats = append(chats, &chat{members: make([]*user, len(of))})
+		seats, homes = append(seats, uids), append(homes, of)
 	}
 	regions := t.cluster.Regions()
 	for i, a := range regions {
 		for _, b := range regions[i:] {
 			for n := range t.cfg.Pairs {
-				if err := pair(a, b, n); err != nil {
-					return err
-				}
+				name := fmt.Sprintf("%s-%s-%s-%d-", t.cfg.Name, a, b, n)
+				seat([]im.UID{im.UID(name + "a"), im.UID(name + "b")}, a, b)
+				chats[len(chats)-1].conversation = im.Direct(im.UID(name+"a"), im.UID(name+"b"))
 			}
 		}
 	}
-	if !t.cfg.Group {
-		return nil
-	}
-	c := new(chat)
 	var uids []im.UID
-	for _, r := range regions {
-		u, err := t.user(ctx, im.UID(fmt.Sprintf("%s-group-%s", t.cfg.Name, r)), r)
-		if err != nil {
-			return err
+	if t.cfg.Group {
+		for _, r := range regions {
+			uids = append(uids, im.UID(fmt.Sprintf("%s-group-%s", t.cfg.Name, r)))
 		}
-		c.members, uids = append(c.members, u), append(uids, u.uid)
+		seat(uids, regions...)
 	}
-	var err error
-	if c.conversation, err = c.members[0].client.CreateGroup(ctx, t.cfg.Name, uids); err != nil {
-		return fmt.Errorf("create a group: %w", err)
+	if err := t.seat(ctx, chats, seats, homes); err != nil {
+		return err
 	}
-	t.chats = append(t.chats, c)
+	if t.cfg.Group {
+		group := chats[len(chats)-1]
+		var err error
+		if group.conversation, err = group.members[0].client.CreateGroup(ctx, t.cfg.Name, uids); err != nil {
+			return fmt.Errorf("create a group: %w", err)
+		}
+	}
+	t.chats = chats
 	return nil
+}
+
+// seat connects the members of chats.
+func (t *Traffic) seat(ctx context.Context, chats []*chat, uids [][]im.UID, homes [][]im.Region) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failures []error
+	for i, c := range chats {
+		for at, uid := range uids[i] {
+			wg.Go(func() {
+				u, err := t.user(ctx, uid, homes[i][at])
+				c.members[at] = u
+				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					failures = append(failures, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return errors.Join(failures...)
 }
 
 // chatter writes one message after the other. The client sends each again until it is acked.
@@ -206,12 +228,12 @@ func (s Seen) String() string {
 	for _, c := range slices.Sorted(maps.Keys(s.Retried)) {
 		codes = append(codes, fmt.Sprintf("%s %d", c, s.Retried[c]))
 	}
-	errors := "none"
+	answers := "none"
 	if codes != nil {
-		errors = strings.Join(codes, ", ")
+		answers = strings.Join(codes, ", ")
 	}
 	return fmt.Sprintf("errors: %s; sockets lost: %d; longest ack %.1f s, show %.1f s",
-		errors, s.Lost, s.LongestAck.Seconds(), s.LongestShow.Seconds())
+		answers, s.Lost, s.LongestAck.Seconds(), s.LongestShow.Seconds())
 }
 
 // Seen sums up what users whose home is in some regions (none: all) noticed of what was sent since a time.
