@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo sim test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo sim soak test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ SIM_FIRST ?= 1
 
 sim: ## simulate the regions (SIM_RUNS=800 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
 	SIM_RUNS=$(SIM_RUNS) SIM_FIRST=$(SIM_FIRST) $(GO) test -count 1 -timeout 30m -v -run 'TestSimulator|TestMutations|TestRegressions' ./internal/simulator
+
+# Each part takes so long; make test plays a few seconds of it.
+SOAK ?= 3m
+
+soak: ## beset a gateway with garbage, and have clients talk through bad networks (SOAK=3m each)
+	$(GO) test -race -count 1 -timeout 1h -v -run TestSoak ./gateway -soak.for $(SOAK)
+	$(GO) test -race -count 1 -timeout 1h -v ./test/weak -weak.for $(SOAK) -weak.period 5s
 
 test: test-go test-browser ## run every test
 
