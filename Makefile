@@ -39,10 +39,10 @@ demo: build ## send messages while links and a gateway fail, and check the invar
 	bin/antipode demo $(ARGS)
 
 # An hour of three regions in each run, with faults; a run that breaks an invariant is made small and shown.
-SIM_RUNS ?= 800
+SIM_RUNS ?= 1000
 SIM_FIRST ?= 1
 
-sim: ## simulate the regions (SIM_RUNS=800 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
+sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
 	SIM_RUNS=$(SIM_RUNS) SIM_FIRST=$(SIM_FIRST) $(GO) test -count 1 -timeout 30m -v -run 'TestSimulator|TestMutations|TestRegressions' ./internal/simulator
 
 # Each part takes so long; make test plays a few seconds of it.
