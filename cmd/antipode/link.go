@@ -62,7 +62,7 @@ It takes the configuration of a replicator of a region that reaches all others. 
 			}
 			defer operator.Close()
 			repaired, err := operator.Repair(cmd.Context(), order)
-			if err == nil && !order.DryRun || repaired.Repaired > 0 {
+			if err == nil && (!order.DryRun || len(repaired.Plans) == 0) || repaired.Repaired > 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), app.DescribeRepaired(repaired))
 			}
 			return err
