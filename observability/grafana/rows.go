@@ -16,7 +16,10 @@ func rows() []row {
 			},
 			{
 				title: "Clocks", text: "How far a peer's clock is ahead of the own. Stamps more than 5 s ahead are refused.", unit: "s", warn: 1, alarm: 2.5,
-				queries: []query{{`max by (region, peer) (abs(antipode_replicator_clock_offset_seconds{region=~"$region"}))`, "{{region}} and {{peer}}"}},
+				queries: []query{
+					{`max by (region, peer) (abs(antipode_replicator_clock_offset_seconds{region=~"$region"}))`, "{{region}} and {{peer}}"},
+					{`max by (region, instance) (abs(antipode_imserver_clock_ahead_seconds{region=~"$region"}))`, "{{region}} {{instance}} and the median"},
+				},
 			},
 		}},
 		{"Messages", []panel{
@@ -59,6 +62,10 @@ func rows() []row {
 					{`1 - region_peer:antipode_replicator_link_open:max{region=~"$region"}`, "closed: {{peer}} → {{region}}"},
 					{`max by (region, peer) (antipode_replicator_partitions_refused{region=~"$region"})`, "refused: {{peer}} → {{region}}"},
 				},
+			},
+			{
+				title: "Heartbeats over links, 99 %", text: "From their writing to their being read from the copy.", unit: "s", warn: 1, alarm: 5,
+				queries: []query{{`histogram_quantile(0.99, sum by (region, peer, le) (rate(antipode_replicator_canary_seconds_bucket{region=~"$region"}[$__rate_interval])))`, "{{peer}} → {{region}}"}},
 			},
 			{
 				title: "Lag, seconds", text: "By lane.", unit: "s", warn: 5, alarm: 30,
@@ -138,6 +145,14 @@ func rows() []row {
 				queries: []query{{`sum by (region, code) (rate(antipode_router_claims_total{region=~"$region"}[$__rate_interval]))`, "{{region}} {{code}}"}},
 			},
 			{
+				title: "Regions cut off", text: "Partitions of a region's routes that do not count, and 1 for a region that came and went too often to count.", unit: "short",
+				queries: []query{
+					{`max by (region, of_region) (antipode_router_regions_cut{region=~"$region"})`, "{{region}} of {{of_region}}: partitions"},
+					{`max by (region, of_region) (antipode_router_regions_damped{region=~"$region"})`, "{{region}} of {{of_region}}: held down"},
+					{`sum by (region, of_region) (increase(antipode_router_region_flaps_total{region=~"$region"}[10m]))`, "{{region}} of {{of_region}}: flaps in 10 minutes"},
+				},
+			},
+			{
 				title: "Route logs", text: "Records not read yet, and the time since an origin's last, by origin.", unit: "short",
 				queries: []query{
 					{`max by (region, origin) (antipode_router_lag{region=~"$region"})`, "{{region}} of {{origin}}: records"},
@@ -215,6 +230,14 @@ func rows() []row {
 			{
 				title: "Answers", text: "Lists handed out, by the region of their first gateway. none: there was nothing to hand out.", unit: "reqps",
 				queries: []query{{`sum by (region, of_region) (rate(antipode_ipconf_answers_total{region=~"$region"}[$__rate_interval]))`, "{{region}} to {{of_region}}"}},
+			},
+			{
+				title: "Told to wait, told nothing new", text: "Clients told to come back later since room is scarce, and those whose list was still good; catalogues signed.", unit: "reqps",
+				queries: []query{
+					{`sum by (region) (rate(antipode_ipconf_told_to_wait_total{region=~"$region"}[$__rate_interval]))`, "{{region}} wait"},
+					{`sum by (region) (rate(antipode_ipconf_unchanged_total{region=~"$region"}[$__rate_interval]))`, "{{region}} unchanged"},
+					{`sum by (region) (rate(antipode_ipconf_catalogues_signed_total{region=~"$region"}[$__rate_interval]))`, "{{region}} signed"},
+				},
 			},
 			{
 				title: "Gateways known", text: "As each region's ipconf sees them, by state.", unit: "short",

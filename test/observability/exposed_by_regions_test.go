@@ -16,11 +16,11 @@ import (
 	"github.com/antipode-im/antipode/internal/app"
 )
 
-// TestQueriesNameWhatRegionsExpose runs two regions, has two people talk, and holds every query of the rules and the
+// TestQueriesNameWhatRegionsExpose runs three regions (with two, none has a clock to compare to the median of others), has two people talk, and holds every query of the rules and the
 // dashboard, and what the console reads, to the metrics that are there then.
 func TestQueriesNameWhatRegionsExpose(t *testing.T) {
 	dev, err := app.NewDev(app.DevConfig{
-		Regions: []string{"eu", "us"}, Listen: "127.0.0.1:0", Data: filepath.Join(t.TempDir(), "data"), Progress: func(line string) { t.Log(line) },
+		Regions: []string{"eu", "us", "ap"}, Listen: "127.0.0.1:0", Data: filepath.Join(t.TempDir(), "data"), Progress: func(line string) { t.Log(line) },
 	})
 	if err != nil {
 		t.Fatal(err)
