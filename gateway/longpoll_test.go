@@ -349,6 +349,7 @@ func TestPollCloses(t *testing.T) {
 		t.Run("idle", func(t *testing.T) {
 			r := newRig(t)
 			p, _ := r.loginPoll(subprotocol, "ann", 1)
+			p.expectAlive() // the welcome comes before the login's end, which is a sign of life too
 			c := r.g.polls.get(p.poll.conn).c
 			before := c.heard.Load()
 			p.poll.held++
