@@ -94,7 +94,7 @@ func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64
 	home := &v.regions[v.table.Gateway(first.Gateway).Region]
 	busy = busy || home.Share < 1 || first.Why == rank.Displaced
 	policy, variant := s.policies.of(kindOf(q.platform), classOf(q.network), busy)
-	etag := mix(v.epoch^variant<<32^uint64(c.Want+2)<<48^uint64(c.Home+2)<<54^uint64(c.Forbidden)) | 1
+	etag := s.tag(v, &c, variant)
 	if have == etag && q.failed == "" {
 		return outcome{etag: etag, first: -1}
 	}
@@ -128,6 +128,20 @@ func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64
 	}
 	w.body = append(b, '}')
 	return outcome{etag: etag, first: first.Gateway}
+}
+
+// tag names what a client's list depends on: the fleet, the policy, and where and who the client is as far as it counts. A
+// list of the same tag is as good.
+func (s *IPConf) tag(v *view, c *rank.Client, variant uint64) uint64 {
+	who := uint64(c.Want+1)<<24 | uint64(c.Home+1)<<16 | variant<<1
+	if c.Canary {
+		who |= 1
+	}
+	h := v.epoch
+	for _, part := range [...]uint64{who, uint64(c.Forbidden), v.table.Order(c)} {
+		h = mix(h ^ part)
+	}
+	return h | 1 // 0 is none
 }
 
 // nobody says why there is no list: no room, or no gateway at all.

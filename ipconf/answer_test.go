@@ -158,6 +158,43 @@ func TestETag(t *testing.T) {
 	}
 }
 
+// A list is good for where and who the client is: one that moved, or gets another version, is told so.
+func TestETagFollowsTheClient(t *testing.T) {
+	cfg := quick()
+	cfg.Canary = Canary{Version: "v2", Percent: 50}
+	s := two(2)
+	s.loads["e1"] = im.Load{Gateway: im.Gateway{ID: "e1", Epoch: 1}, Capacity: 100_000, Version: "v2"}
+	p := run(t, s, cfg, nil)
+	uids := map[bool]string{} // by whether they get the canary
+	for i := 0; len(uids) < 2; i++ {
+		uid := fmt.Sprintf("user-%d", i)
+		uids[p.locator.inCanary(uid)] = uid
+	}
+	eventually(t, p, "?uid="+uids[true], "e0 e1 u0 u1")
+	eventually(t, p, "?uid="+uids[false], "e0 u0 u1") // the version of e1 is known
+	const rtts = "&rtt=eu:20,us:110"
+	resp, _ := ask(t, p, "/v1/endpoints?uid="+uids[false]+rtts, nil)
+	tag := resp.Header.Get("ETag")
+	for _, c := range []struct {
+		uid  string
+		rtts string
+		want int
+	}{
+		{uids[false], rtts, http.StatusNotModified},
+		{uids[false], "&rtt=eu:22,us:117", http.StatusNotModified}, // they jitter
+		{uids[false], "&rtt=eu:110,us:20", http.StatusOK},          // it moved
+		{uids[false], rtts + "&region=us", http.StatusOK},
+		{uids[false], rtts + "&home=us", http.StatusOK},
+		{uids[false], rtts + "&network=2g", http.StatusOK},
+		{uids[true], rtts, http.StatusOK},
+	} {
+		resp, _ := ask(t, p, "/v1/endpoints?uid="+c.uid+c.rtts, map[string]string{"If-None-Match": tag})
+		if resp.StatusCode != c.want {
+			t.Errorf("%+v: %s, want %d", c, resp.Status, c.want)
+		}
+	}
+}
+
 // Newcomers beyond the rate, or beyond the room, are told when to come back.
 func TestToldToWait(t *testing.T) {
 	cfg := quick()

@@ -50,6 +50,15 @@ func (s *IPConf) view(now time.Time) *view {
 	if v.catalogue != nil {
 		h.Write([]byte(v.catalogue.version))
 	}
+	canaries := make([]int, len(v.regions))
+	for i := range list {
+		if list[i].Canary && !list[i].Dead && !list[i].Draining {
+			canaries[list[i].Region]++
+		}
+	}
+	for _, n := range canaries {
+		note(float64(n))
+	}
 	_, changes := s.fleet.all(nil)
 	note(float64(changes))
 	v.epoch = mix(h.Sum64())

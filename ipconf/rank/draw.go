@@ -146,6 +146,31 @@ func (t *Table) closedNearer(c *Client, nearest *Standing) bool {
 	return false
 }
 
+// alike bounds by how much the proximities of two regions may differ until one counts as nearer: measured round trips jitter.
+const alike = 1.25
+
+// Order is a number of the order that a client has the regions in, by proximity. It stays the same while no region becomes
+// nearer than another by a quarter, or stops to be.
+func (t *Table) Order(c *Client) uint64 {
+	var near [MaxRegions]float64
+	for i := range t.regions {
+		near[i] = t.Standing(i, c).Proximity
+	}
+	d := dice(len(t.regions))
+	for i := range t.regions {
+		for j := range i {
+			switch {
+			case near[i] > alike*near[j]:
+				d += 1
+			case near[j] > alike*near[i]:
+				d += 2
+			}
+			d = dice(d.next())
+		}
+	}
+	return uint64(d)
+}
+
 func (s *Standing) value() float64 { return s.Proximity * s.Open }
 
 // displace chooses among the regions but one (-1: none) by their spare conns and proximity.
