@@ -78,7 +78,7 @@ func (l *learned) report(network uint64, rtt *[rank.MaxRegions]uint16) {
 	}
 }
 
-// fill sets what the client did not measure itself.
+// fill sets what clients of a network measured.
 func (l *learned) fill(network uint64, rtt *[rank.MaxRegions]uint16) bool {
 	if network == 0 {
 		return false

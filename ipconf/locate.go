@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -18,6 +19,10 @@ import (
 //	the region     an operator's override for the address; what the client asks for
 //	a round trip   as the client measured it; as others of its network did; near, for the region that the table of networks
 //	               names; by distance; near, for the region that was asked; far
+//
+// What was measured has the delay of an access in it, which is the same to every region (half a second on 2G); an estimate
+// has not. So that the two can be compared, the client's own access delay goes on top of what it did not measure itself, and
+// that of the others of its network comes off what they did.
 type locator struct {
 	cfg     Location
 	canary  Canary
@@ -96,21 +101,13 @@ func (l *locator) locate(q *request, ip netip.Addr, explain func(string)) rank.C
 	}
 	measured := l.reported(q.rtt, &c)
 	network := networkOf(ip, at.ASN)
+	var others [rank.MaxRegions]uint16
+	fromNetwork := l.learned.fill(network, &others)
 	if measured {
 		l.learned.report(network, &c.RTT)
 	}
-	fromNetwork := l.learned.fill(network, &c.RTT)
-	if r, ok := l.cfg.Networks[at.ASN]; ok && at.ASN != 0 {
-		if i := l.index(r); c.RTT[i] == 0 {
-			c.RTT[i] = nearASN
-		}
-	}
-	if at.Placed {
-		for i, r := range l.regions {
-			if place, ok := l.cfg.Regions[r]; ok && c.RTT[i] == 0 && place.Placed {
-				c.RTT[i] = uint16(lastMile + at.Kilometres(place)/kmPerMs)
-			}
-		}
+	if measured || fromNetwork || at.Placed || at.ASN != 0 {
+		l.complete(&c.RTT, &others, at, measured)
 	}
 	c.Want = l.parse(q.region)
 	forced := l.override(ip)
@@ -130,6 +127,68 @@ func (l *locator) locate(q *request, ip netip.Addr, explain func(string)) rank.C
 		l.explain(explain, q, ip, at, &c, measured, fromNetwork, forced, rule)
 	}
 	return c
+}
+
+// complete fills in the round trips that the client did not measure, from those of others of its network and from estimates.
+func (l *locator) complete(rtt, others *[rank.MaxRegions]uint16, at im.Location, measured bool) {
+	var path [rank.MaxRegions]int
+	for i := range l.regions {
+		path[i] = l.estimate(i, at)
+	}
+	n := len(l.regions)
+	theirs := max(0, longer(others[:n], path[:n]))
+	access := theirs
+	if measured {
+		access = max(0, longer(rtt[:n], path[:n]))
+		var known [rank.MaxRegions]int // of those that it measured, as others did
+		both := false
+		for i := range n {
+			if known[i] = math.MaxInt; others[i] > 0 && rtt[i] > 0 {
+				known[i], both = int(others[i]), true
+			}
+		}
+		if both { // the others tell better than an estimate
+			access = max(0, theirs+longer(rtt[:n], known[:n]))
+		}
+	}
+	for i := range n {
+		switch {
+		case rtt[i] > 0:
+			continue
+		case others[i] > 0:
+			path[i] = int(others[i]) - theirs
+		}
+		rtt[i] = uint16(min(max(1, path[i]+access), math.MaxUint16))
+	}
+}
+
+// longer is the least that any round trip is longer than what it is compared with: what all of them have in common.
+// math.MaxInt there is left out; 0 if nothing is known.
+func longer(rtt []uint16, than []int) int {
+	least := math.MaxInt
+	for i, ms := range rtt {
+		if ms > 0 && than[i] != math.MaxInt {
+			least = min(least, int(ms)-than[i])
+		}
+	}
+	if least == math.MaxInt {
+		return 0
+	}
+	return least
+}
+
+// estimate is the round trip to a region, in milliseconds, of a client at a place, nothing being measured.
+func (l *locator) estimate(i int, at im.Location) int {
+	if r, ok := l.cfg.Networks[at.ASN]; ok && at.ASN != 0 && r == l.regions[i] {
+		return nearASN
+	}
+	if place, ok := l.cfg.Regions[l.regions[i]]; ok && at.Placed && place.Placed {
+		return int(lastMile + at.Kilometres(place)/kmPerMs)
+	}
+	if i == l.near {
+		return int(rank.NearRTT.Milliseconds())
+	}
+	return int(rank.FarRTT.Milliseconds())
 }
 
 func (l *locator) explain(say func(string), q *request, ip netip.Addr, at im.Location, c *rank.Client, measured, fromNetwork bool, forced, rule int) {

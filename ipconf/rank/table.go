@@ -59,8 +59,8 @@ func (s Settings) withDefaults() Settings {
 	positive(&s.HalfLife, 10*time.Second)
 	positive(&s.SlowStart, 30*time.Second)
 	positive(&s.RTTScale, 50*time.Millisecond)
-	positive(&s.FarRTT, 150*time.Millisecond)
-	positive(&s.NearRTT, 10*time.Millisecond)
+	positive(&s.FarRTT, FarRTT)
+	positive(&s.NearRTT, NearRTT)
 	if s.Spill <= 0 {
 		s.Spill = 0.2
 	}
@@ -72,6 +72,12 @@ func (s Settings) withDefaults() Settings {
 	}
 	return s
 }
+
+// Round trips of regions that nothing is known of, unless Settings say otherwise.
+const (
+	NearRTT = 10 * time.Millisecond // of the one whose ipconf was asked
+	FarRTT  = 150 * time.Millisecond
+)
 
 const (
 	defaultCapacity = 10_000 // of gateways whose capacity nobody knows
