@@ -74,7 +74,7 @@ func newWorkPool() *sync.Pool {
 // answer ranks for one client and appends the JSON of its list to w.body. With have, it leaves the list away if that names
 // an answer that is still good. It allocates nothing.
 func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64, now time.Time) outcome {
-	c := s.locator.locate(q, ip, nil)
+	c := s.locator.locate(q, ip, now, nil)
 	s.reports(v, q, now)
 	c.Last = findLast(v, s.locator, q.last)
 	busy := false
@@ -221,6 +221,7 @@ func (s *IPConf) endpoints(w http.ResponseWriter, r *http.Request) {
 	s.allow(w, r)
 	v := s.current.Load()
 	q := parseQuery(r.URL.RawQuery)
+	q.itself = true
 	ip := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
 	buf := s.work.Get().(*work)
 	defer s.work.Put(buf)

@@ -97,7 +97,7 @@ func (s *IPConf) Explain() http.Handler {
 func (s *IPConf) explain(q *request, ip netip.Addr, now time.Time) Explanation {
 	v := s.current.Load()
 	e := Explanation{Region: s.cfg.Region, Location: []string{}, Regions: []RegionReason{}, Ranked: []Reason{}, LeftOut: []Reason{}}
-	c := s.locator.locate(q, ip, func(line string) { e.Location = append(e.Location, line) })
+	c := s.locator.locate(q, ip, now, func(line string) { e.Location = append(e.Location, line) })
 	c.Last = findLast(v, s.locator, q.last)
 	busy := true
 	for i, r := range v.regions {

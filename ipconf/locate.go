@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/ipconf/rank"
@@ -30,7 +31,7 @@ type locator struct {
 	near    int
 	geo     Geo
 	cidrs   []overrides
-	learned learned
+	learned *learned
 }
 
 // overrides are those of one prefix length.
@@ -41,7 +42,7 @@ type overrides struct {
 }
 
 func newLocator(cfg *Config, geo Geo) *locator {
-	l := &locator{cfg: cfg.Location, canary: cfg.Canary, regions: cfg.Regions, near: slices.Index(cfg.Regions, cfg.Region), geo: geo}
+	l := &locator{cfg: cfg.Location, canary: cfg.Canary, regions: cfg.Regions, near: slices.Index(cfg.Regions, cfg.Region), geo: geo, learned: newLearned()}
 	for p, r := range cfg.Location.Overrides {
 		p = p.Masked()
 		v6 := p.Addr().Is6()
@@ -53,7 +54,6 @@ func newLocator(cfg *Config, geo Geo) *locator {
 		l.cidrs[i].region[p] = l.index(r)
 	}
 	slices.SortFunc(l.cidrs, func(a, b overrides) int { return cmp.Compare(b.bits, a.bits) })
-	l.learned.of = map[uint64]*networkRTT{}
 	return l
 }
 
@@ -91,8 +91,9 @@ const (
 	nearASN  = 5 // ms, of a region that the table of networks names
 )
 
-// locate turns what a request says into what the ranking takes. explain, if it is not nil, is told why.
-func (l *locator) locate(q *request, ip netip.Addr, explain func(string)) rank.Client {
+// locate turns what a request says into what the ranking takes. What it measured is learned, if it asks for itself. explain,
+// if it is not nil, is told why.
+func (l *locator) locate(q *request, ip netip.Addr, now time.Time, explain func(string)) rank.Client {
 	c := rank.Nobody()
 	c.Near = l.near
 	var at im.Location
@@ -103,8 +104,8 @@ func (l *locator) locate(q *request, ip netip.Addr, explain func(string)) rank.C
 	network := networkOf(ip, at.ASN)
 	var others [rank.MaxRegions]uint16
 	fromNetwork := l.learned.fill(network, &others)
-	if measured {
-		l.learned.report(network, &c.RTT)
+	if measured && q.itself {
+		l.learned.report(network, ip, &c.RTT, now)
 	}
 	if measured || fromNetwork || at.Placed || at.ASN != 0 {
 		l.complete(&c.RTT, &others, at, measured)

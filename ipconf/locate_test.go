@@ -1,8 +1,13 @@
 package ipconf
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/ipconf/rank"
@@ -76,7 +81,7 @@ func TestAccessDelayIsCommonToAllRegions(t *testing.T) {
 			teach(l, c.geo, c.learned)
 		}
 		q := parseQuery("rtt=" + c.rtt)
-		got := l.locate(&q, ip, nil)
+		got := l.locate(&q, ip, time.Unix(1_000, 0), nil)
 		for r, want := range c.want {
 			if got.RTT[r] < want[0] || got.RTT[r] > want[1] {
 				t.Errorf("%s: to %s %d ms, want %d to %d", c.name, l.regions[r], got.RTT[r], want[0], want[1])
@@ -93,8 +98,9 @@ func teach(l *locator, geo Geo, ms [3]uint16) {
 	}
 	var rtt [rank.MaxRegions]uint16
 	copy(rtt[:], ms[:])
-	for range fewReports {
-		l.learned.report(networkOf(netip.MustParseAddr("192.0.2.1"), at.ASN), &rtt)
+	for i := range fewReports {
+		ip := netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)})
+		l.learned.report(networkOf(ip, at.ASN), ip, &rtt, time.Unix(900, 0))
 	}
 }
 
@@ -111,5 +117,86 @@ func TestASlowAccessDoesNotDropTheSession(t *testing.T) {
 		if e, err := wire.DecodeEndpoints(b); err != nil || len(e.Gateways) == 0 || e.Gateways[0].ID != "e1" {
 			t.Fatalf("its last gateway is not first: %s %v", b, err)
 		}
+	}
+}
+
+// Nobody steers a network alone, by asking often or from many addresses of its own, or for others.
+func TestVotesAreByAddressAndMinute(t *testing.T) {
+	now := time.Unix(6_000, 0)
+	asn := map[string]im.Location{}
+	at := func(ip string) netip.Addr {
+		asn[ip] = im.Location{ASN: 64501}
+		return netip.MustParseAddr(ip)
+	}
+	l := located(places(asn))
+	report := func(ip, rtt string) {
+		q := parseQuery("rtt=" + rtt)
+		q.itself = true
+		l.locate(&q, at(ip), now, nil)
+	}
+	us := func() uint16 { // as a client that measured nothing is told
+		c := l.locate(&request{}, at("198.51.100.200"), now, nil)
+		return c.RTT[2]
+	}
+	for minute := range 3 {
+		for i := range 50 {
+			report("198.51.100.1", "us:1")
+			report(fmt.Sprintf("2001:db8::%x", i), "us:1")
+		}
+		now = now.Add(time.Duration(minute) * time.Minute)
+	}
+	if got := us(); got != 150 {
+		t.Fatalf("two clients alone made the round trip of their network %d ms", got)
+	}
+	for i := range 20 {
+		report(fmt.Sprintf("198.51.100.%d", 2+i), "us:80")
+	}
+	before := us()
+	if before < 40 || before > 80 {
+		t.Fatalf("twenty clients measured 80 ms, others are told %d ms", before)
+	}
+	for range 50 {
+		report("198.51.100.2", "us:3000")
+	}
+	if got := us(); got != before {
+		t.Fatalf("one client that asks often in a minute moved %d ms to %d ms", before, got)
+	}
+	now = now.Add(time.Minute)
+	for i := range 50 { // for others: batches, operators
+		q := parseQuery("rtt=us:3000")
+		l.locate(&q, at(fmt.Sprintf("203.0.113.%d", i)), now, nil)
+	}
+	if got := us(); got != before {
+		t.Fatalf("asks for others moved %d ms to %d ms", before, got)
+	}
+	report("198.51.100.3", "us:300")
+	if got := us(); got <= before {
+		t.Fatalf("in the next minute a client that measured 300 ms moved %d ms to %d ms", before, got)
+	}
+}
+
+// Only who asks for itself teaches.
+func TestOnlyClientsTeach(t *testing.T) {
+	cfg := quick()
+	cfg.BatchFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	p := run(t, two(1), cfg, nil)
+	eventually(t, p, "", "e0 u0")
+	known := func() int {
+		p.locator.learned.mu.RLock()
+		defer p.locator.learned.mu.RUnlock()
+		return len(p.locator.learned.of)
+	}
+	resp, err := http.Post("http://"+p.Addr()+"/v1/endpoints:batch", "application/json", strings.NewReader(`{"clients":[{"ip":"192.0.2.1","rtt":"us:5"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	w := httptest.NewRecorder()
+	p.Explain().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/?ip=192.0.2.1&rtt=us:5", nil))
+	if resp.StatusCode != http.StatusOK || w.Code != http.StatusOK || known() != 0 {
+		t.Errorf("a batch (%s) or an operator (%d) taught ipconf about %d networks", resp.Status, w.Code, known())
+	}
+	if ask(t, p, "/v1/endpoints?rtt=us:5", nil); known() != 1 {
+		t.Error("a client did not teach ipconf")
 	}
 }

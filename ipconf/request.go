@@ -14,6 +14,7 @@ type request struct {
 	last                           string // region/id, or an id alone
 	rtt                            string // eu:23,us:110
 	failed                         string // region/id,region/id: gateways that could not be used
+	itself                         bool   // it asks for itself: what it measured is learned
 }
 
 // maxFailed bounds the reports of one request.
