@@ -68,6 +68,7 @@ func (p *Plan) write(files map[string][]byte, path string, c *config.Config) err
 func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 	c := config.Defaults()
 	c.Region, c.Origins, c.Partitions = r.Name, p.Origins(), p.File.Kafka.Partitions
+	c.OriginEpoch = r.Origin.Epoch()
 	c.Listen, c.RPC, c.Admin = "", "", ""
 	c.Drain, c.StartWait = 5*time.Second, 30*time.Second
 	c.Log = config.Log{Replication: p.File.Kafka.Brokers, MinInSync: (p.File.Kafka.Brokers + 1) / 2}

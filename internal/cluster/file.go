@@ -53,6 +53,7 @@ type Region struct {
 	Name       im.Region `yaml:"name"`
 	Host       string    `yaml:"host"`        // loopback address of everything in it
 	PortOffset int       `yaml:"port_offset"` // added to every port, for regions that share an address
+	Epoch      uint32    `yaml:"epoch"`       // of its origin: 2 after it was lost and returned once; 0 means 1
 	Services   Services  `yaml:"services"`
 }
 
@@ -84,6 +85,7 @@ const (
 	maxRegions   = 8
 	maxInstances = 9
 	maxDelay     = 10 * time.Second
+	maxEpoch     = 99 // each has logs of its own in every region
 )
 
 // check tells what of a file cannot be.
@@ -155,6 +157,9 @@ func (f *File) checkRegions(bad func(key, format string, args ...any), between f
 			bad(key+".host", "is the address of region %s too: choose another, or a port_offset", other)
 		}
 		places[place] = r.Name
+		if r.Epoch > maxEpoch {
+			bad(key+".epoch", "%d is not between 1 and %d", r.Epoch, maxEpoch)
+		}
 		eachCount(r.Services, key+".services", func(key string, n int) { between(key, n, 0, maxInstances) })
 	}
 }

@@ -141,7 +141,7 @@ func portOf(addr string) string {
 
 func planRegion(f File, r Region, dir string) RegionPlan {
 	p := RegionPlan{
-		Name: r.Name, Host: r.Host, Origin: im.NewOrigin(r.Name, 1), Dir: dir, Config: filepath.Join(dir, "migrate.yaml"),
+		Name: r.Name, Host: r.Host, Origin: im.NewOrigin(r.Name, cmp.Or(r.Epoch, 1)), Dir: dir, Config: filepath.Join(dir, "migrate.yaml"),
 	}
 	backend := func(kind string, n, of int, fill func(*MemberPlan)) {
 		m := MemberPlan{Region: r.Name, Kind: kind, Number: n, Part: kind}
@@ -231,11 +231,13 @@ func (p *Plan) Names() []im.Region {
 	return names
 }
 
-// Origins lists whose logs there are.
+// Origins lists whose logs there are, those of former epochs among them.
 func (p *Plan) Origins() []im.Origin {
 	var origins []im.Origin
 	for _, r := range p.Regions {
-		origins = append(origins, r.Origin)
+		for epoch := uint32(1); epoch <= r.Origin.Epoch(); epoch++ {
+			origins = append(origins, im.NewOrigin(r.Name, epoch))
+		}
 	}
 	return origins
 }

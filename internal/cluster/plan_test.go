@@ -159,6 +159,38 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
+// A region that returned writes under its next epoch; all regions follow the former one too.
+func TestEpoch(t *testing.T) {
+	f := DefaultFile()
+	f.Data, f.Regions[0].Epoch = t.TempDir(), 2
+	if problems := f.check(); problems != nil {
+		t.Fatal(problems)
+	}
+	p, err := NewPlan(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fillData(t, p)
+	files, err := p.Configs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for region, want := range map[im.Region]im.Origin{"eu": "eu.2", "us": "us"} {
+		r, _ := p.Region(region)
+		file := filepath.Join(t.TempDir(), "replicator.yaml")
+		if err := os.WriteFile(file, files[r.Of(serviceReplicator)[0].Config], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Load(file, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sprint(c.Origins); c.Origin() != want || got != "[eu eu.2 us ap]" {
+			t.Errorf("%s writes as %s and follows %s", region, c.Origin(), got)
+		}
+	}
+}
+
 // fillData makes what configuration files name.
 func fillData(t *testing.T, p *Plan) {
 	t.Helper()

@@ -209,14 +209,6 @@ func (s *Supervisor) region(ctx context.Context, r *RegionPlan) error {
 	if err := s.start(ctx, backends); err != nil {
 		return err
 	}
-	for _, d := range r.Database {
-		if s.cfg.server != nil {
-			break
-		}
-		if err := s.postgres[string(r.Name)+"/"+d.Server].CreateDatabase(ctx, d.Name); err != nil {
-			return err
-		}
-	}
 	if err := s.migrate(ctx, r); err != nil {
 		return err
 	}
@@ -267,6 +259,24 @@ func (s *Supervisor) migrateOnce(ctx context.Context, name, file string, log *si
 	}
 }
 
+// databases makes the databases of a server that started, unless it has them: its folder may be new.
+func (s *Supervisor) databases(ctx context.Context, m MemberPlan) error {
+	server, ok := s.postgres[m.Name]
+	if !ok || s.cfg.server != nil {
+		return nil
+	}
+	r, _ := s.plan.Region(m.Region)
+	for _, d := range r.Database {
+		if d.Server != m.Part {
+			continue
+		}
+		if err := server.CreateDatabase(ctx, d.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // start starts members, each kind only when those that it needs are ready, and returns when all are.
 func (s *Supervisor) start(ctx context.Context, names []string) error {
 	for _, stage := range stages {
@@ -281,7 +291,10 @@ func (s *Supervisor) start(ctx context.Context, names []string) error {
 				return err
 			}
 			s.redirect()
-			return m.waitReady(ctx)
+			if err := m.waitReady(ctx); err != nil {
+				return err
+			}
+			return s.databases(ctx, m.plan)
 		}); err != nil {
 			return err
 		}

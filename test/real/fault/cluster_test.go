@@ -39,6 +39,7 @@ type world struct {
 
 	mu      sync.Mutex
 	cluster *app.Cluster // nil until the first test, and after one that could not be healed
+	shape   string       // of the cluster
 	runs    int
 	rows    []row
 }
@@ -97,6 +98,14 @@ func (w *world) twoRegions() cluster.File {
 	return f
 }
 
+// threeRegions are those whose loss leaves two.
+func (w *world) threeRegions() cluster.File {
+	f := w.twoRegions()
+	f.Postgres.Databases = 1
+	f.Regions = append(f.Regions, cluster.Region{Name: ap, Host: w.env.Host(3)})
+	return f
+}
+
 // start starts a cluster. What is said while it starts shows only if it does not.
 func (w *world) start(t *testing.T, f cluster.File, prepare func(*app.Cluster) error) (*app.Cluster, error) {
 	t.Helper()
@@ -119,24 +128,32 @@ func (w *world) start(t *testing.T, f cluster.File, prepare func(*app.Cluster) e
 	return c, nil
 }
 
-// healthy returns the shared cluster with all its parts up: the one of the last test, or a new one if that is beyond
-// repair.
+// healthy returns the shared cluster of two regions with all its parts up.
 func (w *world) healthy(t *testing.T) *app.Cluster {
 	t.Helper()
-	if w.cluster != nil {
+	return w.of(t, "two", w.twoRegions, w.mount)
+}
+
+// of returns a cluster of a shape, with all its parts up: the one of the last test if it had that shape and is not beyond
+// repair, else a new one. There is one at a time: more would be too much for the machine.
+func (w *world) of(t *testing.T, shape string, file func() cluster.File, prepare func(*app.Cluster) error) *app.Cluster {
+	t.Helper()
+	if w.cluster != nil && w.shape == shape {
 		err := w.repair(t.Context())
 		if err == nil {
 			return w.cluster
 		}
 		t.Logf("the cluster of the last test cannot be healed and is left: %v", err)
-		w.end()
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
 	}
 	w.runs++
-	c, err := w.start(t, w.twoRegions(), w.mount)
+	c, err := w.start(t, file(), prepare)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.cluster = c
+	w.cluster, w.shape = c, shape
 	return c
 }
 

@@ -21,6 +21,7 @@ import (
 const (
 	eu = im.Region("eu")
 	us = im.Region("us")
+	ap = im.Region("ap")
 )
 
 // fault is one part broken and healed under traffic.
@@ -28,8 +29,11 @@ type fault struct {
 	*testing.T
 	*app.Cluster
 	what    string
+	where   demo.Cluster // as users know it
+	truth   demo.Truth
 	traffic *demo.Traffic
 	extra   []*demo.Traffic
+	users   int // traffics that were started
 	broke   time.Time
 	seen    demo.Seen // of all users, while it was broken
 	healed  time.Time
@@ -44,7 +48,7 @@ func begin(t *testing.T, what string) *fault {
 
 func beginIn(t *testing.T, c *app.Cluster, what string) *fault {
 	t.Helper()
-	f := &fault{T: t, Cluster: c, what: what}
+	f := &fault{T: t, Cluster: c, what: what, where: c, truth: c}
 	t.Cleanup(func() {
 		if t.Failed() {
 			f.logs()
@@ -59,10 +63,11 @@ func beginIn(t *testing.T, c *app.Cluster, what string) *fault {
 func (f *fault) more(cfg demo.TrafficConfig) *demo.Traffic {
 	f.Helper()
 	name := strings.NewReplacer("Test", "", "/", "-", "_", "-").Replace(f.Name())
-	cfg.Name = fmt.Sprintf("%s-%d", strings.ToLower(name), len(f.extra))
+	f.users++
+	cfg.Name = fmt.Sprintf("%s-%d", strings.ToLower(name), f.users)
 	cfg.Log = func(line string) { f.Log(line) }
 	began := time.Now()
-	traffic, err := demo.StartTraffic(f.Context(), cfg, f.Cluster)
+	traffic, err := demo.StartTraffic(f.Context(), cfg, f.where)
 	if err != nil {
 		f.Fatalf("users cannot connect: %v", err)
 	}
@@ -171,6 +176,12 @@ func (f *fault) ends() {
 	all := f.traffic.Seen(f.broke)
 	f.seen.LongestAck, f.seen.LongestShow = all.LongestAck, all.LongestShow
 	f.seen.Retried, f.seen.Lost = all.Retried, all.Lost
+	f.judge()
+}
+
+// judge has everything judged that was written, and adds the line of the table.
+func (f *fault) judge() {
+	f.Helper()
 	began := time.Now()
 	for _, traffic := range f.extra {
 		traffic.Stop()
@@ -178,7 +189,7 @@ func (f *fault) ends() {
 	var errs []error
 	for _, traffic := range f.extra {
 		ctx, cancel := context.WithTimeout(f.Context(), 2*settleLimit)
-		h, err := traffic.Settle(ctx, settleLimit, f.Cluster)
+		h, err := traffic.Settle(ctx, settleLimit, f.truth)
 		cancel()
 		errs = append(errs, err)
 		for _, v := range checker.Check(h) {

@@ -12,23 +12,13 @@ import (
 // A region of three brokers, of which two must have a record, and two PostgreSQL servers. Each broker leads some of the
 // partitions, so whichever dies takes leaders with it.
 func TestLoseBrokersOfThree(t *testing.T) {
-	if err := shared.end(); err != nil { // one cluster at a time is enough for the machine
-		t.Error(err)
-	}
-	file := shared.twoRegions()
-	file.Data += "-quorum"
-	file.Kafka.Brokers, file.Postgres.Servers = 3, 2
-	file.Services = cluster.Services{IPConf: 1, Gateway: 1, Router: 1, IMServer: 1, Replicator: 1}
-	file.Regions = file.Regions[:1]
-	c, err := shared.start(t, file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := shared.of(t, "quorum", func() cluster.File {
+		file := shared.twoRegions()
+		file.Kafka.Brokers, file.Postgres.Servers = 3, 2
+		file.Services = cluster.Services{IPConf: 1, Gateway: 1, Router: 1, IMServer: 1, Replicator: 1}
+		file.Regions = file.Regions[:1]
+		return file
+	}, nil)
 	t.Run("kill", func(t *testing.T) {
 		f := beginIn(t, c, "kill -9 of a broker of three")
 		f.breaks(f.Kill, "eu/kafka-2")

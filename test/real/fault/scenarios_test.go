@@ -18,24 +18,9 @@ import (
 // TestGameDay plays every scenario in its short form on three regions, through the orders and pages of the running cluster
 // as antipode gameday does.
 func TestGameDay(t *testing.T) {
-	if err := shared.end(); err != nil { // one cluster at a time is enough for the machine
-		t.Error(err)
-	}
-	file := shared.twoRegions()
-	file.Data += "-gameday"
-	file.Postgres.Databases = 1
-	file.Regions = append(file.Regions, cluster.Region{Name: "ap", Host: shared.env.Host(3)})
-	c, err := shared.start(t, file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := shared.of(t, "three", shared.threeRegions, nil)
 	view := app.NewClusterView(c.Plan())
-	t.Cleanup(func() {
-		view.Close()
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(view.Close)
 	remote := &cluster.Remote{URL: c.URL(), Header: console.Header}
 	on := gameday.Cluster{Cluster: view, Truth: view, Links: remote, Members: remote, Watcher: view}
 	scenarios, err := gameday.Scenarios()
