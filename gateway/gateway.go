@@ -97,6 +97,7 @@ type Gateway struct {
 	codecs    map[string]*wire.Codec
 	pongs     map[int][]byte // by message type
 	began     time.Time      // of the gateway's clock
+	begun     chan struct{}  // closed when this process serves
 
 	random func(bytes int) string // makes session ids and secrets; replaced by the test that replays the protocol's example
 	now    func() time.Time       // what welcome tells; likewise
@@ -144,8 +145,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		hub: newHub(), claims: newClaimQueue(4 * cfg.MaxConns), rates: newRates[im.UID](cfg.Rate, cfg.Burst),
 		httpCalls: make(chan struct{}, cfg.MaxHTTPCalls), pollReads: make(chan struct{}, cfg.MaxHTTPCalls), polls: newPolls(cfg.MaxPolls),
 		conns: newTable(cfg.MaxConns, cfg.MaxConnsPerIP), epoch: cfg.Gateway.Epoch, began: time.Now(),
-		reached: make(chan struct{}),
-		codecs:  map[string]*wire.Codec{}, pongs: map[int][]byte{},
+		reached: make(chan struct{}), begun: make(chan struct{}), successor: successor{over: make(chan struct{})},
+		codecs: map[string]*wire.Codec{}, pongs: map[int][]byte{},
 	}
 	for _, name := range wire.Subprotocols() {
 		codec, err := wire.NewCodec(name)
@@ -210,6 +211,7 @@ func (g *Gateway) listen() error {
 		return fmt.Errorf("gateway: listen on %s: %w", g.cfg.Listen, err)
 	}
 	g.listener = g.newGate(l)
+	close(g.begun)
 	return nil
 }
 
@@ -265,20 +267,23 @@ func (g *Gateway) Run(ctx context.Context) error {
 		background.Go(func() { w.Run(g.base.Done()) })
 	}
 	failed := make(chan error, 2)
-	moved := make(chan struct{})
 	abandon := false // what the other process has must not be released
 	if g.predecessor != nil {
 		if err := g.takeOverAll(ctx); err != nil {
 			abandon = true
 			failed <- err
+		} else {
+			close(g.begun)
 		}
 	}
+	settle := func() {}
 	if g.cfg.Handoff != "" && len(failed) == 0 {
-		hand, err := g.offerHandoff(moved)
+		o, err := g.offerHandoff()
 		if err != nil {
 			failed <- err
 		} else {
-			defer hand()
+			defer o.close()
+			settle = func() { o.settle(g.cfg.DrainTimeout / 2) }
 		}
 	}
 	background.Go(func() {
@@ -291,7 +296,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-	case <-moved:
+	case <-g.successor.over:
+	}
+	if !errors.Is(context.Cause(ctx), im.ErrKilled) {
+		settle()
+	}
+	if g.successor.has() && err == nil {
 		g.linger(ctx, server)
 	}
 	if !g.successor.has() && !abandon && !errors.Is(context.Cause(ctx), im.ErrKilled) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -350,19 +351,32 @@ func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epo
 	return c, nil
 }
 
-// offerHandoff lets the next process of this gateway take over: moved is closed when it has. The returned function ends it.
-func (g *Gateway) offerHandoff(moved chan<- struct{}) (end func(), err error) {
+// offer waits for the next process of this gateway.
+type offer struct {
+	listener *handoff.Listener
+	ended    chan struct{} // closed when no process takes over any more
+
+	mu      sync.Mutex
+	with    *handoff.Conn // the process that is taking over, or has
+	settled bool
+}
+
+// offerHandoff lets the next process of this gateway take over.
+func (g *Gateway) offerHandoff() (*offer, error) {
 	l, err := handoff.Listen(g.cfg.Handoff)
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	ended := make(chan struct{})
-	var with *handoff.Conn
+	o := &offer{listener: l, ended: make(chan struct{})}
 	go func() {
-		defer close(ended)
+		defer close(o.ended)
 		for {
 			c, err := l.Accept()
 			if err != nil {
+				return
+			}
+			if !o.begin(c) {
+				c.Close()
 				return
 			}
 			if err := g.giveOver(c); err != nil {
@@ -370,25 +384,51 @@ func (g *Gateway) offerHandoff(moved chan<- struct{}) (end func(), err error) {
 				c.Close()
 				continue
 			}
-			with = c
-			close(moved)
 			return
 		}
 	}()
-	return func() {
-		l.Close()
-		<-ended
-		if with != nil {
-			with.Close()
+	return o, nil
+}
+
+// begin bounds what a process may take to take over; false: none may any more.
+func (o *offer) begin(c *handoff.Conn) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.settled {
+		return false
+	}
+	_ = c.SetDeadline(time.Now().Add(handoffTime)) // it fails where everything else will
+	o.with = c
+	return true
+}
+
+// settle ends the offer. A process that is just taking over is given a time to do so: were clients sent away meanwhile, some
+// would be moved, and some not. Afterwards it has, or everything is still here.
+func (o *offer) settle(within time.Duration) {
+	o.listener.Close()
+	o.mu.Lock()
+	o.settled = true
+	if o.with != nil {
+		select {
+		case <-o.ended: // it has long taken over
+		default:
+			_ = o.with.SetDeadline(time.Now().Add(within)) // it has closed, else
 		}
-	}, nil
+	}
+	o.mu.Unlock()
+	<-o.ended
+}
+
+// close lets go of it. Nobody takes over from then on.
+func (o *offer) close() {
+	o.settle(0)
+	if o.with != nil {
+		o.with.Close()
+	}
 }
 
 // giveOver moves everything to another process. After an error this one goes on as before.
 func (g *Gateway) giveOver(c *handoff.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(handoffTime)); err != nil {
-		return err
-	}
 	var hello handoffHello
 	if _, err := c.Receive(&hello); err != nil {
 		return err
@@ -470,6 +510,7 @@ func (g *Gateway) moveAll(c *handoff.Conn, poller *poll.Epoll) error {
 	if err := g.listener.Close(); err != nil {
 		g.log.Warn("the listener did not close", "err", err)
 	}
+	close(g.successor.over)
 	g.successor.send = func(m *passedOn) {
 		if err := c.Send(m); err != nil {
 			g.log.Warn("a push that came late could not be passed on: clients pull it", "err", err)

@@ -195,6 +195,59 @@ func TestHotRestartRefused(t *testing.T) {
 	r.ended()
 }
 
+// A process that is told to end while another takes over waits for the outcome: clients that are being moved are not sent
+// away.
+func TestHotRestartMeetsShutdown(t *testing.T) {
+	begins := func(r *rig) *predecessor {
+		cfg := r.g.cfg
+		p, err := findPredecessor(&cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	t.Run("taken over", func(t *testing.T) {
+		r := newRig(t, handoffAt(t), func(c *Config) { c.DrainTimeout = 40 * time.Second })
+		p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+		n := &rig{t: t, backend: r.backend, routers: r.routers, issuer: r.issuer, done: make(chan error, 1)}
+		var err error
+		if n.g, err = New(r.g.cfg, r.g.deps); err != nil { // the other one has made its offer
+			t.Fatal(err)
+		}
+		r.stop(nil)
+		ctx, cancel := context.WithCancelCause(context.Background())
+		n.stop = cancel
+		go func() { n.done <- n.g.Run(ctx) }()
+		t.Cleanup(func() { n.shut(im.ErrKilled) })
+		r.ended()
+		p.expectAlive()
+		n.push("still here", r.routers.last().Conn)
+		p.expectPush(1, "still here")
+	})
+	t.Run("the other one stalls", func(t *testing.T) {
+		r := newRig(t, handoffAt(t), func(c *Config) { c.DrainTimeout = time.Second })
+		p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+		stalled := begins(r)
+		defer stalled.conn.Close()
+		defer stalled.listener.Close()
+		r.stop(nil)
+		expect(p, (*wire.Frame).GetGoaway)
+		r.shut(nil)
+	})
+	t.Run("nobody begins any more", func(t *testing.T) {
+		r := newRig(t, handoffAt(t), func(c *Config) { c.DrainTimeout = 5 * time.Second })
+		p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+		r.stop(nil)
+		expect(p, (*wire.Frame).GetGoaway)
+		cfg := r.g.cfg
+		if other, err := findPredecessor(&cfg); other != nil || err != nil {
+			t.Errorf("got %v, %v: an offer of a process that drains", other, err)
+		}
+		p.ws.Close()
+		r.shut(nil)
+	})
+}
+
 // storm is many clients that send throughout, and what became of it.
 type storm struct {
 	sent, replied  atomic.Int64

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 )
 
 type predecessor struct {
@@ -19,4 +20,10 @@ func findPredecessor(*Config) (*predecessor, error) { return nil, errNoHandoff }
 
 func (g *Gateway) takeOverAll(context.Context) error { return errNoHandoff }
 
-func (g *Gateway) offerHandoff(chan<- struct{}) (func(), error) { return nil, errNoHandoff }
+type offer struct{}
+
+func (offer) settle(time.Duration) {}
+
+func (offer) close() {}
+
+func (g *Gateway) offerHandoff() (offer, error) { return offer{}, errNoHandoff }

@@ -37,6 +37,16 @@ const (
 	connNoGap = 1 << 20
 )
 
+// Begun is closed when this process serves: at once, unless there is another one to take over from, which serves until it
+// has handed everything over.
+func (g *Gateway) Begun() <-chan struct{} { return g.begun }
+
+// Over is closed when another process has taken over.
+func (g *Gateway) Over() <-chan struct{} { return g.successor.over }
+
+// GaveOver tells whether another process has taken over. It waits for one that is just doing so.
+func (g *Gateway) GaveOver() bool { return g.successor.has() }
+
 // ErrTakenOver is what Run returns when another process serves in this one's place.
 var ErrTakenOver = errors.New("gateway: another process has taken over")
 
@@ -50,6 +60,7 @@ type passedOn struct {
 type successor struct {
 	moving sync.RWMutex // held for writing while sessions move: what routers send waits
 	send   func(*passedOn)
+	over   chan struct{} // closed when it has
 }
 
 // begin returns how to pass on what a router sent; nil: it is for this process, and end is to be called.

@@ -3,8 +3,6 @@ package app
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -16,7 +14,6 @@ import (
 	"github.com/antipode-im/antipode/internal/ownership"
 	"github.com/antipode-im/antipode/internal/postgres"
 	"github.com/antipode-im/antipode/internal/redis"
-	"github.com/antipode-im/antipode/internal/registry"
 	"github.com/antipode-im/antipode/internal/rpc"
 	"github.com/antipode-im/antipode/internal/telemetry"
 )
@@ -171,43 +168,6 @@ func (p *process) routers() *rpc.RouterPool {
 // bound to.
 func (p *process) instance(bound string) im.Instance {
 	return im.Instance{Service: p.service, ID: p.binding.ID, Region: p.site.Region, Addr: cmp.Or(p.binding.Advertise, bound)}
-}
-
-// listing keeps the process in discovery.
-type listing struct {
-	p     *process
-	self  im.Instance
-	lease registry.Lease
-}
-
-// list makes the process known to discovery. It is known from now on, and until its part of the stack stops.
-func (p *process) list(ctx context.Context, self im.Instance) (*listing, error) {
-	lease, err := p.env.Discovery.Register(ctx, self)
-	if err != nil {
-		return nil, fmt.Errorf("%s: register in discovery: %w", p.name, err)
-	}
-	p.tel.Log.Info("registered: others find this instance now", "rpc", self.Addr, "url", self.URL, "epoch", self.Epoch)
-	l := &listing{p: p, self: self, lease: lease}
-	p.push("listing", l.run)
-	return l, nil
-}
-
-func (l *listing) run(ctx context.Context) error {
-	<-ctx.Done()
-	if errors.Is(context.Cause(ctx), im.ErrKilled) {
-		l.lease.Abandon()
-		return nil
-	}
-	if err := l.lease.Close(); err != nil { // then it expires
-		l.p.tel.Log.Warn("discovery was not told of the end", "error", err)
-	}
-	return nil
-}
-
-// set changes the gateway epoch.
-func (l *listing) set(epoch uint64) error {
-	l.self.Epoch = epoch
-	return l.lease.Update(l.self)
 }
 
 // watch returns a function that follows the region's live instances of a service ("" for all).

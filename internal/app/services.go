@@ -347,7 +347,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	p.push("gateway", g.Run)
 	self := p.instance(server.Addr())
 	self.Epoch, self.URL = g.Gateway().Epoch, g.URL() // those of the process before, if there is one to take over from
-	listed, err = p.list(ctx, self)
+	listed, err = p.listWhile(ctx, self, tenure{begun: g.Begun(), over: g.Over(), ended: g.GaveOver})
 	return g, err
 }
 

@@ -19,7 +19,7 @@ import (
 // Config is everything a process is told.
 type Config struct {
 	Region      im.Region   `yaml:"region"`             // where it runs; must be set
-	Instance    string      `yaml:"instance,omitempty"` // unique within region and service; empty: the machine's name
+	Instance    string      `yaml:"instance,omitempty"` // unique within region and service; empty: the machine's name. Of two processes of one name the one that registered first ends with an error
 	OriginEpoch uint32      `yaml:"origin_epoch"`       // grows when the region starts over with an empty log
 	Origins     []im.Origin `yaml:"origins"`            // every origin that is followed, the own included; empty: the own
 	Partitions  int         `yaml:"partitions"`         // of each topic, the same in every region

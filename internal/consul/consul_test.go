@@ -427,3 +427,55 @@ func TestEntriesSettleTwoNodes(t *testing.T) {
 		t.Errorf("of another region: %v", all)
 	}
 }
+
+// TestLatestRegistrationStays: of two processes of one name the one that registered last goes on, whatever the order in which
+// an agent hears of them, and whether or not they have the same agent.
+func TestLatestRegistrationStays(t *testing.T) {
+	i := im.Instance{Service: "imserver", ID: "a", Region: "eu", Addr: "h:1"}
+	for _, c := range []struct {
+		name string
+		key  string // of the other's registration on the agent
+		at   time.Duration
+		lost bool
+	}{
+		{"the agent hears of a former one late", "antipode-imserver-eu-a", -time.Minute, false},
+		{"a later one on the same agent", "antipode-imserver-eu-a", time.Minute, true},
+		{"a former one on another node", "elsewhere", -time.Minute, false},
+		{"a later one on another node", "elsewhere", time.Minute, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newAgent(t)
+			l, err := a.open(60*time.Millisecond).Register(t.Context(), i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mine := ""
+			a.do(func() {
+				mine = a.services["antipode-imserver-eu-a"].Check.CheckID
+				a.services[c.key] = (&Consul{cfg: Config{Prefix: "antipode", TTL: time.Second}}).registration(&i, "other", time.Now().Add(c.at))
+			})
+			if c.lost {
+				select {
+				case <-l.Lost():
+				case <-time.After(patience):
+					t.Fatal("it does not find that another one took its place")
+				}
+				return
+			}
+			beats := func() (n int) {
+				a.do(func() { n = a.renewed[mine] })
+				return n
+			}
+			began := beats()
+			until(t, "it is renewed", func() bool { return beats() > began+2*lookEvery })
+			select {
+			case <-l.Lost():
+				t.Error("it gave way to one that was registered before")
+			default:
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

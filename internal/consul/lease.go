@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type lease struct {
 	since time.Time
 	stop  context.CancelFunc
 	done  chan struct{} // closed when nothing is renewed any more
+	lost  chan struct{} // closed when a later registration took its place
 
 	calls    sync.Mutex // one call to the agent at a time, so that an update is not undone by a renewal's registration
 	mu       sync.Mutex
@@ -37,7 +39,7 @@ func (c *Consul) Register(ctx context.Context, i im.Instance) (registry.Lease, e
 		return nil, fmt.Errorf("consul: instance %s/%s is of region %s: the agent at %s registers for %s only", i.Service, i.ID, i.Region, c.cfg.Address, c.cfg.Region)
 	}
 	now := time.Now()
-	l := &lease{c: c, id: im.NewUUID(now).String(), since: now, name: c.serviceID(&i), instance: i, done: make(chan struct{})}
+	l := &lease{c: c, id: im.NewUUID(now).String(), since: now, name: c.serviceID(&i), instance: i, done: make(chan struct{}), lost: make(chan struct{})}
 	if err := l.register(ctx); err != nil {
 		return nil, c.fail(fmt.Sprintf("register %s %s", i.Service, i.ID), err)
 	}
@@ -98,7 +100,7 @@ func (l *lease) renew(ctx context.Context) {
 	defer close(l.done)
 	third := l.c.cfg.TTL / 3
 	failures := 0
-	for {
+	for beats := 1; ; beats++ {
 		next := third*9/10 + rand.N(third/10)
 		if failures > 0 {
 			next = min(next, backOff(failures-1))
@@ -108,15 +110,15 @@ func (l *lease) renew(ctx context.Context) {
 		}
 		l.calls.Lock()
 		err := l.beat(ctx)
+		if err == nil && beats%lookEvery == 0 {
+			err = l.look(ctx)
+		}
 		l.calls.Unlock()
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == registry.ErrLeaseLost:
-			l.end()
-			l.stop()
-			l.c.log.Error("another process registered under the name of this one, which is no longer listed: give each its own instance",
-				"registration", l.name, "backend", "consul", "address", l.c.cfg.Address)
+			l.lose()
 			return
 		case err != nil:
 			l.c.missed(l.c.cfg.Region)
@@ -131,7 +133,45 @@ func (l *lease) renew(ctx context.Context) {
 	}
 }
 
-// beat renews once. It returns registry.ErrLeaseLost if another lease holds the instance. l.calls is held.
+// lookEvery is how many beats go by until the catalogue is asked whether another node lists a later registration.
+const lookEvery = 3
+
+// look returns registry.ErrLeaseLost if the catalogue lists a later registration in place of this one: a process on another
+// node has the same name, and its agent knows nothing of this one's.
+func (l *lease) look(ctx context.Context) error {
+	l.mu.Lock()
+	i := l.instance
+	l.mu.Unlock()
+	list, err := l.c.read(ctx, i.Service, i.Region)
+	if err != nil {
+		return nil // whoever watches it complains
+	}
+	for _, e := range list {
+		if e.ID == i.ID && e.lease != l.id && !e.before(l) {
+			return registry.ErrLeaseLost
+		}
+	}
+	return nil
+}
+
+// before tells whether an entry was registered before a lease was.
+func (e *entry) before(l *lease) bool { return e.since < l.since.UnixMilli() }
+
+// lose ends the lease for good.
+func (l *lease) lose() {
+	if l.end() {
+		l.stop()
+		close(l.lost)
+	}
+}
+
+// Lost implements registry.Lease.
+func (l *lease) Lost() <-chan struct{} { return l.lost }
+
+// beat renews once. It returns registry.ErrLeaseLost if a later lease holds the instance. l.calls is held.
+//
+// An earlier one may hold it too: its renewal waited in an agent that hung, and came after this one's registration. Were the
+// earlier one to stay, each of two processes could lose to the other.
 func (l *lease) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, max(l.c.cfg.TTL/3, 300*time.Millisecond))
 	defer cancel()
@@ -144,27 +184,29 @@ func (l *lease) beat(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case held != "" && held != l.id:
+	case held.lease != "" && held.lease != l.id && !held.before(l):
 		return registry.ErrLeaseLost
 	}
 	if err := l.register(ctx); err != nil {
 		return err
 	}
 	l.c.log.Warn("the agent had forgotten this instance: it is registered again",
-		"registration", l.name, "backend", "consul", "address", l.c.cfg.Address)
+		"registration", l.name, "found", held.lease, "backend", "consul", "address", l.c.cfg.Address)
 	return nil
 }
 
-// holder returns the lease that the agent knows the instance by, "" for none.
-func (l *lease) holder(ctx context.Context) (string, error) {
+// holder returns the lease that the agent knows the instance by, and when it was registered; empty for none.
+func (l *lease) holder(ctx context.Context) (held entry, err error) {
 	s, _, err := l.c.client.Agent().Service(l.name, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		if unknown(err) {
-			return "", nil
+			return held, nil
 		}
-		return "", err
+		return held, err
 	}
-	return s.Meta[metaLease], nil
+	held.lease = s.Meta[metaLease]
+	held.since, _ = strconv.ParseInt(s.Meta[metaSince], 10, 64)
+	return held, nil
 }
 
 // end tells whether the lease was not over yet; it is now.
@@ -197,6 +239,7 @@ func (l *lease) Update(i im.Instance) error {
 		}
 	}
 	if err == registry.ErrLeaseLost {
+		l.lose()
 		return err
 	}
 	return l.c.fail(fmt.Sprintf("update %s %s", i.Service, i.ID), err)
@@ -220,7 +263,7 @@ func (l *lease) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	held, err := l.holder(ctx)
-	if err == nil && held == l.id {
+	if err == nil && held.lease == l.id {
 		err = l.deregister(ctx)
 	}
 	if err != nil && !unknown(err) {

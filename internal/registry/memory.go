@@ -85,9 +85,13 @@ func (m *Memory) Register(ctx context.Context, i im.Instance) (Lease, error) {
 	if m.silent[i.Region] {
 		return nil, ErrSilent
 	}
-	l := &lease{memory: m, instance: clone(i)}
-	if former := m.entries[keyOf(&i)]; former != nil && former.expiry != nil {
-		former.expiry.Stop()
+	l := &lease{memory: m, instance: clone(i), lost: make(chan struct{})}
+	if former := m.entries[keyOf(&i)]; former != nil {
+		if former.expiry != nil {
+			former.expiry.Stop()
+		} else {
+			close(former.lost)
+		}
 	}
 	m.entries[keyOf(&i)] = l
 	m.notify()
@@ -195,7 +199,10 @@ type lease struct {
 	memory   *Memory
 	instance im.Instance
 	expiry   *time.Timer // set once abandoned
+	lost     chan struct{}
 }
+
+func (l *lease) Lost() <-chan struct{} { return l.lost }
 
 // holds tells whether this lease, and not a later one, holds the instance. memory.mu is held.
 func (l *lease) holds() bool { return l.memory.entries[keyOf(&l.instance)] == l }

@@ -50,6 +50,10 @@ type Lease interface {
 
 	// Abandon stops renewing, as a crash would: the instance disappears when its time to live has passed.
 	Abandon()
+
+	// Lost is closed when the lease finds that a later registration took its place. Nothing is renewed from then on: whoever
+	// holds it is no longer listed, while somebody else is listed under its name.
+	Lost() <-chan struct{}
 }
 
 // ErrLeaseLost is returned by a lease that no longer holds its instance.

@@ -134,8 +134,13 @@ func takesOver(t *testing.T, s Subject) {
 	former := register(t, s, instance("gateway", "a", "eu"))
 	i := instance("gateway", "a", "eu")
 	i.Epoch = 9
-	register(t, s, i)
+	latter := register(t, s, i)
 	eventually(t, s, "gateway", "eu", i)
+	select {
+	case <-former.Lost():
+	case <-time.After(patience):
+		t.Error("the former lease does not find that it is lost")
+	}
 	if err := former.Update(instance("gateway", "a", "eu")); !errors.Is(err, registry.ErrLeaseLost) {
 		t.Errorf("update by the former lease: %v", err)
 	}
@@ -144,6 +149,13 @@ func takesOver(t *testing.T, s Subject) {
 		t.Errorf("close of the former lease: %v", err)
 	}
 	eventually(t, s, "gateway", "eu", i)
+	again := register(t, s, i) // after a crash: there is nobody who could lose anything
+	latter.Abandon()
+	select {
+	case <-again.Lost():
+		t.Error("the last lease is lost")
+	default:
+	}
 }
 
 // recorder keeps what a watch told, in order.

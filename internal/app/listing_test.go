@@ -1,0 +1,134 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/internal/registry"
+	"github.com/antipode-im/antipode/internal/telemetry"
+)
+
+// listed is a process of which only the listing runs.
+type listed struct {
+	t           *testing.T
+	begun, over chan struct{}
+	cancel      context.CancelFunc
+	done        chan error
+}
+
+func newListed(t *testing.T, m *registry.Memory, epoch uint64, begun bool) *listed {
+	t.Helper()
+	p := &process{
+		env: Env{Discovery: m}, site: Site{Region: "eu"}, service: ServiceGateway, binding: Binding{ID: "g"},
+		tel: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler)},
+	}
+	l := &listed{t: t, begun: make(chan struct{}), over: make(chan struct{}), done: make(chan error, 1)}
+	if begun {
+		close(l.begun)
+	}
+	self := p.instance("h:1")
+	self.Epoch = epoch
+	ended := func() bool {
+		select {
+		case <-l.over:
+			return true
+		default:
+			return false
+		}
+	}
+	if _, err := p.listWhile(t.Context(), self, tenure{begun: l.begun, over: l.over, ended: ended}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	l.cancel = cancel
+	go func() { l.done <- p.Run(ctx) }()
+	synctest.Wait()
+	return l
+}
+
+// end stops it, if it goes on, and tells its error.
+func (l *listed) end() error {
+	l.cancel()
+	return <-l.done
+}
+
+// epochs lists who is known.
+func epochs(t *testing.T, m *registry.Memory) (all []uint64) {
+	t.Helper()
+	synctest.Wait()
+	list, err := m.Instances(t.Context(), ServiceGateway, "eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		all = append(all, i.Epoch)
+	}
+	return all
+}
+
+func expectEpochs(t *testing.T, m *registry.Memory, when string, want ...uint64) {
+	t.Helper()
+	if got := epochs(t, m); len(got) != len(want) || len(got) == 1 && got[0] != want[0] {
+		t.Errorf("%s: listed are %v, want %v", when, got, want)
+	}
+}
+
+// A process that takes over is listed once it has, and the one before never looks gone.
+func TestListedWhileServing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := registry.NewMemory(0)
+		first := newListed(t, m, 1, true)
+		expectEpochs(t, m, "at first", 1)
+
+		fails := newListed(t, m, 2, false)
+		expectEpochs(t, m, "while another tries to take over", 1)
+		if err := fails.end(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		expectEpochs(t, m, "after it failed", 1)
+
+		second := newListed(t, m, 3, false)
+		m.SetSilent("eu", true)
+		close(first.over)
+		close(second.begun)
+		time.Sleep(time.Second) // discovery is not told yet
+		m.SetSilent("eu", false)
+		expectEpochs(t, m, "taken over in a silence", 1)
+		time.Sleep(2 * time.Second)
+		expectEpochs(t, m, "after the silence", 3)
+		if err := first.end(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		expectEpochs(t, m, "when the first has ended", 3)
+		if err := second.end(); err != nil {
+			t.Error(err)
+		}
+		expectEpochs(t, m, "when the second has ended")
+	})
+}
+
+// Of two processes of one name the first ends: both would own the same partitions.
+func TestListedTwiceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := registry.NewMemory(0)
+		first, second := newListed(t, m, 1, true), newListed(t, m, 2, true)
+		select {
+		case err := <-first.done:
+			if err == nil || !strings.Contains(err.Error(), "registered as gateway g of region eu") {
+				t.Error(err)
+			}
+		default:
+			t.Fatal("the first goes on")
+		}
+		expectEpochs(t, m, "afterwards", 2)
+		if err := second.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
