@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -16,7 +17,12 @@ type Config struct {
 	Origin  im.Origin // under which the region accepts; told in welcome
 
 	Listen string // host:port of the public address
-	URL    string // public base URL, http or https; empty: http:// and the bound address
+	URL    string // public base URL, http or https; empty: the bound address, https if it speaks TLS
+
+	// Certificate makes the public address speak TLS, 1.2 or newer: it gives the certificate of the moment. nil: TLS ends before
+	// the gateway, or there is none. With TLS, sockets have goroutines of their own, and no other process can take them over.
+	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	MaxHandshakes int // TLS connections whose first request has not come, each for HelloTimeout at most
 
 	Handoff    string // path of the Unix socket by which the next process of this gateway takes over; empty: none may
 	Goroutines bool   // every socket is read and written by goroutines of its own, as where there is no epoll
@@ -108,6 +114,7 @@ func (c Config) Defaults() Config {
 	number(&c.MaxUnackedBytes, 1<<20)
 	number(&c.MaxSendBytes, 1<<20)
 	number(&c.MaxLogins, 4096)
+	number(&c.MaxHandshakes, 4096)
 	number(&c.HandshakeBurst, c.MaxConnsPerIP)
 	number(&c.LoginBurst, 100)
 	number(&c.FailureBurst, 200)
@@ -175,6 +182,7 @@ func (c Config) Check() error {
 		{"max_http_calls", c.MaxHTTPCalls},
 		{"max_polls", c.MaxPolls},
 		{"max_logins", c.MaxLogins},
+		{"max_handshakes", c.MaxHandshakes},
 		{"handshake_burst", c.HandshakeBurst},
 		{"login_burst", c.LoginBurst},
 		{"failure_burst", c.FailureBurst},

@@ -223,6 +223,9 @@ func (g *Gateway) URL() string {
 	if g.cfg.URL != "" {
 		return strings.TrimSuffix(g.cfg.URL, "/")
 	}
+	if g.cfg.Certificate != nil {
+		return "https://" + g.Addr()
+	}
 	return "http://" + g.Addr()
 }
 
@@ -251,6 +254,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		IdleTimeout:       g.cfg.IdleTimeout,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	var clients net.Listener = g.listener
+	if g.cfg.Certificate != nil {
+		clients, server.ConnState = g.newSecure(g.listener), settled
 	}
 	var background sync.WaitGroup
 	background.Go(g.attach)
@@ -287,7 +294,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}
 	background.Go(func() {
-		if err := server.Serve(g.listener); !errors.Is(err, http.ErrServerClosed) && !g.successor.has() {
+		if err := server.Serve(clients); !errors.Is(err, http.ErrServerClosed) && !g.successor.has() {
 			failed <- fmt.Errorf("gateway: serve %s: %w", g.Addr(), err)
 		}
 	})

@@ -434,3 +434,21 @@ func BenchmarkHotRestart(b *testing.B) {
 		b.ReportMetric(float64(s.sent.Load()-s.replied.Load()), "lost")
 	}
 }
+
+// A socket of TLS does not move to the next process. Its session does, and is resumed there.
+func TestTLSHotRestart(t *testing.T) {
+	r := newRig(t, withTLS, handoffAt(t))
+	before, welcome := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	r.push("one", r.routers.last().Conn)
+	before.expectPush(1, "one")
+	n := r.next(t)
+	before.expectClose(im.CodeUnavailable)
+	eventually(t, "the next process took over", func() bool { return r.g.successor.has() })
+	after, again := n.resume(wire.SubprotocolProtobuf, "ann", 2, welcome, 0)
+	if !again.Resumed {
+		t.Error("the session was not resumed")
+	}
+	after.expectPush(1, "one")
+	after.expectAlive()
+	r.ended()
+}

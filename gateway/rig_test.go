@@ -158,6 +158,9 @@ func prepareRig(t testing.TB, keys []auth.Key, change ...func(*Config)) *rig {
 		Gateway: im.Gateway{ID: "g1", Epoch: 7}, Region: "eu", Origin: "eu", Listen: "127.0.0.1:0",
 		DrainTimeout: 2 * time.Second, Goroutines: strings.HasPrefix(t.Name(), "TestGoroutines/"),
 	}
+	if strings.HasPrefix(t.Name(), "TestTLS/") {
+		withTLS(&cfg)
+	}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -232,7 +235,7 @@ func (r *rig) dial(subprotocol string) *peer {
 }
 
 func (r *rig) tryDial(subprotocol string, header http.Header) (*peer, *http.Response, error) {
-	d := websocket.Dialer{Subprotocols: []string{subprotocol}, HandshakeTimeout: 5 * time.Second}
+	d := websocket.Dialer{Subprotocols: []string{subprotocol}, HandshakeTimeout: 5 * time.Second, TLSClientConfig: trusting()}
 	ws, response, err := d.Dial(r.g.WebSocketURL(), header)
 	if err != nil {
 		return nil, response, err

@@ -52,6 +52,7 @@ func SiteOf(c *config.Config) (Site, error) {
 	s.Timelines.ConnectTimeout, s.Timelines.ConnLifetime = c.Timelines.ConnectTimeout, c.Timelines.ConnLifetime
 	s.Timelines.StatementTimeout, s.Timelines.LockTimeout = c.Timelines.StatementTimeout, c.Timelines.LockTimeout
 	s.PublicURL = c.PublicURL
+	s.ClientCert, s.ClientKey = c.Gateway.TLS.Cert, c.Gateway.TLS.Key
 	s.Redis = &goredis.UniversalOptions{
 		Addrs: c.Routes.Addrs, IsClusterMode: c.Routes.Cluster, Username: c.Routes.User, Password: c.Routes.Password.Reveal(),
 	}
@@ -94,7 +95,7 @@ func (s *Site) tune(c *config.Config) error {
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
 		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
 		KeepAlive: orNever(g.TCPKeepAlive), UserTimeout: orNever(g.TCPUserTimeout), SendBuffer: g.SendBuffer, ReceiveBuffer: g.ReceiveBuffer,
-		MaxPolls: g.MaxPolls, PollHold: g.PollHold,
+		MaxPolls: g.MaxPolls, PollHold: g.PollHold, MaxHandshakes: g.TLS.Handshakes,
 	}
 	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
 		return err

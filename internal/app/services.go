@@ -319,6 +319,13 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	cfg := p.site.Gateway
 	cfg.Gateway = im.Gateway{ID: p.binding.ID, Epoch: uint64(time.Now().UnixMilli())}
 	cfg.Region, cfg.Origin, cfg.Listen = p.site.Region, p.site.Origin, p.binding.Public
+	pair, err := p.certificate()
+	if err != nil {
+		return nil, err
+	}
+	if pair != nil {
+		cfg.Certificate = pair.Certificate
+	}
 	var listed *listing // set before Run, which alone can be fenced
 	g, err := gateway.New(cfg, gateway.Deps{
 		Backend: backends, Routers: routers, Tokens: tokens,

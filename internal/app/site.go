@@ -49,7 +49,9 @@ type Site struct {
 	RouteSnapshot string               // the file in which a router keeps its routes between two lives; empty: none
 	Peers         map[im.Region]string // where the other regions' replicators are reached
 
-	PublicURL string // by which clients reach a gateway or ipconf; empty: the bound address
+	PublicURL  string // by which clients reach a gateway or ipconf; empty: the bound address
+	ClientCert string // PEM file of the certificate that a gateway shows to clients; empty: it speaks no TLS
+	ClientKey  string // and of its key
 
 	Tokens    auth.Config
 	Geo       geo.Config // where addresses are, for ipconf

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -44,6 +45,9 @@ func CheckFor(c *Config, service string) error {
 	case "gateway":
 		needs("listen", c.Listen != "", "clients connect to it")
 		needs("auth.keys", len(c.Auth.Keys) > 0, "without a key no token is good")
+		if c.Gateway.TLS.Cert != "" && strings.HasPrefix(c.PublicURL, "http:") {
+			l.problem("public_url", "%s is not https, and with gateway.tls the gateway speaks nothing else", c.PublicURL)
+		}
 	case "router":
 		brokers()
 		needs("routes.addrs", len(c.Routes.Addrs) > 0, "it keeps the region's routes in Redis")
@@ -135,6 +139,7 @@ func checkAddresses(c *Config, bad report) {
 			used[addr] = key
 		}
 	}
+	checkClientTLS(&c.Gateway.TLS, bad)
 	if c.Advertise != "" {
 		if why := badAddr(c.Advertise, false); why != "" {
 			bad("advertise", "%s", why)
@@ -170,6 +175,24 @@ func checkAddresses(c *Config, bad report) {
 				bad(fmt.Sprintf("%s[%d]", list.key, i), "%q is not a network, such as 10.0.0.0/8", p)
 			}
 		}
+	}
+}
+
+// checkClientTLS reads the pair as a gateway does at start.
+func checkClientTLS(t *ClientTLS, bad report) {
+	if (t.Cert == "") != (t.Key == "") {
+		bad("gateway.tls", "cert and key go together: set both or none")
+		return
+	}
+	if t.Cert == "" {
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	switch {
+	case err != nil:
+		bad("gateway.tls", "%s and %s are no pair: %v", t.Cert, t.Key, err)
+	case time.Now().After(pair.Leaf.NotAfter):
+		bad("gateway.tls.cert", "the certificate in %s was good until %s: renew it", t.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -311,6 +334,7 @@ func checkLimits(c *Config, bad report) {
 		"log.replication": c.Log.Replication, "log.min_in_sync": c.Log.MinInSync, "timelines.max_conns": c.Timelines.MaxConns,
 		"gateway.max_conns": c.Gateway.MaxConns, "gateway.max_conns_per_ip": c.Gateway.MaxConnsPerIP,
 		"gateway.max_text": c.Gateway.MaxText, "gateway.max_polls": c.Gateway.MaxPolls, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
+		"gateway.tls.handshakes":   c.Gateway.TLS.Handshakes,
 		"ipconf.policy.race_width": c.IPConf.Policy.RaceWidth,
 		"imserver.max_members":     c.IMServer.MaxMembers, "imserver.burst": c.IMServer.Burst, "imserver.batch_rows": c.IMServer.BatchRows,
 	}

@@ -158,17 +158,25 @@ type Gateway struct {
 	Heartbeat      time.Duration `yaml:"heartbeat"`
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`
 	ResumeWindow   time.Duration `yaml:"resume_window"`
-	MaxLogins      int           `yaml:"max_logins"`        // under way at once; resumes may be twice as many
-	HandshakeRate  float64       `yaml:"handshake_rate"`    // connections per second of one address
-	MaxMemory      int           `yaml:"max_memory"`        // bytes of the process past which newcomers are refused; 0: any
-	MaxCPU         float64       `yaml:"max_cpu"`           // share of all cores past which newcomers are refused, 0 to 1; 0: any
-	MaxPolls       int           `yaml:"max_polls"`         // clients by long poll; they count as conns too, and take some 30 KB each
-	PollHold       time.Duration `yaml:"poll_hold"`         // how long the answer of a long poll waits: below the idle limits of proxies in between. Half of idle_timeout at most
-	TCPKeepAlive   time.Duration `yaml:"tcp_keepalive"`     // silence after which the kernel probes a client; 0: never. Heartbeats tell earlier
-	TCPUserTimeout time.Duration `yaml:"tcp_user_timeout"`  // how long bytes to a client may be unacknowledged before its socket is given up; 0: as the kernel likes
-	SendBuffer     int           `yaml:"send_buffer"`       // bytes of a socket's send buffer; 0: the kernel's choice
-	ReceiveBuffer  int           `yaml:"receive_buffer"`    // bytes of a socket's receive buffer; 0: the kernel's choice
+	MaxLogins      int           `yaml:"max_logins"`       // under way at once; resumes may be twice as many
+	HandshakeRate  float64       `yaml:"handshake_rate"`   // connections per second of one address
+	MaxMemory      int           `yaml:"max_memory"`       // bytes of the process past which newcomers are refused; 0: any
+	MaxCPU         float64       `yaml:"max_cpu"`          // share of all cores past which newcomers are refused, 0 to 1; 0: any
+	MaxPolls       int           `yaml:"max_polls"`        // clients by long poll; they count as conns too, and take some 30 KB each
+	PollHold       time.Duration `yaml:"poll_hold"`        // how long the answer of a long poll waits: below the idle limits of proxies in between. Half of idle_timeout at most
+	TCPKeepAlive   time.Duration `yaml:"tcp_keepalive"`    // silence after which the kernel probes a client; 0: never. Heartbeats tell earlier
+	TCPUserTimeout time.Duration `yaml:"tcp_user_timeout"` // how long bytes to a client may be unacknowledged before its socket is given up; 0: as the kernel likes
+	SendBuffer     int           `yaml:"send_buffer"`      // bytes of a socket's send buffer; 0: the kernel's choice
+	ReceiveBuffer  int           `yaml:"receive_buffer"`   // bytes of a socket's receive buffer; 0: the kernel's choice
+	TLS            ClientTLS     `yaml:"tls"`
 	Handoff        string        `yaml:"handoff,omitempty"` // path of a Unix socket: a gateway that is started on it takes the place of the running one
+}
+
+// ClientTLS makes a gateway speak TLS, 1.2 or newer, on listen. The files are looked at every 10 seconds, and taken when they changed.
+type ClientTLS struct {
+	Cert       string `yaml:"cert,omitempty"` // PEM file: the certificate for public_url's host, and its chain; empty: TLS ends before the gateway
+	Key        string `yaml:"key,omitempty"`  // PEM file
+	Handshakes int    `yaml:"handshakes"`     // clients whose handshake or first request is awaited at once, each for hello_timeout
 }
 
 // IPConf says how clients are told where to go.
@@ -333,7 +341,7 @@ func Defaults() *Config {
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
 			MaxLogins: 4096, HandshakeRate: 1000, TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
-			MaxPolls: 5000, PollHold: 25 * time.Second,
+			MaxPolls: 5000, PollHold: 25 * time.Second, TLS: ClientTLS{Handshakes: 4096},
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,

@@ -2,9 +2,15 @@ package config
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -329,6 +335,61 @@ func TestPrintIsRead(t *testing.T) {
 }
 
 // TestSchema holds the schema to its own rules.
+// The pair that clients are shown is read as a gateway reads it.
+func TestClientTLS(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	pair(t, at("good"), time.Now().Add(time.Hour))
+	pair(t, at("over"), time.Now().Add(-time.Minute))
+	for _, c := range []struct{ cert, key, url, want string }{
+		{"good", "good", "https://eu.example", ""},
+		{"good", "", "https://eu.example", "gateway.tls: cert and key go together"},
+		{"good", "over", "https://eu.example", "are no pair: tls: private key does not match public key"},
+		{"good", "none", "https://eu.example", "no such file"},
+		{"over", "over", "https://eu.example", "gateway.tls.cert: the certificate in " + at("over.pem") + " was good until"},
+		{"good", "good", "http://eu.example", "public_url: http://eu.example is not https"},
+	} {
+		key := ""
+		if c.key != "" {
+			key = at(c.key + "-key.pem")
+		}
+		flags := map[string]string{"region": "eu", "public_url": c.url, "gateway.tls.cert": at(c.cert + ".pem"), "gateway.tls.key": key}
+		cfg, err := Load(write(t, "region: eu\n"), nil, flags)
+		if err == nil {
+			err = CheckFor(cfg, "gateway") // misses other things
+		}
+		switch said := fmt.Sprint(err); {
+		case c.want == "" && (strings.Contains(said, "gateway.tls") || strings.Contains(said, "public_url")):
+			t.Errorf("%v: %s", c, said)
+		case !strings.Contains(said, c.want):
+			t.Errorf("%v: %s", c, said)
+		}
+	}
+}
+
+// pair writes a certificate and its key, good until a time.
+func pair(t *testing.T, path string, until time.Time) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: until.Add(-24 * time.Hour), NotAfter: until, DNSNames: []string{"eu.example"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: der}, "-key.pem": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(path+name, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSchema(t *testing.T) {
 	if err := Check(Defaults()); err == nil || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), "region: must be set") {
 		t.Errorf("the defaults lack more than a region: %v", err)
