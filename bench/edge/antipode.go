@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +28,8 @@ const region = im.Region("eu")
 
 // serveGateway is the measured process: a gateway as production builds it, whose discovery lists one router.
 func serveGateway(ctx context.Context, args []string) error {
-	if len(args) != 3 {
-		return errors.New("want: gateway CERTS ROUTER KEY")
+	if len(args) != 3 && (len(args) != 4 || args[3] != "tls") {
+		return errors.New("want: gateway CERTS ROUTER KEY [tls]")
 	}
 	authority, err := certs.Open(args[0])
 	if err != nil {
@@ -45,6 +48,10 @@ func serveGateway(ctx context.Context, args []string) error {
 		Tokens: auth.Config{Keys: []auth.Key{{ID: "bench", Algorithm: auth.EdDSA, Public: args[2]}}},
 	}
 	site.Gateway.MaxConns, site.Gateway.MaxConnsPerIP, site.Gateway.HandshakeRate = 50_000, 50_000, 1e6
+	if len(args) > 3 { // the service's own certificate does for clients of a benchmark
+		name := filepath.Join(args[0], certs.Name(app.ServiceGateway, region))
+		site.ClientCert, site.ClientKey = name+".pem", name+"-key.pem"
+	}
 	env := app.Env{
 		Discovery: discovery,
 		Identity:  func(string) (*certs.Identity, error) { return identity, nil },
@@ -69,6 +76,9 @@ type world struct {
 	rpc    string
 	public string
 
+	encrypted bool // TLS ends in the gateway
+	trust     *tls.Config
+
 	mu    sync.Mutex
 	out   rpc.Outbox
 	conns []uint64
@@ -92,7 +102,10 @@ func newWorld(ctx context.Context, dir string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, issuer: issuer, rpc: s.Addr(), live: make(chan struct{}, 1)}
+	w := &world{
+		dir: dir, issuer: issuer, rpc: s.Addr(), live: make(chan struct{}, 1),
+		trust: &tls.Config{RootCAs: identity.Roots, ServerName: certs.Name(app.ServiceGateway, region), MinVersion: tls.VersionTLS13},
+	}
 	rpc.RegisterRouter(ctx, s, w)
 	go func() {
 		if err := s.Run(ctx); err != nil && ctx.Err() == nil {
@@ -162,7 +175,11 @@ func (w *world) start(ctx context.Context) (*process, error) {
 	case <-w.live:
 	default:
 	}
-	p, err := spawn(ctx, nil, os.Args[0], "gateway", w.dir, w.rpc, w.issuer.Key().Public)
+	args := []string{"gateway", w.dir, w.rpc, w.issuer.Key().Public}
+	if w.encrypted {
+		args = append(args, "tls")
+	}
+	p, err := spawn(ctx, nil, os.Args[0], args...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +194,19 @@ func (w *world) start(ctx context.Context) (*process, error) {
 		p.stop()
 		return nil, errors.New("the gateway did not attach")
 	}
+}
+
+func (w *world) dial(ctx context.Context) (net.Conn, error) {
+	c, err := dial(ctx, w.addr())
+	if err != nil || !w.encrypted {
+		return c, err
+	}
+	over := tls.Client(c, w.trust)
+	if err := over.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return over, nil
 }
 
 func (w *world) login(i int) []byte {

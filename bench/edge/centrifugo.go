@@ -20,8 +20,11 @@ type peer struct {
 	port         int
 }
 
-func (p *peer) addr() string        { return fmt.Sprintf("127.0.0.1:%d", p.port) }
-func (p *peer) dialect() dialect    { return p }
+func (p *peer) addr() string     { return fmt.Sprintf("127.0.0.1:%d", p.port) }
+func (p *peer) dialect() dialect { return p }
+func (p *peer) dial(ctx context.Context) (net.Conn, error) {
+	return dial(ctx, p.addr())
+}
 func (p *peer) path() string        { return "/connection/websocket" }
 func (p *peer) subprotocol() string { return "" }
 func (p *peer) opcode() byte        { return 1 }
@@ -47,7 +50,7 @@ func (p *peer) start(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	err = await.Within(ctx, 20*time.Second, 20*time.Millisecond, func() (bool, string) {
-		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", p.addr())
+		c, err := p.dial(ctx)
 		if err != nil {
 			return false, err.Error()
 		}

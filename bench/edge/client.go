@@ -219,8 +219,12 @@ func readFrame(r *bufio.Reader, into []byte) ([]byte, error) {
 	return into, err
 }
 
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", addr)
+}
+
 func login(ctx context.Context, s server, i int) (net.Conn, *bufio.Reader, error) {
-	conn, err := (&net.Dialer{Timeout: 20 * time.Second}).DialContext(ctx, "tcp", s.addr())
+	conn, err := s.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -88,6 +89,10 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	over, err := idleTLS(ctx, o, w)
+	if err != nil {
+		return fmt.Errorf("gateway, TLS: %w", err)
+	}
 	theirs := none()
 	if o.centrifugo != "" {
 		if theirs, err = measure(ctx, o, &peer{program: o.centrifugo, dir: dir}); err != nil {
@@ -95,6 +100,7 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	figure("idle-connection", ours.idleBytes, theirs.idleBytes, "bytes")
+	figure("idle-connection-tls", over, -1, "bytes")
 	figure("fan-out", ours.fanRate, theirs.fanRate, "deliveries/s")
 	figure("fan-out-cpu", ours.fanCPU, theirs.fanCPU, "cpu-s/million")
 	figure("fan-out-cpu-of-write-loop", floor, -1, "cpu-s/million")
@@ -120,6 +126,7 @@ func run(ctx context.Context, o options) error {
 type server interface {
 	start(ctx context.Context) (*process, error)
 	addr() string
+	dial(ctx context.Context) (net.Conn, error)
 	dialect() dialect
 	// push sends one message, stamped with the time, to all.
 	push(ctx context.Context) error
@@ -159,6 +166,20 @@ func idle(ctx context.Context, o options, s server, p *process, f *figures) erro
 		return fmt.Errorf("%d idle connections broke", n)
 	}
 	return nil
+}
+
+// idleTLS reads it where TLS ends in the gateway.
+func idleTLS(ctx context.Context, o options, w *world) (float64, error) {
+	f := none()
+	w.encrypted = true
+	defer func() { w.encrypted = false }()
+	p, err := w.start(ctx)
+	if err != nil {
+		return f.idleBytes, err
+	}
+	defer p.stop()
+	err = idle(ctx, o, w, p, &f)
+	return f.idleBytes, err
 }
 
 // fanOut finds the highest rate with a few pushes under way, then the latency at half of it.
