@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,8 +38,10 @@ type IPConf struct {
 	cacheControl []string
 
 	mu      sync.Mutex
-	ipconfs map[im.Region][]im.Instance // an empty reading does not replace a good one
-	looking map[im.Region]bool          // a second look is under way
+	ipconfs map[im.Region][]im.Instance   // an empty reading does not replace a good one
+	turns   map[im.Region]int             // whose of them it is to be asked for loads
+	mute    map[im.Region]map[string]bool // of them, by id, those that did not answer when they were last asked
+	looking map[im.Region]bool            // a second look is under way
 
 	nudge chan struct{} // a gateway is new: ask for its load now
 }
@@ -62,6 +65,7 @@ func New(cfg Config, deps Deps) (*IPConf, error) {
 		cfg: cfg, deps: deps, fleet: newFleet(cfg.Regions, cfg.DeadAfter, cfg.PollInterval*3/2),
 		locator: newLocator(&cfg, deps.Geo), weigh: weigh(cfg.Versions, cfg.Canary), work: newWorkPool(),
 		ipconfs: map[im.Region][]im.Instance{}, looking: map[im.Region]bool{},
+		turns: map[im.Region]int{}, mute: map[im.Region]map[string]bool{},
 		nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		cacheControl: []string{"private, max-age=" + seconds(cfg.TTL) + ", stale-if-error=" + seconds(staleIfError)},
 	}
@@ -149,8 +153,14 @@ func (s *IPConf) watch(ctx context.Context, wg *sync.WaitGroup, service string, 
 func (s *IPConf) peersAre(r im.Region, instances []im.Instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(instances) > 0 {
-		s.ipconfs[r] = append([]im.Instance(nil), instances...)
+	if len(instances) == 0 {
+		return
+	}
+	s.ipconfs[r] = append([]im.Instance(nil), instances...)
+	for id := range s.mute[r] {
+		if !slices.ContainsFunc(instances, func(i im.Instance) bool { return i.ID == id }) {
+			delete(s.mute[r], id)
+		}
 	}
 }
 
@@ -247,20 +257,23 @@ func (s *IPConf) round(ctx context.Context) {
 	}
 }
 
-// exchange asks a region's ipconfs for its loads: a random one, and one more if that fails.
+// exchange asks a region's ipconfs for its loads: one after another from round to round, and one more if that fails.
 func (s *IPConf) exchange(ctx context.Context, r im.Region) {
 	s.mu.Lock()
-	list := s.ipconfs[r]
+	list, turn := s.ipconfs[r], s.turns[r]
+	s.turns[r]++
 	s.mu.Unlock()
-	for n, i := range rand.Perm(len(list)) {
-		if n == 2 {
+	for n := range min(2, len(list)) {
+		peer := list[(turn+n)%len(list)]
+		call, cancel := context.WithTimeout(ctx, s.cfg.PollTimeout)
+		loads, age, err := s.deps.Peers.Loads(call, peer)
+		cancel()
+		if ctx.Err() != nil {
 			return
 		}
-		call, cancel := context.WithTimeout(ctx, s.cfg.PollTimeout)
-		loads, age, err := s.deps.Peers.Loads(call, list[i])
-		cancel()
+		s.answered(peer, err == nil)
 		if err != nil {
-			s.deps.Logger.Debug("an ipconf does not tell its loads", "region", r, "ipconf", list[i].ID, "error", err)
+			s.deps.Logger.Debug("an ipconf does not tell its loads", "region", r, "ipconf", peer.ID, "error", err)
 			continue
 		}
 		at := time.Now().Add(-age)
@@ -269,6 +282,20 @@ func (s *IPConf) exchange(ctx context.Context, r im.Region) {
 		}
 		return
 	}
+}
+
+// answered notes whether a peer answered when it was last asked.
+func (s *IPConf) answered(peer im.Instance, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		delete(s.mute[peer.Region], peer.ID)
+		return
+	}
+	if s.mute[peer.Region] == nil {
+		s.mute[peer.Region] = map[string]bool{}
+	}
+	s.mute[peer.Region][peer.ID] = true
 }
 
 // Loads returns the loads of the own region's gateways that were heard of lately, and how old the oldest of them is: what

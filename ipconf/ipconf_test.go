@@ -269,6 +269,35 @@ func TestGatewaysLeave(t *testing.T) {
 	eventually(t, p, "", "e2")
 }
 
+// A dead region's ipconfs, which its catalogue goes on to name, have no part of the rate.
+func TestSilentPeersHaveNoPartOfTheRate(t *testing.T) {
+	s := two(2)
+	p := start(t, s)
+	s.change(func() {
+		s.of["ipconf/eu"] = []im.Instance{{Service: "ipconf", ID: "ipconf-eu", Region: "eu"}}
+		s.of["ipconf/us"] = append(s.of["ipconf/us"],
+			im.Instance{Service: "ipconf", ID: "ipconf-us-2", Region: "us"}, im.Instance{Service: "ipconf", ID: "ipconf-us-3", Region: "us"})
+	})
+	ipconfs := func(want float64) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); p.current.Load().ipconfs != want; time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%v ipconfs share the rate, want %v", p.current.Load().ipconfs, want)
+			}
+		}
+	}
+	ipconfs(4)
+	s.change(func() { s.dead["ipconf-us-2"] = true })
+	ipconfs(3)
+	s.change(func() {
+		s.dead["ipconf-us"], s.dead["ipconf-us-2"], s.dead["ipconf-us-3"] = true, true, true
+		s.of["ipconf/us"] = nil // its discovery died too
+	})
+	ipconfs(1)
+	s.change(func() { s.dead = map[string]bool{} })
+	ipconfs(4)
+}
+
 func TestSilenceRemovesNothing(t *testing.T) {
 	s := newSite()
 	s.add("eu", "e1", im.Load{Capacity: 100_000})

@@ -16,7 +16,7 @@ type view struct {
 	gateways  []*gateway // as in table
 	regions   []rank.Region
 	open      float64 // usable gateways of open regions
-	ipconfs   float64 // that share the work, this one included
+	ipconfs   float64 // that share the work, as far as is known, this one included
 	epoch     uint64  // changes when lists that were handed out should be asked for again
 	catalogue *signed // nil: none
 }
@@ -65,15 +65,21 @@ func (s *IPConf) view(now time.Time) *view {
 	return v
 }
 
-// peerCount is how many ipconfs there are in all regions, as far as is known.
+// peerCount is how many ipconfs share the work. Of other regions those count that answered when they were last asked: a dead
+// region's stay in the catalogue, and the part of the rate that was theirs would be missing just when its clients come. Of
+// the own region discovery notices a death itself.
 func (s *IPConf) peerCount() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := 0
-	for _, list := range s.ipconfs {
-		n += len(list)
+	n := max(1, len(s.ipconfs[s.cfg.Region]))
+	for r, list := range s.ipconfs {
+		for i := range list {
+			if r != s.cfg.Region && !s.mute[r][list[i].ID] {
+				n++
+			}
+		}
 	}
-	return float64(max(1, n))
+	return float64(n)
 }
 
 // refresh keeps the view fresh.
