@@ -77,16 +77,18 @@ func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64
 	c := s.locator.locate(q, ip, now, nil)
 	s.reports(v, q, now)
 	c.Last = findLast(v, s.locator, q.last)
+	w.places = v.table.Draw(w.places[:0], &c, rand.Uint64())
 	busy := false
 	if free := v.table.Free(c.Forbidden); free > 0 {
 		if short := rank.Shortage(free, s.cfg.Reserve); short > 0 {
-			luck := rand.Float64()
-			if busy = true; luck < short {
+			busy = true
+			// Who comes back to its last gateway takes no more room there than its session did.
+			resumes := len(w.places) > 0 && w.places[0].Why == rank.LastUsed
+			if !resumes && rand.Float64() < short {
 				return outcome{code: im.CodeOverloaded, why: "all regions are nearly full", retry: rank.ShortageWait(rand.Float64()), first: -1}
 			}
 		}
 	}
-	w.places = v.table.Draw(w.places[:0], &c, rand.Uint64())
 	if len(w.places) == 0 {
 		return s.nobody(v, &c)
 	}

@@ -230,6 +230,39 @@ func TestToldToWait(t *testing.T) {
 	}
 }
 
+// When room is scarce, newcomers are told to wait, and those whose last gateway may hold their session are not.
+func TestResumesAreLetInWhenRoomIsScarce(t *testing.T) {
+	s := newSite()
+	for _, id := range []string{"e0", "e1"} {
+		s.add("eu", id, im.Load{Conns: 999_000, Capacity: 1_000_000}) // 0.1 % is free: 98 % of newcomers wait
+	}
+	cfg := quick()
+	cfg.GatewayRate = 1e6
+	p := run(t, s, cfg, nil)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if _, free := p.current.Load().table.State(0); free > 0 && free < 0.01 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the loads are not known")
+		}
+	}
+	refused := 0
+	for range 100 {
+		if resp, b := ask(t, p, "/v1/endpoints?last=eu/e1", nil); resp.StatusCode != http.StatusOK || !bytes.Contains(b, []byte(`"gateways":[{"id":"e1"`)) {
+			t.Fatalf("a client that comes back: %s %s", resp.Status, b)
+		}
+		for _, last := range []string{"", "?last=eu/gone"} {
+			if resp, _ := ask(t, p, "/v1/endpoints"+last, nil); resp.StatusCode == http.StatusServiceUnavailable {
+				refused++
+			}
+		}
+	}
+	if refused < 100 {
+		t.Errorf("of 200 newcomers %d are told to wait, want 196 or so", refused)
+	}
+}
+
 func TestCatalogueIsSigned(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
