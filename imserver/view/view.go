@@ -197,16 +197,7 @@ func (v *View) intervals(c im.Conversation, uid im.UID) []Interval {
 func (v *View) Pull(q PullQuery) Page {
 	intervals := v.intervals(q.Conversation, q.UID)
 	if n := len(intervals); n > 0 && !intervals[n-1].Open() {
-		last := im.Cursor{}
-		for _, o := range v.origins[q.Conversation] {
-			records := v.streams[HeadKey{q.Conversation, o}]
-			for i := len(records) - 1; i >= 0 && last[o] == 0; i-- { // places of a stream are not in order
-				if records[i].Place.Compare(intervals[n-1].To) <= 0 {
-					last[o] = records[i].Place.Seq
-				}
-			}
-		}
-		q = q.Ended(last)
+		q = q.Ended(v.lastUpTo(q.Conversation, intervals[n-1].To))
 	}
 	var streams []Stream
 	for _, o := range v.origins[q.Conversation] {
@@ -225,6 +216,20 @@ func (v *View) Pull(q PullQuery) Page {
 		streams = append(streams, s)
 	}
 	return q.Assemble(streams, intervals)
+}
+
+// lastUpTo returns, per origin, the last seq whose place is not past end.
+func (v *View) lastUpTo(c im.Conversation, end im.Place) im.Cursor {
+	last := im.Cursor{}
+	for _, o := range v.origins[c] {
+		records := v.streams[HeadKey{c, o}]
+		for i := len(records) - 1; i >= 0 && last[o] == 0; i-- { // places of a stream are not in order
+			if records[i].Place.Compare(end) <= 0 {
+				last[o] = records[i].Place.Seq
+			}
+		}
+	}
+	return last
 }
 
 // List returns the rows of a user's list that changed, the latest first.
@@ -289,6 +294,9 @@ func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 	mine := v.cursors[c][uid]
 	row.Delivered, row.Read = mine.Delivered, mine.Read
 	if !row.Member {
+		if n := len(intervals); n > 0 { // what a pull of theirs ends at: they may have missed what came before the removal
+			row.Head = v.lastUpTo(c, intervals[n-1].To)
+		}
 		return row
 	}
 	row.Head = im.Cursor{}

@@ -153,6 +153,7 @@ func (l *lister) fill(picked []im.Conversation) error {
 	list := make([]view.ListRow, len(picked))
 	row := make(map[im.Conversation]*view.ListRow, len(picked))
 	var groups, members []im.Conversation
+	ends := map[im.Conversation]im.Place{} // of those who left: what they may have missed came before
 	for i, c := range picked {
 		intervals, group := l.intervals[c]
 		if group {
@@ -165,6 +166,8 @@ func (l *lister) fill(picked []im.Conversation) error {
 		row[c] = &list[i]
 		if list[i].Member {
 			members = append(members, c)
+		} else if n := len(intervals); n > 0 {
+			ends[c] = intervals[n-1].To
 		}
 	}
 	titles := map[im.Conversation][]view.Title{}
@@ -180,6 +183,14 @@ func (l *lister) fill(picked []im.Conversation) error {
 	}
 	for c, head := range heads {
 		row[c].Head = head
+	}
+	if len(ends) > 0 {
+		if heads, err = lastUpTo(l.ctx, l.tx, ends); err != nil {
+			return err
+		}
+		for c, head := range heads {
+			row[c].Head = head
+		}
 	}
 	if err := l.own(picked, row); err != nil {
 		return err

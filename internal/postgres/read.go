@@ -192,11 +192,11 @@ func (t *Timelines) Pull(ctx context.Context, q view.PullQuery) (page view.Page,
 			return err
 		}
 		if end := intervals[len(intervals)-1]; !end.Open() {
-			last, err := lastUpTo(ctx, tx, q.Conversation, end.To)
+			last, err := lastUpTo(ctx, tx, map[im.Conversation]im.Place{q.Conversation: end.To})
 			if err != nil {
 				return err
 			}
-			q = q.Ended(last)
+			q = q.Ended(last[q.Conversation])
 		}
 		streams, err := readStreams(ctx, tx, q)
 		page = q.Assemble(streams, intervals)
@@ -226,23 +226,28 @@ func readIntervals(ctx context.Context, tx pgx.Tx, uid im.UID, c im.Conversation
 	return view.Spell(events), err
 }
 
-// lastUpTo returns, per origin, the last seq whose place is not past end.
-func lastUpTo(ctx context.Context, tx pgx.Tx, c im.Conversation, end im.Place) (im.Cursor, error) {
+// lastUpTo returns, per conversation and origin, the last seq whose place is not past the conversation's end. Streams are read
+// from their heads down, because places are nearly in the order of seqs.
+func lastUpTo(ctx context.Context, tx pgx.Tx, ends map[im.Conversation]im.Place) (map[im.Conversation]im.Cursor, error) {
+	var conversations, origins []string
+	var stamps, seqs []int64
+	for c, end := range ends {
+		conversations, origins = append(conversations, string(c)), append(origins, string(end.Origin))
+		stamps, seqs = append(stamps, int64(end.Stamp)), append(seqs, int64(end.Seq))
+	}
 	rows, err := tx.Query(ctx, `
-		SELECT origin, max(seq) FROM messages
-		WHERE conversation = $1 AND (stamp, origin, seq) <= ($2::bigint, $3::text COLLATE "C", $4::bigint) GROUP BY origin`,
-		string(c), int64(end.Stamp), string(end.Origin), int64(end.Seq))
+		SELECT h.conversation, h.origin, m.seq
+		FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS e(conversation, stamp, origin, seq)
+		JOIN heads h ON h.conversation = e.conversation COLLATE "C"
+		CROSS JOIN LATERAL (
+			SELECT m.seq FROM messages m
+			WHERE m.conversation = h.conversation AND m.origin = h.origin
+				AND (m.stamp + 0, m.origin, m.seq) <= (e.stamp, e.origin COLLATE "C", e.seq)
+			ORDER BY m.seq DESC LIMIT 1) m`, conversations, stamps, origins, seqs)
 	if err != nil {
 		return nil, err
 	}
-	last := im.Cursor{}
-	var o im.Origin
-	var seq int64
-	_, err = pgx.ForEachRow(rows, []any{(*string)(&o), &seq}, func() error {
-		last[o] = uint64(seq)
-		return nil
-	})
-	return last, err
+	return scanHeads(rows)
 }
 
 // readStreams fetches, of every origin, as many records past the cursor as a page can need.
@@ -317,11 +322,16 @@ func headsOf(ctx context.Context, tx pgx.Tx, names []im.Conversation) (map[im.Co
 	if err != nil {
 		return nil, err
 	}
+	return scanHeads(rows)
+}
+
+// scanHeads reads rows of (conversation, origin, seq).
+func scanHeads(rows pgx.Rows) (map[im.Conversation]im.Cursor, error) {
 	heads := map[im.Conversation]im.Cursor{}
 	var c im.Conversation
 	var o im.Origin
 	var seq int64
-	_, err = pgx.ForEachRow(rows, []any{(*string)(&c), (*string)(&o), &seq}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{(*string)(&c), (*string)(&o), &seq}, func() error {
 		if heads[c] == nil {
 			heads[c] = im.Cursor{}
 		}
