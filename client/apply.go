@@ -24,6 +24,7 @@ type inbound struct {
 type work struct {
 	conversation im.Conversation
 	page         *wire.PullResponse
+	again        bool // a pull from the beginning
 	from         im.Region
 	err          *error
 	done         chan struct{}
@@ -133,7 +134,7 @@ func (c *Client) applyPush(in inbound) {
 			return
 		}
 		var changes []timeline.Change
-		gap := false
+		gap, again := false, c.hearOfMe(conversation, r)
 		c.with(conversation, func(t *timeline.Timeline) {
 			changes, err = t.Add(r)
 			c.skipHistory(t)
@@ -143,7 +144,7 @@ func (c *Client) applyPush(in inbound) {
 			c.cfg.Logger.Warn("a pushed record is malformed", "gateway", in.conn.endpoint.ID, "error", err)
 		}
 		c.emitChanges(conversation, changes, from)
-		if gap {
+		if gap || again {
 			c.pull(conversation, cause{gap: true})
 		}
 	case *wire.EventReceipt:
@@ -176,14 +177,24 @@ func receiptOf(r *wire.Receipt) (Receipt, error) {
 func (c *Client) applyPage(w work) {
 	defer close(w.done)
 	var changes []timeline.Change
-	c.with(w.conversation, func(t *timeline.Timeline) { changes, *w.err = t.AddPage(w.page) })
+	again := c.hearOfMe(w.conversation, w.page.Records...)
+	c.with(w.conversation, func(t *timeline.Timeline) {
+		if w.again {
+			changes, *w.err = t.AddAgain(w.page)
+		} else {
+			changes, *w.err = t.AddPage(w.page)
+		}
+	})
 	c.emitChanges(w.conversation, changes, w.from)
+	if again {
+		c.pull(w.conversation, cause{gap: true})
+	}
 }
 
-// applied hands a pull's answer to the applier and waits until it is in the timeline.
-func (c *Client) applyPull(ctx context.Context, conversation im.Conversation, page *wire.PullResponse, from im.Region) error {
+// applyPull hands a pull's answer to the applier and waits until it is in the timeline.
+func (c *Client) applyPull(ctx context.Context, conversation im.Conversation, page *wire.PullResponse, again bool, from im.Region) error {
 	var err error
-	w := work{conversation, page, from, &err, make(chan struct{})}
+	w := work{conversation, page, again, from, &err, make(chan struct{})}
 	select {
 	case c.work <- w:
 	case <-ctx.Done():

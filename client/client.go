@@ -53,8 +53,16 @@ type Client struct {
 }
 
 type timelines struct {
-	mu sync.Mutex
-	of map[im.Conversation]*timeline.Timeline
+	mu   sync.Mutex
+	of   map[im.Conversation]*timeline.Timeline
+	mine map[im.Conversation]*mine // of groups
+}
+
+// mine is what this client knows of its own membership of a group.
+type mine struct {
+	timeline.Membership
+	ended im.Region // a list of this region said that the client is no member
+	again im.Cursor // of additions that stand before one that was known: to be pulled from the beginning
 }
 
 // New returns a Client that connects in the background, until Close. It fails only on a bad Config.
@@ -70,6 +78,7 @@ func New(cfg Config) (*Client, error) {
 		closing: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}), lostAt: time.Now(), heard: time.Now(), uid: cfg.UID,
 	}
 	c.timelines.of = map[im.Conversation]*timeline.Timeline{}
+	c.timelines.mine = map[im.Conversation]*mine{}
 	c.outbox.queues = map[im.Conversation]*queue{}
 	c.pulls.running = map[im.Conversation]*pulling{}
 	c.pulls.slots = make(chan struct{}, pullSlots)

@@ -33,6 +33,8 @@ type world struct {
 	mu       sync.Mutex
 	logs     map[im.Conversation]map[im.Origin][]*wire.Record
 	held     map[im.Region]map[im.Conversation]im.Cursor // absent: everything
+	left     map[im.Conversation]im.Cursor               // of which the client is no member: where pulls end
+	hidden   func(im.Region, *wire.Record) bool          // covered by pulls, and not returned
 	gateways []*gateway
 	marks    []*wire.MarkRequest
 	cut      int // marks whose cursors the region cuts to nothing
@@ -79,7 +81,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, net: &network{listeners: map[string]*pipes{}, slow: map[string]time.Duration{}}, policy: p, store: new(MemoryStore),
 		logs: map[im.Conversation]map[im.Origin][]*wire.Record{}, held: map[im.Region]map[im.Conversation]im.Cursor{},
-		pulls: map[im.Region]int{},
+		pulls: map[im.Region]int{}, left: map[im.Conversation]im.Cursor{}, hidden: func(im.Region, *wire.Record) bool { return false },
 	}
 }
 
@@ -470,10 +472,15 @@ func (g *gateway) call(uid im.UID, method string, body []byte, http bool) ([]byt
 			return nil, err
 		}
 		head := w.head(g.region, c)
+		if end, left := w.left[c]; left {
+			head = end
+		}
 		page := &wire.PullResponse{Cursor: cursor.Merge(head).String()}
 		for _, o := range slices.Sorted(maps.Keys(head)) {
 			for seq := cursor[o] + 1; seq <= head[o]; seq++ {
-				page.Records = append(page.Records, w.logs[c][o][seq-1])
+				if r := w.logs[c][o][seq-1]; !w.hidden(g.region, r) {
+					page.Records = append(page.Records, r)
+				}
 			}
 		}
 		return wire.Marshal(page)
@@ -483,7 +490,11 @@ func (g *gateway) call(uid im.UID, method string, body []byte, http bool) ([]byt
 		w.lists++
 		list := &wire.ListResponse{}
 		for _, c := range slices.Sorted(maps.Keys(w.logs)) {
-			list.Rows = append(list.Rows, &wire.ListRow{Conversation: string(c), Head: w.head(g.region, c).String(), Member: true})
+			row := &wire.ListRow{Conversation: string(c), Head: w.head(g.region, c).String(), Member: true}
+			if end, left := w.left[c]; left {
+				row.Head, row.Member = end.String(), false
+			}
+			list.Rows = append(list.Rows, row)
 		}
 		return wire.Marshal(list)
 	case wire.MethodMark:

@@ -73,17 +73,24 @@ func (c *Client) fill(conversation im.Conversation, why cause, p *pulling) {
 	for {
 		gaps := c.missing(conversation)
 		c.pulls.mu.Lock()
-		if c.ctx.Err() != nil || failures >= pullTries || len(gaps) == 0 && !p.more {
+		again := c.again(conversation)
+		if c.ctx.Err() != nil || failures >= pullTries || len(gaps) == 0 && len(again) == 0 && !p.more {
 			delete(c.pulls.running, conversation)
 			c.pulls.mu.Unlock()
 			return
 		}
 		p.more = false
 		c.pulls.mu.Unlock()
-		if len(gaps) == 0 {
+		var progress bool
+		var err error
+		switch {
+		case len(gaps) > 0:
+			progress, err = c.pullGaps(conversation, gaps, why)
+		case len(again) > 0:
+			progress, err = c.pullAgain(conversation, again)
+		default:
 			continue
 		}
-		progress, err := c.pullGaps(conversation, gaps, why)
 		if progress {
 			failures = 0
 			continue
@@ -154,7 +161,7 @@ func (c *Client) pullGaps(conversation im.Conversation, gaps []timeline.Gap, why
 				return !before.CoversAll(c.Cursor(conversation)), worst(errs)
 			}
 		case err := <-answers:
-			if err == nil && c.Cursor(conversation).CoversAll(target) {
+			if err == nil && (c.Cursor(conversation).CoversAll(target) || len(c.missing(conversation)) == 0) {
 				return true, nil
 			}
 			errs = append(errs, err)
@@ -180,26 +187,35 @@ func worst(errs []error) error {
 func (c *Client) pullFrom(ctx context.Context, way caller, conversation im.Conversation, target im.Cursor) error {
 	for {
 		cursor := c.Cursor(conversation)
-		body, err := wire.Marshal(&wire.PullRequest{Conversation: string(conversation), Cursor: cursor.String(), Limit: pullLimit})
+		page, err := c.pullPage(ctx, way, conversation, cursor, false)
 		if err != nil {
-			return err
-		}
-		b, err := way.call(ctx, wire.MethodPull, string(conversation), body)
-		if err != nil {
-			return err
-		}
-		page := new(wire.PullResponse)
-		if err := wire.Unmarshal(b, page); err != nil {
-			return err
-		}
-		if err := c.applyPull(ctx, conversation, page, way.region()); err != nil {
 			return err
 		}
 		now := c.Cursor(conversation)
 		if now.CoversAll(target) || !page.More || cursor.CoversAll(now) {
+			if !page.More {
+				c.ended(conversation, way.region())
+			}
 			return nil
 		}
 	}
+}
+
+// pullPage pulls one page and applies it.
+func (c *Client) pullPage(ctx context.Context, way caller, conversation im.Conversation, cursor im.Cursor, again bool) (*wire.PullResponse, error) {
+	body, err := wire.Marshal(&wire.PullRequest{Conversation: string(conversation), Cursor: cursor.String(), Limit: pullLimit})
+	if err != nil {
+		return nil, err
+	}
+	b, err := way.call(ctx, wire.MethodPull, string(conversation), body)
+	if err != nil {
+		return nil, err
+	}
+	page := new(wire.PullResponse)
+	if err := wire.Unmarshal(b, page); err != nil {
+		return nil, err
+	}
+	return page, c.applyPull(ctx, conversation, page, again, way.region())
 }
 
 // resync asks for a list soon.
@@ -300,7 +316,7 @@ func (c *Client) catchUp(ctx context.Context, cursor string) (next string, regio
 		}
 		var waits []<-chan struct{}
 		for _, row := range page.Rows {
-			if done := c.row(row); done != nil {
+			if done := c.row(row, way.region()); done != nil {
 				waits = append(waits, done)
 			}
 		}
@@ -336,7 +352,7 @@ func (c *Client) pullIncomplete() {
 	var incomplete []im.Conversation
 	c.timelines.mu.Lock()
 	for conversation, t := range c.timelines.of {
-		if !t.Complete() {
+		if m := c.timelines.mine[conversation]; !t.Complete() || m != nil && len(m.again) > 0 {
 			incomplete = append(incomplete, conversation)
 		}
 	}
@@ -359,8 +375,8 @@ func (c *Client) skipHistory(t *timeline.Timeline) {
 	}
 }
 
-// row takes one row of a list; it returns a channel to wait on if the conversation is pulled.
-func (c *Client) row(row *wire.ListRow) <-chan struct{} {
+// row takes one row of a region's list; it returns a channel to wait on if the conversation is pulled.
+func (c *Client) row(row *wire.ListRow, from im.Region) <-chan struct{} {
 	conversation, err := im.ParseConversation(row.Conversation)
 	if err != nil {
 		return nil
@@ -372,6 +388,11 @@ func (c *Client) row(row *wire.ListRow) <-chan struct{} {
 	c.marks.taken(conversation, row.Delivered, row.Read)
 	complete := true
 	c.with(conversation, func(t *timeline.Timeline) {
+		if row.Member {
+			c.belongs(conversation, "")
+		} else {
+			c.belongs(conversation, from)
+		}
 		t.Want(head)
 		c.skipHistory(t)
 		complete = t.Complete()

@@ -52,6 +52,8 @@ type Timeline struct {
 	aheads int
 	want   im.Cursor // everything up to it is known to exist
 	seen   im.Stamp  // the highest stamp heard of
+	passed im.Cursor // skipped: older history that is not wanted
+	floor  im.Place  // of the last message trimmed
 
 	messages []Message // sorted by place, no two with one id
 	ids      map[key]*entry
@@ -108,13 +110,24 @@ func (t *Timeline) Has(id im.ID) bool {
 }
 
 // Skip treats everything up to c as heard: older history that is not wanted. Nothing is shown for it.
-func (t *Timeline) Skip(c im.Cursor) { t.advance(c) }
+func (t *Timeline) Skip(c im.Cursor) {
+	t.passed = t.passed.Merge(c)
+	t.advance(c)
+}
+
+// Skipped is what Skip was told.
+func (t *Timeline) Skipped() im.Cursor { return t.passed.Clone() }
 
 // Want says that everything up to c exists: a list named it as a conversation's head.
 func (t *Timeline) Want(c im.Cursor) { t.want = t.want.Merge(c) }
 
-// Unwant forgets what was wanted and is not here, when the servers refuse to give it.
-func (t *Timeline) Unwant() { t.want = t.cursor.Clone() }
+// Unwant forgets what is missing, and so what was heard beyond it, when the servers will not give it: this user was removed from
+// the group. What shows stays, and does not show twice if it is heard again.
+func (t *Timeline) Unwant() {
+	t.want = t.cursor.Clone()
+	clear(t.ahead)
+	t.aheads = 0
+}
 
 // Missing lists the gaps, by origin and seq: what is beyond the cursor and below something heard or wanted.
 func (t *Timeline) Missing() []Gap {
@@ -173,7 +186,13 @@ func (t *Timeline) Add(r *wire.Record) ([]Change, error) {
 
 // AddPage takes a pull's answer. Its cursor covers what it holds and what is hidden from this user, so afterwards the
 // timeline's cursor covers it too. Malformed records are reported, and passed over.
-func (t *Timeline) AddPage(p *wire.PullResponse) ([]Change, error) {
+func (t *Timeline) AddPage(p *wire.PullResponse) ([]Change, error) { return t.addPage(p, false) }
+
+// AddAgain takes the answer to a pull from Skipped on, of which the cursor covers much already: what was hidden when it was
+// covered, and is not any more, shows now.
+func (t *Timeline) AddAgain(p *wire.PullResponse) ([]Change, error) { return t.addPage(p, true) }
+
+func (t *Timeline) addPage(p *wire.PullResponse, again bool) ([]Change, error) {
 	cursor, err := im.ParseCursor(p.Cursor)
 	if err != nil {
 		return nil, fmt.Errorf("pull of %s: %w", t.conversation, err)
@@ -186,7 +205,7 @@ func (t *Timeline) AddPage(p *wire.PullResponse) ([]Change, error) {
 			errs = append(errs, err)
 			continue
 		}
-		if !t.hear(m.Place, t.limits.Ahead+len(p.Records)+len(p.Repeats)) {
+		if !t.hear(m.Place, t.limits.Ahead+len(p.Records)+len(p.Repeats)) && (!again || !t.floor.Before(m.Place)) {
 			continue
 		}
 		t.See(m.Place.Stamp)
@@ -201,7 +220,7 @@ func (t *Timeline) AddPage(p *wire.PullResponse) ([]Change, error) {
 			errs = append(errs, err)
 			continue
 		}
-		if !t.hear(place, t.limits.Ahead+len(p.Records)+len(p.Repeats)) {
+		if !t.hear(place, t.limits.Ahead+len(p.Records)+len(p.Repeats)) && (!again || !t.floor.Before(place)) {
 			continue
 		}
 		t.See(place.Stamp)
@@ -367,6 +386,9 @@ func (t *Timeline) trim(changes []Change) []Change {
 	n := len(t.messages) - t.limits.Keep
 	for _, m := range t.messages[:n] {
 		t.ids[key{m.Sender, m.ClientID}].kept = false
+	}
+	if last := t.messages[n-1].Place; t.floor.Before(last) {
+		t.floor = last
 	}
 	t.messages = slices.Clone(t.messages[n:])
 	return append(changes, Change{Kind: Trimmed, Count: n})

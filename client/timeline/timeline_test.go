@@ -95,7 +95,7 @@ func TestScripts(t *testing.T) {
 					out.WriteString(report(tl.Add(r)))
 				}
 				return out.String()
-			case "page":
+			case "page", "again":
 				page := &wire.PullResponse{}
 				d.MaybeScanArgs(t, "cursor", &page.Cursor)
 				for _, line := range lines {
@@ -115,6 +115,9 @@ func TestScripts(t *testing.T) {
 						Sender: r.Sender, ClientId: r.ClientId, Stamp: r.Stamp, Origin: r.Origin, Seq: r.Seq,
 					})
 				}
+				if d.Cmd == "again" {
+					return report(tl.AddAgain(page))
+				}
 				return report(tl.AddPage(page))
 			case "want":
 				c, err := im.ParseCursor(d.CmdArgs[0].String())
@@ -129,6 +132,9 @@ func TestScripts(t *testing.T) {
 					return err.Error()
 				}
 				tl.Skip(c)
+				return ""
+			case "unwant":
+				tl.Unwant()
 				return ""
 			case "show":
 				var b strings.Builder

@@ -3,6 +3,7 @@
 
 import { covers, mergeCursors, parseCursor } from './cursor.js';
 import { directMembers } from './ids.js';
+import { Membership } from './membership.js';
 import { comparePlaces } from './place.js';
 import { Timeline } from './timeline.js';
 
@@ -43,6 +44,11 @@ export class Conversation {
     this.head = new Map();
     /** true while the caller belongs to it */
     this.member = true;
+    /** a list of this region said that the caller does not */
+    this.left = '';
+    this.mine = new Membership(uid);
+    /** @type {Cursor} of additions of the caller that stand before one that was known: to be pulled from the beginning */
+    this.again = new Map();
     this.membersKnown = this.#memberList.length > 0;
     this.#listedUnread = 0;
   }
@@ -105,14 +111,41 @@ export class Conversation {
 
   /**
    * Takes a row of the conversation list.
-   * @param {WireRow} row
+   * @param {WireRow} row @param {string} [region]  whose list
    */
-  takeRow(row) {
+  takeRow(row, region = '') {
     this.setTitle(row.title ?? '');
     this.head = mergeCursors(this.head, parseCursor(row.head));
     this.#listedUnread = row.unread ?? 0;
     this.takeOwn(row.delivered, row.read);
-    if (this.isGroup) this.member = row.member ?? false;
+    if (!this.isGroup) return;
+    this.member = row.member ?? false;
+    this.left = this.member ? '' : region;
+  }
+
+  /**
+   * A region has given everything that it has. If it is the one that said that the caller is no member, what is missing will not
+   * come: an earlier list or a push promised what now lies past the removal.
+   * @param {string} region
+   */
+  ended(region) {
+    if (!this.left || this.left !== region) return;
+    this.timeline.unwant();
+    this.head = this.timeline.cursor;
+    this.again.clear();
+  }
+
+  /**
+   * Takes what the records of a push or page say of the own membership.
+   * @param {import('./timeline.js').WireRecord[]} records
+   * @returns {boolean} whether the conversation is to be pulled from the beginning
+   */
+  hearOfMe(records) {
+    if (!this.isGroup) return false;
+    const { added, earlier } = this.mine.hear(records);
+    if (added) this.left = '';
+    for (const { origin, seq } of earlier) this.again = mergeCursors(this.again, new Map([[origin, seq]]));
+    return earlier.length > 0;
   }
 
   /**
@@ -137,11 +170,11 @@ export class Conversation {
 
   /**
    * Takes a record, and what it says about title and members. The title with the highest place wins.
-   * @param {import('./timeline.js').WireRecord} record
+   * @param {import('./timeline.js').WireRecord} record @param {boolean} [again]  of a pull from the beginning
    * @returns {boolean} false if it was had
    */
-  add(record) {
-    if (!this.timeline.add(record)) return false;
+  add(record, again = false) {
+    if (!this.timeline.add(record, again)) return false;
     const place = { stamp: BigInt(record.stamp ?? 0), origin: record.origin ?? '', seq: BigInt(record.seq ?? 0) };
     const title = record.settings?.title || record.create?.title;
     if (title && (!this.#titlePlace || comparePlaces(this.#titlePlace, place) < 0)) {

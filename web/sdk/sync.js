@@ -3,7 +3,7 @@
 
 import { AntipodeError } from './codes.js';
 import { Conversation } from './conversation.js';
-import { coversAll, formatCursor, parseCursor } from './cursor.js';
+import { coversAll, formatCursor, mergeCursors, parseCursor } from './cursor.js';
 import { pause } from './emitter.js';
 import { regionOf } from './place.js';
 import { backOffMs } from './policy.js';
@@ -41,6 +41,8 @@ export class Sync {
   #pulling = new Map();
   /** @type {Set<string>} */
   #filling = new Set();
+  /** @type {Set<string>} */
+  #repulling = new Set();
   /** @type {Set<string>} */
   #learning = new Set();
   /** @type {Map<string, {at: number, attempt: number, timer: ReturnType<typeof setTimeout> | undefined}>} */
@@ -82,11 +84,12 @@ export class Sync {
       do {
         this.#again = false;
         for (let more = true; more; ) {
+          const region = this.deps.region();
           const answer = await this.deps.call('list', '', { cursor: this.#listCursor, limit: PAGE });
           for (const row of answer.rows ?? []) {
             const fresh = !this.conversations.has(row.conversation);
             const conversation = this.conversation(row.conversation);
-            conversation.takeRow(row);
+            conversation.takeRow(row, region);
             if (fresh) conversation.timeline.settled = false; // its past comes now
             this.deps.changed(conversation);
             if (!this.#settle(conversation)) void this.pull(row.conversation).catch(() => {}); // the next refresh finds it still missing
@@ -96,7 +99,10 @@ export class Sync {
           more = answer.more ?? false;
         }
         this.#listed = true;
-        for (const conversation of this.conversations.values()) this.#settle(conversation);
+        for (const conversation of this.conversations.values()) {
+          this.#settle(conversation);
+          if (conversation.again.size > 0) void this.#pullAgain(conversation);
+        }
       } while (this.#again);
     })().finally(() => {
       this.#refreshing = undefined;
@@ -131,7 +137,9 @@ export class Sync {
       const conversation = this.conversation(id);
       for (let more = true, attempt = 0; more; ) {
         try {
+          const region = this.deps.region();
           more = this.#take(conversation, await this.deps.call('pull', id, this.#question(conversation)));
+          if (!more) conversation.ended(region);
           attempt = 0;
         } catch (error) {
           const stop = error instanceof AntipodeError && error.action === 'stop';
@@ -155,6 +163,7 @@ export class Sync {
     if (event.record) {
       const fresh = !this.conversations.has(event.record.conversation);
       const conversation = this.conversation(event.record.conversation);
+      if (conversation.hearOfMe([event.record])) void this.#pullAgain(conversation);
       if (!conversation.add(event.record)) return; // a notify and the apply brought it both: the second is dropped
       if (fresh && conversation.timeline.gaps().length > 0) conversation.timeline.settled = false; // it has a past after all
       this.deps.changed(conversation);
@@ -236,15 +245,65 @@ export class Sync {
 
   /**
    * Takes a page: its records first, then the cursor that covers them and the hidden ones.
-   * @param {Conversation} conversation @param {any} page
+   * @param {Conversation} conversation @param {any} page @param {boolean} [again]  of a pull from the beginning
    * @returns {boolean} whether there is more
    */
-  #take(conversation, page) {
-    for (const record of page.records ?? []) conversation.add(record);
-    for (const repeat of page.repeats ?? []) conversation.timeline.addRepeat(repeat);
+  #take(conversation, page, again = false) {
+    if (conversation.hearOfMe(page.records ?? [])) void this.#pullAgain(conversation);
+    for (const record of page.records ?? []) conversation.add(record, again);
+    for (const repeat of page.repeats ?? []) conversation.timeline.addRepeat(repeat, again);
     conversation.timeline.cover(parseCursor(page.cursor));
     this.deps.changed(conversation);
     return page.more ?? false;
+  }
+
+  /**
+   * Pulls a conversation from its beginning, because an addition of the caller was heard of that stands before the one that was
+   * known: from the own region if it has heard of the addition, else from where it was made. What does not succeed is tried
+   * again after the next list.
+   * @param {Conversation} conversation
+   */
+  async #pullAgain(conversation) {
+    const { id } = conversation;
+    if (this.#repulling.has(id)) return;
+    this.#repulling.add(id);
+    try {
+      for (let attempt = 0; attempt < GAP_ATTEMPTS && conversation.again.size > 0; attempt++) {
+        const want = conversation.again;
+        const own = this.deps.region();
+        const others = [...new Set([...want.keys()].map(regionOf))].filter((region) => region !== own);
+        let covered = false;
+        for (const region of [own, ...others]) {
+          /** @param {object} question */
+          const ask = (question) => (region === own ? this.deps.call('pull', id, question) : this.deps.pullFrom(region, question, this.signal));
+          covered = await this.#slot(() => this.#pullAll(conversation, region, ask, want)).catch(() => false);
+          if (covered) break;
+        }
+        if (covered && coversAll(want, conversation.again)) conversation.again = new Map(); // no further one was heard of meanwhile
+        else await pause(backOffMs(this.deps.policy(), attempt), this.signal);
+      }
+    } catch {
+      // stopped
+    } finally {
+      this.#repulling.delete(id);
+    }
+  }
+
+  /**
+   * @param {Conversation} conversation @param {string} region @param {(question: object) => Promise<any>} ask
+   * @param {import('./cursor.js').Cursor} want
+   * @returns {Promise<boolean>} whether the region has what was covered, and has heard of the additions
+   */
+  async #pullAll(conversation, region, ask, want) {
+    const target = mergeCursors(want, conversation.timeline.cursor); // all that was covered may have been hidden
+    let cursor = '';
+    for (;;) {
+      const page = await ask({ conversation: conversation.id, cursor, limit: PAGE });
+      const more = this.#take(conversation, page, true);
+      if (!more) conversation.ended(region);
+      if (!more || page.cursor === cursor) return coversAll(parseCursor(page.cursor), target);
+      cursor = page.cursor ?? '';
+    }
   }
 
   /**

@@ -87,12 +87,12 @@ export class Timeline {
 
   /**
    * Takes a record from a push or a pull.
-   * @param {WireRecord} record
+   * @param {WireRecord} record @param {boolean} [again]  of a pull from the beginning: it may have been covered while it was hidden
    * @returns {boolean} false: it was had already, and nothing changed
    */
-  add(record) {
+  add(record, again = false) {
     const place = { stamp: big(record.stamp), origin: record.origin ?? '', seq: big(record.seq) };
-    if (!this.#take(place)) return false;
+    if (!this.#take(place) && !again) return false;
     // A kind or version that the server does not know comes without content: its seq counts, it is shown to no one.
     const content = record.text ?? record.create ?? record.member ?? record.settings;
     if (!content || !KINDS.has(record.kind ?? '')) return true;
@@ -122,11 +122,11 @@ export class Timeline {
 
   /**
    * Takes a further record with the id of a visible one: the message shows at the lowest place of its records.
-   * @param {WireRepeat} repeat
+   * @param {WireRepeat} repeat @param {boolean} [again]  as of add
    */
-  addRepeat(repeat) {
+  addRepeat(repeat, again = false) {
     const place = { stamp: big(repeat.stamp), origin: repeat.origin ?? '', seq: big(repeat.seq) };
-    if (!this.#take(place)) return false;
+    if (!this.#take(place) && !again) return false;
     const id = `${repeat.sender}/${repeat.clientId}`;
     const entry = this.byID.get(id);
     if (entry) this.#placeAt(entry, place);
@@ -141,6 +141,11 @@ export class Timeline {
   cover(cursor) {
     this.cursor = mergeCursors(this.cursor, cursor);
     for (const origin of this.beyond.keys()) this.#close(origin);
+  }
+
+  /** Forgets what was had past a gap that will not be filled: the user was removed. What shows stays. */
+  unwant() {
+    this.beyond.clear();
   }
 
   /**
@@ -278,6 +283,7 @@ export class Timeline {
    * @param {Entry} entry @param {Place} place
    */
   #placeAt(entry, place) {
+    if (entry.seqs.get(place.origin)?.includes(place.seq)) return; // it is here
     entry.seqs.set(place.origin, [...(entry.seqs.get(place.origin) ?? []), place.seq]);
     const first = !entry.place || entry.place.seq === 0n; // never placed, or by its ack alone
     if (first || comparePlaces(place, /** @type {Place} */ (entry.place)) < 0) this.#move(entry, place);

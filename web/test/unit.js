@@ -9,6 +9,7 @@ import { Outbox } from '../sdk/outbox.js';
 import { comparePlaces, formatPlace, regionOf, stampMillis } from '../sdk/place.js';
 import { backOffMs, DEFAULT_POLICY, readPolicy } from '../sdk/policy.js';
 import { MemoryShelf, Store } from '../sdk/store.js';
+import { Sync } from '../sdk/sync.js';
 import { Timeline } from '../sdk/timeline.js';
 
 /** @param {unknown} got @param {unknown} want @param {string} [what] */
@@ -45,11 +46,103 @@ function record(origin, seq, stamp, more = {}) {
   return { conversation: 'd:ann:bob', kind: 'message', sender: 'bob', clientId: `${origin}${seq}`, stamp: String(stamp), origin, seq: String(seq), text: { text: `${origin}${seq}` }, ...more };
 }
 
+const PETS = 'g:eu:00dc6acf-ac00-7000-8000-000000000001';
+
+/** @param {string} origin @param {number} seq @param {number} stamp @param {boolean} add */
+const membership = (origin, seq, stamp, add) =>
+  record(origin, seq, stamp, { conversation: PETS, kind: 'member', text: undefined, member: add ? { add: ['ann'] } : { remove: ['ann'] } });
+
+/**
+ * Ann's Sync in eu against answers by script.
+ * @param {{rows: () => any[], pull: (cursor: Map<string, bigint>) => {records: any[], cursor: string}}} region
+ */
+function synced({ rows, pull }) {
+  const ended = new AbortController();
+  let pulls = 0;
+  /** @param {string} method @param {string} _key @param {any} body */
+  const call = async (method, _key, body) => {
+    if (method === 'list') return { rows: rows(), cursor: '' };
+    if (method === 'pull') return pulls++, pull(parseCursor(body.cursor));
+    return {};
+  };
+  const deps = {
+    uid: 'ann', policy: () => ({ ...DEFAULT_POLICY, backoffBase: 1, backoffCap: 2 }), region: () => 'eu', online: () => true, call,
+    pullFrom: () => Promise.reject(new AntipodeError('unavailable')), changed() {},
+  };
+  return { sync: new Sync(deps, ended.signal), end: () => ended.abort(), pulls: () => pulls };
+}
+
+/** @param {() => boolean} done @param {string} what */
+async function until(done, what) {
+  for (let n = 0; !done(); n++) {
+    if (n > 2000) throw new Error(`not in time: ${what}`);
+    await new Promise((next) => setTimeout(next, 5));
+  }
+}
+
 /** @param {Timeline} timeline */
 const texts = (timeline) => timeline.entries.map((entry) => entry.text).join(' ');
 
 /** @type {Record<string, () => void | Promise<void>>} */
 export const tests = {
+  async 'sync: who was removed while offline gets what was said before'() {
+    const log = [membership('eu', 1, 10, true), record('eu', 2, 20, { conversation: PETS }), membership('eu', 3, 30, false)];
+    const region = synced({
+      rows: () => [{ conversation: PETS, head: 'eu=3', member: false }],
+      pull: (cursor) => ({ records: log.filter((r) => !covers(cursor, 'eu', BigInt(r.seq ?? 0))), cursor: 'eu=3' }),
+    });
+    await region.sync.refresh();
+    const { timeline } = region.sync.conversation(PETS);
+    await until(() => timeline.entries.length === 3, 'what was said before');
+    region.end();
+  },
+
+  async 'sync: what a removal hides is not asked for again'() {
+    let removed = false;
+    const region = synced({
+      rows: () => [{ conversation: PETS, head: removed ? 'eu=1,us=1' : 'eu=10', member: !removed }],
+      pull: (cursor) => {
+        removed = true; // the list had promised more
+        const log = [membership('eu', 1, 10, true), membership('us', 1, 15, false)];
+        return { records: log.filter((r) => !covers(cursor, r.origin ?? '', 1n)), cursor: 'eu=1,us=1' };
+      },
+    });
+    await region.sync.refresh();
+    const conversation = region.sync.conversation(PETS);
+    await until(() => conversation.timeline.entries.length === 2, 'the first pull');
+    region.sync.takeEvent({ record: record('eu', 8, 80, { conversation: PETS }) }); // of a region that has not heard of the removal
+    await region.sync.refresh();
+    await region.sync.pull(PETS);
+    equal(conversation.timeline.gaps(), []);
+    const before = region.pulls();
+    await region.sync.refresh();
+    await region.sync.restart();
+    equal(region.pulls(), before, 'pulls');
+    region.end();
+  },
+
+  async 'sync: an addition before the one that was known is pulled from the beginning'() {
+    let heard = false;
+    const earlier = membership('ap', 1, 10, true);
+    const between = record('eu', 1, 20, { conversation: PETS });
+    const region = synced({
+      rows: () => [{ conversation: PETS, head: 'eu=1,us=1', member: true }],
+      pull: (cursor) => {
+        const log = heard ? [earlier, between, membership('us', 1, 30, true)] : [membership('us', 1, 30, true)];
+        return { records: log.filter((r) => !covers(cursor, r.origin ?? '', 1n)), cursor: heard ? 'ap=1,eu=1,us=1' : 'eu=1,us=1' };
+      },
+    });
+    await region.sync.refresh();
+    const { timeline } = region.sync.conversation(PETS);
+    await until(() => timeline.entries.length === 1, 'the addition that was known');
+    heard = true;
+    region.sync.takeEvent({ record: earlier });
+    await until(() => texts(timeline).includes('eu1'), 'what was said between');
+    equal(timeline.entries.length, 3);
+    await until(() => region.sync.conversation(PETS).again.size === 0, 'it is done');
+    region.end();
+  },
+
   'cursor: the text form is normative'() {
     for (const text of ['', 'eu=1', 'ap=7,eu=12,us=3', 'eu=1,eu.2=5', 'eu=9223372036854775807']) equal(formatCursor(parseCursor(text)), text);
     for (const bad of ['eu', 'eu=', 'eu=0', 'eu=01', 'eu=-1', 'eu=+1', '=1', 'EU=1', 'us=1,eu=1', 'eu=1,eu=2', 'eu=1,', ' eu=1', 'eu.1=1', 'eu.02=1', 'eu=9223372036854775808', 'eu=1.5']) {
