@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -139,5 +140,26 @@ func TestImageHasTheModulesGo(t *testing.T) {
 	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(mod)
 	if version == nil || !strings.Contains(string(dockerfile), "FROM golang:"+string(version[1])+"-") {
 		t.Errorf("deploy/Dockerfile is not built from golang:%s", version)
+	}
+}
+
+// What a log acknowledged outlives its container: each Kafka writes where its volume is.
+func TestKafkaWritesToItsVolume(t *testing.T) {
+	n := 0
+	for name, c := range containers(t) {
+		if c.Environment["KAFKA_NODE_ID"] == "" {
+			continue
+		}
+		n++
+		dir := c.Environment["KAFKA_LOG_DIRS"]
+		if dir == "" || !slices.ContainsFunc(c.Volumes, func(v string) bool {
+			volume, at, _ := strings.Cut(v, ":")
+			return at == dir && !strings.HasPrefix(volume, ".") && !strings.HasPrefix(volume, "/")
+		}) {
+			t.Errorf("%s writes its logs to %q, and its volumes are %v", name, dir, c.Volumes)
+		}
+	}
+	if n != 3 {
+		t.Errorf("%d Kafkas, want 3", n)
 	}
 }
