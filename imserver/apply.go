@@ -37,6 +37,7 @@ type applier struct {
 	sent     map[im.Partition]im.Position // delivered since it was last saved
 	gapped   map[im.Partition]bool        // alarmed
 	halted   map[im.Partition]bool
+	unsure   map[im.Partition]bool // of the own log: reading it failed, so that it may have lost what was read
 }
 
 // flight is a batch that is being committed.
@@ -58,7 +59,7 @@ var errOwners = errors.New("owners changed")
 func newApplier(s *Server, database int) *applier {
 	return &applier{
 		s: s, database: database, owned: map[int]*owner.Shard{}, ledger: owner.NewLedger(), sent: map[im.Partition]im.Position{},
-		gapped: map[im.Partition]bool{}, halted: map[im.Partition]bool{},
+		gapped: map[im.Partition]bool{}, halted: map[im.Partition]bool{}, unsure: map[im.Partition]bool{},
 	}
 }
 
@@ -105,6 +106,7 @@ func (a *applier) reign(ctx, hard context.Context) error {
 	stop()
 	<-ended
 	a.reader.Close()
+	a.reader = nil
 	if landed := a.finish(hard, err == nil || errors.Is(err, errOwners)); err == nil || landed != nil {
 		err = landed
 	}
@@ -220,6 +222,10 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 			continue
 		}
 		t := sh.Tails[b.Partition.Topic]
+		if !a.sure(ctx, t) {
+			pending = pending[1:]
+			continue
+		}
 		n, before := 0, t.Pending()
 		for n < len(b.Entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
 			verdict, err := t.Take(&b.Entries[n])
@@ -250,6 +256,24 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 		}
 	}
 	return pending
+}
+
+// sure tells whether a tail may go on with what is polled. A reader that failed may have left a log that lost its end, and
+// come back to one that grew past the place again.
+func (a *applier) sure(ctx context.Context, t *view.Tail) bool {
+	p := t.At().Partition
+	if why := a.s.halts.of(p); why != nil { // a submit was faster to see it
+		a.halt(ctx, p, why)
+		return false
+	}
+	if !a.unsure[p] {
+		return true
+	}
+	if err := a.verify(ctx, []view.Position{t.Summed()}); err != nil {
+		return false
+	}
+	delete(a.unsure, p)
+	return !a.halted[p]
 }
 
 // moved tells whether there is anything to commit.
@@ -427,6 +451,7 @@ func (a *applier) pollFailed(ctx context.Context, failure error) {
 	for _, t := range a.tails {
 		at := t.At()
 		b, ok := bounds[at.Partition]
+		a.unsure[at.Partition] = at.Partition.Origin() == a.s.cfg.Origin
 		switch {
 		case a.halted[at.Partition]:
 		case err == nil && ok && (at.Local < b.Start || at.Local > b.End) && !a.s.own(at.Partition.Origin()):
@@ -450,9 +475,14 @@ func (a *applier) halt(ctx context.Context, p im.Partition, why error) {
 		return
 	}
 	a.halted[p] = true
-	a.reader.Drop(p)
+	if a.reader != nil {
+		a.reader.Drop(p)
+	}
+	if p.Origin() == a.s.cfg.Origin {
+		a.s.halts.set(p, why)
+	}
 	a.s.meter.halt(ctx, p.Origin(), 1)
-	a.s.deps.Logger.Error("a partition is not applied any more: seed this region's view anew from a peer, then restart", "partition", p, "error", why)
+	a.s.deps.Logger.Error("a partition is not applied any more: the runbook says under AntipodePartitionsHalted what to do", "partition", p, "error", why)
 }
 
 // saveSent keeps how far was delivered.

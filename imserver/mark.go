@@ -101,6 +101,6 @@ func (s *Server) appendCursors(ctx context.Context, p im.Partition, cursors []wi
 		}
 		entries[i] = wire.EncodeCursors(c, s.cfg.Origin, stamp)
 	}
-	_, err := s.deps.Log.Append(ctx, p, entries)
+	_, err := s.write(ctx, p, entries)
 	return err
 }

@@ -34,7 +34,8 @@ type LogError struct {
 func (e *LogError) Error() string { return "imserver: " + e.Problem + ": " + e.Remedy }
 
 // checkOwnLog compares the own log with what the timelines were derived from. A log that is shorter, or that has another
-// name, was truncated or made anew: that is a *LogError; any other error says that it cannot be told now.
+// name or another record where the timelines had their last, was truncated or made anew: that is a *LogError; any other error
+// says that it cannot be told now.
 func (s *Server) checkOwnLog(ctx context.Context) error {
 	positions, err := s.deps.Store.Positions(ctx)
 	if err != nil {
@@ -61,8 +62,7 @@ func (s *Server) checkOwnLog(ctx context.Context) error {
 		b, stored := bounds[p], at[p]
 		switch {
 		case b.End < stored.Next:
-			return &LogError{fmt.Sprintf("%v ends at %d but the timelines of region %s are at %d: the log of origin %q was truncated or made anew",
-				p, b.End, s.cfg.Region, stored.Next, s.cfg.Origin), nextEpoch}
+			return s.shorter(stored, b)
 		case b.End == 0:
 			return &LogError{fmt.Sprintf("%v is empty: record 0 must name the log", p), `run "antipode migrate"`}
 		}
@@ -82,9 +82,17 @@ func (s *Server) checkOwnLog(ctx context.Context) error {
 			return &LogError{fmt.Sprintf("%v is named %v but the timelines of region %s were derived from %v: the log was made anew",
 				p, name, s.cfg.Region, stored.Log), nextEpoch}
 		}
+		if err := s.same(ctx, stored); err != nil {
+			return err
+		}
 		s.names[p] = name
 	}
 	return nil
+}
+
+func (s *Server) shorter(at view.Position, b im.Bounds) *LogError {
+	return &LogError{fmt.Sprintf("%v ends at %d but the timelines of region %s are at %d: the log of origin %q was truncated or made anew",
+		at.Partition, b.End, s.cfg.Region, at.Next, s.cfg.Origin), nextEpoch}
 }
 
 const nextEpoch = "start this region under the next origin epoch"
@@ -131,15 +139,15 @@ func (s *Server) beat(ctx context.Context) {
 	for _, number := range s.shards.numbers() {
 		for _, topic := range s.ownTopics() {
 			p := im.Partition{Topic: topic, Number: number}
-			if s.names[p].ID.IsZero() {
-				continue // nobody knows its name: see nameOf
+			if s.names[p].ID.IsZero() || s.halts.of(p) != nil {
+				continue // nobody knows its name (see nameOf), or nobody applies it
 			}
 			stamp, err := s.stamp(0)
 			if err != nil {
 				return
 			}
 			wg.Go(func() {
-				if _, err := s.deps.Log.Append(ctx, p, []im.Entry{wire.EncodeLogName(im.KindHeartbeat, s.names[p], stamp)}); err != nil && ctx.Err() == nil {
+				if _, err := s.write(ctx, p, []im.Entry{wire.EncodeLogName(im.KindHeartbeat, s.names[p], stamp)}); err != nil && ctx.Err() == nil {
 					s.deps.Logger.Warn("heartbeat was not written", "partition", p, "error", err)
 				}
 			})

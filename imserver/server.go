@@ -237,6 +237,7 @@ type Server struct {
 	deps   Deps
 	meter  *meter
 	shards shards
+	halts  halts
 	limits *lru.Cache[im.UID, *rate.Limiter]
 	rules  accept.Rules
 	marks  *accept.Marks
@@ -328,7 +329,7 @@ func (s *Server) Ready() error {
 	if !s.ready.Load() {
 		return errors.New("the own log has not been compared with the timelines yet, or it is draining")
 	}
-	return nil
+	return s.halts.first()
 }
 
 // killed tells whether ctx ended like a crash.

@@ -101,7 +101,7 @@ func (s *Server) append(ctx context.Context, p im.Partition, e im.Entry, lane im
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AppendTimeout)
 	defer cancel()
 	begun := s.deps.Now()
-	offset, err := s.deps.Log.Append(ctx, p, []im.Entry{e})
+	offset, err := s.write(ctx, p, []im.Entry{e})
 	if err != nil {
 		if im.CodeOf(err) != im.CodeInternal {
 			return 0, err

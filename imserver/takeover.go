@@ -39,6 +39,9 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	}); err != nil {
 		return err
 	}
+	if err := a.verify(ctx, stored); err != nil {
+		return err
+	}
 	at := make(map[im.Partition]view.Position, len(stored))
 	for _, p := range stored {
 		at[p.Partition] = p
@@ -183,8 +186,10 @@ func (a *applier) drop(sh *owner.Shard) {
 		p := im.Partition{Topic: topic, Number: sh.Number}
 		a.ledger.Forget(p)
 		delete(a.gapped, p)
+		delete(a.unsure, p)
 		if a.halted[p] {
 			delete(a.halted, p)
+			a.s.halts.clear(p)
 			a.s.meter.halt(context.Background(), p.Origin(), -1)
 		}
 	}

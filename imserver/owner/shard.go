@@ -10,7 +10,7 @@ import (
 // Shard is what the owner of a partition number remembers: seqs and groups as they are with everything that was read,
 // committed or about to be. It is good only while the owner's positions hold, and is dropped when a commit is fenced.
 //
-// Group, Learn, Last and Watermark may be called by anybody; the rest belongs to the one that applies.
+// Group, Learn, Last, Watermark and Next may be called by anybody; the rest belongs to the one that applies.
 type Shard struct {
 	Number int
 	Tails  map[string]*view.Tail // by topic
@@ -21,13 +21,14 @@ type Shard struct {
 	groups     memory[im.Conversation, *view.Group] // a group of which nothing is known is there, empty
 	changes    uint64                               // grows with every change of a group
 	watermarks map[string]im.Stamp                  // by topic: the origin's clock at its last heartbeat
+	next       map[string]int64                     // by topic: everything below it was read
 }
 
 // New returns the shard of a partition number, which remembers about as many conversations as cached tells.
 func New(number, cached int) *Shard {
 	size := max(1, cached)
 	return &Shard{
-		Number: number, Tails: map[string]*view.Tail{}, watermarks: map[string]im.Stamp{},
+		Number: number, Tails: map[string]*view.Tail{}, watermarks: map[string]im.Stamp{}, next: map[string]int64{},
 		seqs: newMemory[view.HeadKey, uint64](size), groups: newMemory[im.Conversation, *view.Group](size),
 	}
 }
@@ -77,12 +78,19 @@ func (sh *Shard) Watermark(topic string) im.Stamp {
 	return sh.watermarks[topic]
 }
 
+// Next is the offset of the origin's log below which everything of a topic was read and numbered.
+func (sh *Shard) Next(topic string) int64 {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.next[topic]
+}
+
 // Follow begins a topic at a stored position.
 func (sh *Shard) Follow(t *view.Tail) {
 	at := t.At()
 	sh.Tails[at.Partition.Topic] = t
 	sh.mu.Lock()
-	sh.watermarks[at.Partition.Topic] = at.Watermark
+	sh.watermarks[at.Partition.Topic], sh.next[at.Partition.Topic] = at.Watermark, at.Next
 	sh.mu.Unlock()
 }
 
@@ -165,7 +173,7 @@ func (sh *Shard) Take(parts []view.Part, region im.Region) []im.Delivery {
 		for _, c := range p.Cursors {
 			deliveries = sh.receipt(deliveries, c, p.Partition, region)
 		}
-		sh.watermarks[p.Partition.Topic] = p.To.Watermark
+		sh.watermarks[p.Partition.Topic], sh.next[p.Partition.Topic] = p.To.Watermark, p.To.Next
 	}
 	return deliveries
 }

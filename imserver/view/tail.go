@@ -21,7 +21,8 @@ type Tail struct {
 	follower im.Follower
 	from     int64 // what the view has, or will when the last Cut is committed
 	at       Position
-	gap      bool // entries past the next were seen, and the next did not come yet
+	gap      bool      // entries past the next were seen, and the next did not come yet
+	last     *im.Entry // taken, and not in at's checksum yet
 	records  []Record
 	cursors  []wire.Cursors
 	errs     []error
@@ -37,8 +38,19 @@ func NewTail(at Position, count int) (*Tail, error) {
 	return &Tail{log: l, follower: im.Follower{Next: at.Next, Generation: at.Generation}, from: at.Next, at: at}, nil
 }
 
-// At is where the tail is, what was gathered included.
+// At is where the tail is, what was gathered included. Its checksum is not made: see Summed.
 func (t *Tail) At() Position { return t.at }
+
+// Summed is At with the checksum of the last record.
+func (t *Tail) Summed() Position {
+	if t.last != nil {
+		t.at.Checksum, t.last = Checksum(t.last), nil
+	}
+	return t.at
+}
+
+// Checksum is what a position says of its last record.
+func Checksum(e *im.Entry) uint32 { return uint32(wire.Checksum(e)) }
 
 // Gap tells whether the tail waits for an entry that later ones overtook.
 func (t *Tail) Gap() bool { return t.gap }
@@ -61,6 +73,8 @@ func (t *Tail) Take(e *im.Entry) (im.Verdict, error) {
 	case im.Take:
 		t.gap = false
 		t.at.Next = t.follower.Next
+		taken := *e
+		t.last = &taken
 	}
 	if !t.gap {
 		t.at.Local = e.Offset + 1
@@ -98,7 +112,7 @@ func (t *Tail) Moved() bool { return t.at.Next != t.from }
 
 // Cut returns what was gathered as a part and starts the next. Records have no seq yet: see Number.
 func (t *Tail) Cut() Part {
-	p := Part{Partition: t.at.Partition, From: t.from, To: t.at, Records: t.records, Cursors: t.cursors}
+	p := Part{Partition: t.at.Partition, From: t.from, To: t.Summed(), Records: t.records, Cursors: t.cursors}
 	t.from, t.records, t.cursors = t.at.Next, nil, nil
 	return p
 }

@@ -16,6 +16,7 @@ type Position struct {
 	im.Position
 	Generation uint32   // the link generation of what was applied
 	Watermark  im.Stamp // the origin's clock at its last heartbeat applied
+	Checksum   uint32   // of record Next-1: the low half of wire.Checksum; 0: not known
 }
 
 // Record is a record of a conversation as applied: its place is complete.

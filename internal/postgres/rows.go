@@ -40,7 +40,7 @@ func (w *writes) movedPositions() statement {
 	ids := make([]pgtype.UUID, n)
 	for i, p := range w.positions {
 		topics[i], parts[i], from[i] = p.Partition.Topic, int32(p.Partition.Number), p.From
-		next[i], local[i], generations[i], watermarks[i] = p.To.Next, p.To.Local, int64(p.To.Generation), int64(p.To.Watermark)
+		next[i], local[i], generations[i], watermarks[i] = p.To.Next, p.To.Local, packGeneration(p.To), int64(p.To.Watermark)
 		ids[i] = uuid(p.To.Log)
 	}
 	return statement{
@@ -52,6 +52,17 @@ func (w *writes) movedPositions() statement {
 		WHERE p.topic = u.topic COLLATE "C" AND p.part = u.part AND p.next = u.expected`,
 		args: []any{topics, parts, from, next, local, generations, watermarks, ids},
 	}
+}
+
+// packGeneration puts the checksum of a position's last record above its link generation, which takes 32 bits of the column's
+// 64 (docs/adr/014-a-position-names-its-last-record.md). A build that knows no checksums reads the lower half and writes 0 above
+// it: not known.
+func packGeneration(p view.Position) int64 {
+	return int64(uint64(p.Checksum)<<32 | uint64(p.Generation))
+}
+
+func unpackGeneration(column int64) (generation, checksum uint32) {
+	return uint32(column), uint32(uint64(column) >> 32)
 }
 
 // headColumns are rows of heads, or of inbox, as arrays.

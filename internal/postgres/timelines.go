@@ -161,7 +161,8 @@ func (t *Timelines) Positions(ctx context.Context, numbers ...int) ([]view.Posit
 		func(r pgx.Rows, p *view.Position) error {
 			var generation, watermark int64
 			err := r.Scan(&p.Partition.Topic, &p.Partition.Number, &p.Next, &p.Local, &generation, &watermark, (*[16]byte)(&p.Log))
-			p.Generation, p.Watermark = uint32(generation), im.Stamp(watermark)
+			p.Generation, p.Checksum = unpackGeneration(generation)
+			p.Watermark = im.Stamp(watermark)
 			return err
 		})
 	slices.SortFunc(positions, func(a, b view.Position) int { return a.Partition.Compare(b.Partition) })
