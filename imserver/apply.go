@@ -309,10 +309,10 @@ func (a *applier) number(ctx, hard context.Context) error {
 	}
 	done := make(chan struct{})
 	a.handing = done
-	go func() {
+	a.s.handOvers.Go(func() {
 		defer close(done)
 		a.s.handOver(hard, deliveries)
-	}()
+	})
 	return nil
 }
 

@@ -172,3 +172,51 @@ func TestChangedOwnersCommitWhatWasCollected(t *testing.T) {
 		}
 	})
 }
+
+// Routers that take nothing hold apply up once, not at every batch, so that a backlog is applied at the speed of the database;
+// when they answer again, deliveries go on.
+func TestAppliesWithoutRouters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, fail := range map[string]func(context.Context) error{
+			"gone": func(context.Context) error { return errDown },
+			"hung": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		} {
+			a := apply(t, func(c *Config) { c.BatchRows, c.DeliverTimeout = 10, 5*time.Second })
+			var down atomic.Bool
+			a.router.step = func(ctx context.Context) error {
+				if down.Load() {
+					return fail(ctx)
+				}
+				return nil
+			}
+			down.Store(true)
+			begun := time.Now()
+			for n := range 200 {
+				a.send(n)
+			}
+			for a.applied() < 200 {
+				if time.Since(begun) > 10*time.Minute {
+					t.Fatalf("%s: %d of 200 records are applied", name, a.applied())
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if took := time.Since(begun); took > 8*time.Second {
+				t.Errorf("with the routers %s, 20 batches took %v: want one timeout of 5 s and hardly more", name, took)
+			}
+			down.Store(false)
+			time.Sleep(6 * time.Second) // a hand-over that still tries may be through by now
+			a.router.take()
+			a.send(200)
+			time.Sleep(6 * time.Second)
+			a.router.take()
+			for n := range 3 {
+				a.send(201 + n)
+				time.Sleep(100 * time.Millisecond)
+				if got := len(a.router.take()); got != 1 {
+					t.Errorf("with the routers back after they were %s, %d deliveries came of one record", name, got)
+				}
+			}
+			a.stop()
+		}
+	})
+}

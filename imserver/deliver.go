@@ -2,6 +2,7 @@ package imserver
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -13,9 +14,61 @@ import (
 // maxHandOver bounds the bodies of one call to the routers, in bytes.
 const maxHandOver = 1 << 20
 
-// handOver gives deliveries to the routers, in order, in pieces that one call can carry. Routers that do not take them in
-// time are given up on: clients find what they miss when they pull, and the log must not wait for them.
+// breaker is how the routers were seen last. While they are away, hand-overs are given up at once: each that waited for its
+// timeout would hold up a batch of rows as long, and with them the pulls, lists and members of the region. One hand-over at
+// a time goes on beside the others and tries for as long as a hand-over may; when it gets through, the routers are back.
+type breaker struct {
+	mu            sync.Mutex
+	away, probing bool
+}
+
+// pass tells whether a hand-over is to be made, and whether nobody should wait for it.
+func (b *breaker) pass() (made, probe bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case !b.away:
+		return true, false
+	case b.probing:
+		return false, false
+	}
+	b.probing = true
+	return true, true
+}
+
+// seen notes how a hand-over ended. It tells whether that is news.
+func (b *breaker) seen(away bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.away
+	b.away = away
+	return was != away
+}
+
+func (b *breaker) probed() {
+	b.mu.Lock()
+	b.probing = false
+	b.mu.Unlock()
+}
+
+// handOver gives deliveries to the routers, in order. Routers that do not take them in time are given up on: clients find
+// what they miss when they pull, and the log must not wait for them.
 func (s *Server) handOver(ctx context.Context, deliveries []im.Delivery) {
+	switch made, probe := s.routers.pass(); {
+	case !made:
+		s.meter.gaveUp(context.WithoutCancel(ctx), len(deliveries))
+	case probe:
+		s.handOvers.Go(func() {
+			defer s.routers.probed()
+			s.tryHandOver(ctx, deliveries)
+		})
+	default:
+		s.tryHandOver(ctx, deliveries)
+	}
+}
+
+// tryHandOver makes a hand-over in pieces that one call can carry.
+func (s *Server) tryHandOver(ctx context.Context, deliveries []im.Delivery) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DeliverTimeout)
 	defer cancel()
 	for len(deliveries) > 0 {
@@ -26,10 +79,16 @@ func (s *Server) handOver(ctx context.Context, deliveries []im.Delivery) {
 		}
 		if err := s.handOverPiece(ctx, deliveries[:n]); err != nil {
 			s.meter.gaveUp(context.WithoutCancel(ctx), len(deliveries))
-			s.deps.Logger.Warn("routers do not take deliveries: clients will pull them", "deliveries", len(deliveries), "error", err)
+			if s.routers.seen(true) {
+				s.deps.Logger.Warn("routers do not take deliveries: they are given up at once until one does, and clients will pull them",
+					"deliveries", len(deliveries), "error", err)
+			}
 			return
 		}
 		deliveries = deliveries[n:]
+	}
+	if s.routers.seen(false) { // not before, or what follows would overtake the rest of this
+		s.deps.Logger.Info("routers take deliveries again")
 	}
 }
 

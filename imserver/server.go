@@ -233,17 +233,19 @@ func (d Deps) withDefaults() (Deps, error) {
 
 // Server is one imserver.
 type Server struct {
-	cfg    Config
-	deps   Deps
-	meter  *meter
-	shards shards
-	halts  halts
-	limits *lru.Cache[im.UID, *rate.Limiter]
-	rules  accept.Rules
-	marks  *accept.Marks
-	names  map[im.Partition]im.LogName // of the own log; not written after start
-	ready  atomic.Bool                 // calls are answered
-	gained chan struct{}               // partitions were taken over
+	cfg       Config
+	deps      Deps
+	meter     *meter
+	shards    shards
+	halts     halts
+	routers   breaker
+	handOvers sync.WaitGroup // under way
+	limits    *lru.Cache[im.UID, *rate.Limiter]
+	rules     accept.Rules
+	marks     *accept.Marks
+	names     map[im.Partition]im.LogName // of the own log; not written after start
+	ready     atomic.Bool                 // calls are answered
+	gained    chan struct{}               // partitions were taken over
 
 	clockMu sync.Mutex
 	clock   im.Clock
@@ -308,6 +310,8 @@ func (s *Server) Run(ctx context.Context) error {
 	last := time.AfterFunc(s.cfg.DrainTimeout, end)
 	defer last.Stop()
 	wg.Wait()
+	end() // a hand-over that nobody waits for is no reason to stay
+	s.handOvers.Wait()
 	return nil
 }
 
