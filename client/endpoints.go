@@ -91,7 +91,7 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 	}
 	answer, err := e.fetch(ctx, first, e.query(uid, device))
 	if err != nil {
-		if said, ok := errors.AsType[*im.Error](err); ok && said.Code == im.CodeOverloaded && said.RetryAfter > 0 {
+		if said, ok := errors.AsType[*im.Error](err); ok && toldToWait(said) {
 			return nil, said
 		}
 		if list := e.ordered(); len(list) > 0 {
@@ -107,6 +107,11 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 	}
 	e.store(ctx)
 	return list, nil
+}
+
+// toldToWait tells whether an ipconf said when to come back: there is no room, or many come, or many from this address.
+func toldToWait(said *im.Error) bool {
+	return (said.Code == im.CodeOverloaded || said.Code == im.CodeTooManyRequests) && said.RetryAfter > 0
 }
 
 // take makes an answer the list.

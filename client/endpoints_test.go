@@ -84,7 +84,14 @@ func ids(list []wire.Endpoint) string {
 
 // An ipconf that says when to come back is obeyed: no other is asked, and the last list is not used.
 func TestToldToWait(t *testing.T) {
-	full := &fakeIPConf{deny: &im.Error{Code: im.CodeOverloaded, RetryAfter: 7 * time.Second}}
+	for _, code := range []im.Code{im.CodeOverloaded, im.CodeTooManyRequests} {
+		toldToWaitBy(t, code)
+	}
+}
+
+func toldToWaitBy(t *testing.T, code im.Code) {
+	t.Helper()
+	full := &fakeIPConf{deny: &im.Error{Code: code, RetryAfter: 7 * time.Second}}
 	other := &fakeIPConf{list: wire.Endpoints{Gateways: []wire.Endpoint{endpointOf("eu", "e1")}}}
 	e := newList(t, Config{IPConf: []string{startIPConf(t, full), startIPConf(t, other)}, Endpoints: []wire.Endpoint{endpointOf("eu", "old")}})
 	list, err := e.get(t.Context(), "ann", "d", true)

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -75,7 +74,7 @@ func (e *endpoints) fetch(ctx context.Context, first int, query string) (listAns
 			if r.err == nil {
 				return r.answer, nil
 			}
-			if said, ok := asError(r.err); ok && said.Code == im.CodeOverloaded && said.RetryAfter > 0 {
+			if said, ok := asError(r.err); ok && toldToWait(said) {
 				return listAnswer{}, said
 			}
 			errs = append(errs, r.err)

@@ -225,10 +225,14 @@ func (s *IPConf) endpoints(w http.ResponseWriter, r *http.Request) {
 	q := parseQuery(r.URL.RawQuery)
 	q.itself = true
 	ip := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
+	now := time.Now()
+	if !s.admit(w, r, ip, now) {
+		return
+	}
 	buf := s.work.Get().(*work)
 	defer s.work.Put(buf)
 	buf.body = buf.body[:0]
-	o := s.answer(buf, v, &q, ip, parseETag(r.Header.Get("If-None-Match")), time.Now())
+	o := s.answer(buf, v, &q, ip, parseETag(r.Header.Get("If-None-Match")), now)
 	s.count(r, v, o)
 	if o.code != "" {
 		s.deny(w, o.code, o.why, o.retry)
@@ -242,6 +246,17 @@ func (s *IPConf) endpoints(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	write(w, http.StatusOK, buf.body)
+}
+
+// admit refuses an address that asks too often, and tells whether it did not.
+func (s *IPConf) admit(w http.ResponseWriter, r *http.Request, ip netip.Addr, now time.Time) bool {
+	wait := s.addresses.ask(ip, now)
+	if wait == 0 {
+		return true
+	}
+	s.metrics.limit(r.Context())
+	s.deny(w, im.CodeTooManyRequests, "too many requests of your address in a short time", wait)
+	return false
 }
 
 func (s *IPConf) count(r *http.Request, v *view, o outcome) {

@@ -301,8 +301,73 @@ func TestCatalogueIsSigned(t *testing.T) {
 	}
 }
 
+// Each address has its allowance, of IPv6 each /64; who is not public is no client.
+func TestAddressesAreBounded(t *testing.T) {
+	cfg := quick()
+	cfg.AddressRate = 1
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	p := run(t, two(1), cfg, nil)
+	eventually(t, p, "", "e0 u0") // without X-Forwarded-For: more often than once a second
+	from := func(path, ip string) (*http.Response, []byte) {
+		return ask(t, p, path, map[string]string{"X-Forwarded-For": ip})
+	}
+	for _, path := range []string{"/v1/endpoints", "/v1/catalogue"} {
+		refused := 0
+		for i := range 40 { // at most one more a second
+			resp, b := from(path, []string{"192.0.2.1", "2001:db8::1", "2001:db8::ffff:2"}[min(i%4, 2)])
+			if resp.StatusCode != http.StatusTooManyRequests {
+				continue
+			}
+			refused++
+			if !bytes.Contains(b, []byte(`"too_many_requests"`)) || resp.Header.Get("Retry-After") == "" || resp.Header.Get("Cache-Control") != "no-store" {
+				t.Fatalf("%s %v", b, resp.Header)
+			}
+		}
+		if refused == 0 {
+			t.Errorf("40 requests for %s of one /32 and one /64 at once are all answered", path)
+		}
+	}
+	for _, ip := range []string{"192.0.2.2", "2001:db8:0:1::1"} {
+		if resp, b := from("/v1/endpoints", ip); resp.StatusCode != http.StatusOK {
+			t.Errorf("another address, %s, is answered %s %s", ip, resp.Status, b)
+		}
+	}
+}
+
+func TestAllowanceOfAnAddress(t *testing.T) {
+	a := newAddresses(2) // 20 at once
+	now := time.Unix(1_000, 0)
+	ip := netip.MustParseAddr("2001:db8::1")
+	for i := range 20 {
+		if wait := a.ask(ip, now); wait != 0 {
+			t.Fatalf("request %d of 20 waits %v", i, wait)
+		}
+	}
+	wait := a.ask(netip.MustParseAddr("2001:db8::2"), now)
+	if wait != 500*time.Millisecond {
+		t.Fatalf("the next one, of the same /64, waits %v, want 500ms", wait)
+	}
+	if again := a.ask(ip, now.Add(wait)); again != 0 {
+		t.Fatalf("who waited as told waits %v more", again)
+	}
+	now = now.Add(time.Hour)
+	for i := range 20 {
+		if a.ask(ip, now) != 0 {
+			t.Fatalf("after an hour only %d may come at once", i)
+		}
+	}
+	for _, own := range []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("127.0.0.1"), {}} {
+		for range 50 {
+			if a.ask(own, now) != 0 {
+				t.Fatalf("%v, which is not public, is bounded", own)
+			}
+		}
+	}
+}
+
 func TestBatch(t *testing.T) {
 	cfg := quick()
+	cfg.BatchFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	cfg.Location.Residency = []Residency{{Homes: []im.Region{"eu"}, Regions: []im.Region{"eu"}}}
 	p := run(t, two(1), cfg, nil)
 	eventually(t, p, "", "e0 u0")
@@ -331,9 +396,11 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%q: %d %s", bad, status, b)
 		}
 	}
-	cfg.BatchFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	if status, b := post(run(t, two(1), cfg, nil), `{"clients":[{}]}`); status != http.StatusForbidden {
-		t.Errorf("a stranger asks for others: %d %s", status, b)
+	for _, from := range [][]netip.Prefix{nil, {netip.MustParsePrefix("192.0.2.0/24")}} {
+		cfg.BatchFrom = from
+		if status, b := post(run(t, two(1), cfg, nil), `{"clients":[{}]}`); status != http.StatusForbidden {
+			t.Errorf("a stranger asks for others, while %v may: %d %s", from, status, b)
+		}
 	}
 }
 

@@ -37,11 +37,12 @@ type Batch struct {
 }
 
 // batch serves callers that ask for others: login services, DNS servers, proxies. They name addresses, so only those of
-// Config.BatchFrom may.
+// Config.BatchFrom may. There is no default: behind a balancer that is not among the trusted proxies, everybody would seem to
+// come from a private address.
 func (s *IPConf) batch(w http.ResponseWriter, r *http.Request) {
 	caller := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
 	if !contains(s.cfg.BatchFrom, caller) {
-		http.Error(w, "batches are for callers of ipconf.batch_from", http.StatusForbidden)
+		http.Error(w, "batches are for callers that ipconf.batch_from names; this one comes from "+caller.String(), http.StatusForbidden)
 		return
 	}
 	var b Batch

@@ -77,6 +77,10 @@ const catalogueWeek = 7 * 24 * time.Hour
 // serveCatalogue serves GET /v1/catalogue. It is the same for everybody, so any cache may keep it.
 func (s *IPConf) serveCatalogue(w http.ResponseWriter, r *http.Request) {
 	s.allow(w, r)
+	ip := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
+	if !s.admit(w, r, ip, time.Now()) {
+		return
+	}
 	c := s.catalogue.Load()
 	if c == nil {
 		s.refuse(w, r, "no catalogue is signed here: set ipconf.signing", 0)

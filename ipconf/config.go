@@ -28,13 +28,14 @@ type Config struct {
 
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For, and PROXY header, tells the client's address
 	ProxyProtocol  bool           // trusted proxies send the PROXY protocol, version 1 or 2, before HTTP
-	BatchFrom      []netip.Prefix // addresses that may ask for other clients' answers; nil: loopback and private ones
+	BatchFrom      []netip.Prefix // addresses that may ask for other clients' answers; none: nobody may
 	Location       Location
 	Canary         Canary
 	Versions       map[string]float64 // weights of gateway versions; 1 if it is not named, 0 or less takes nobody
 
 	DrainOver    time.Duration // in which a draining region's share steps down to nothing [1 min]
 	ReturnOver   time.Duration // in which a region that is back takes up its share [1 min]
+	AddressRate  float64       // requests a second of one public address, of IPv6 one /64; ten seconds' worth may come at once [100]
 	GatewayRate  float64       // newcomers a second and gateway that all ipconfs together send at most [1,000]
 	Reserve      float64       // the part of all capacity below which some newcomers are told to wait [0.05]
 	Signing      *Signing      // of the catalogue; nil: none is served
@@ -116,13 +117,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.GatewayRate <= 0 {
 		c.GatewayRate = 1000
 	}
+	if c.AddressRate <= 0 {
+		c.AddressRate = 100
+	}
 	if c.Reserve <= 0 {
 		c.Reserve = 0.05
-	}
-	if c.BatchFrom == nil {
-		for _, p := range []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"} {
-			c.BatchFrom = append(c.BatchFrom, netip.MustParsePrefix(p))
-		}
 	}
 	if c.DeadAfter <= c.PollInterval {
 		return c, fmt.Errorf("ipconf: dead_after: must be more than poll_interval (%v), is %v", c.PollInterval, c.DeadAfter)

@@ -21,18 +21,19 @@ import (
 
 // IPConf is the service.
 type IPConf struct {
-	cfg      Config
-	deps     Deps
-	listener net.Listener
-	fleet    *fleet
-	locator  *locator
-	policies *policies
-	weigh    func(version string) (weight float64, canary bool)
-	gate     rank.Gate
-	metrics  metrics
-	work     *sync.Pool // of *work
-	current  atomic.Pointer[view]
-	changed  chan struct{} // asks for a new view now
+	cfg       Config
+	deps      Deps
+	listener  net.Listener
+	fleet     *fleet
+	locator   *locator
+	policies  *policies
+	weigh     func(version string) (weight float64, canary bool)
+	gate      rank.Gate
+	addresses *addresses
+	metrics   metrics
+	work      *sync.Pool // of *work
+	current   atomic.Pointer[view]
+	changed   chan struct{} // asks for a new view now
 
 	catalogue    atomic.Pointer[signed]
 	cacheControl []string
@@ -64,7 +65,8 @@ func New(cfg Config, deps Deps) (*IPConf, error) {
 	s := &IPConf{
 		cfg: cfg, deps: deps, fleet: newFleet(cfg.Regions, cfg.DeadAfter, cfg.PollInterval*3/2),
 		locator: newLocator(&cfg, deps.Geo), weigh: weigh(cfg.Versions, cfg.Canary), work: newWorkPool(),
-		ipconfs: map[im.Region][]im.Instance{}, looking: map[im.Region]bool{},
+		addresses: newAddresses(cfg.AddressRate),
+		ipconfs:   map[im.Region][]im.Instance{}, looking: map[im.Region]bool{},
 		turns: map[im.Region]int{}, mute: map[im.Region]map[string]bool{},
 		nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		cacheControl: []string{"private, max-age=" + seconds(cfg.TTL) + ", stale-if-error=" + seconds(staleIfError)},

@@ -19,6 +19,7 @@ type metrics struct {
 	waits    metric.Int64Counter
 	same     metric.Int64Counter
 	signs    metric.Int64Counter
+	limits   metric.Int64Counter
 	regions  [][]metric.AddOption // of each region, made once: an answer must not allocate
 	none     []metric.AddOption
 	held     metric.Int64Counter
@@ -41,12 +42,14 @@ func newMetrics(m metric.Meter, regions []im.Region) (metrics, error) {
 		metric.WithDescription("Clients that were told that their list is still good (304)."))
 	signs, err7 := m.Int64Counter("antipode_ipconf_catalogues_signed", metric.WithUnit("{catalogue}"),
 		metric.WithDescription("Catalogues signed: one per change of gateways or ipconfs."))
-	for _, err := range []error{err1, err2, err3, err4, err5, err6, err7} {
+	limits, err8 := m.Int64Counter("antipode_ipconf_refused", metric.WithUnit("{request}"),
+		metric.WithDescription("Requests refused because their address sent too many."))
+	for _, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8} {
 		if err != nil {
 			return metrics{}, err
 		}
 	}
-	all := metrics{meter: m, answers: answers, waits: waits, same: same, signs: signs, held: held, gateways: gateways, age: age}
+	all := metrics{meter: m, answers: answers, waits: waits, same: same, signs: signs, limits: limits, held: held, gateways: gateways, age: age}
 	option := func(region string) []metric.AddOption {
 		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(ofRegion, region)))}
 	}
@@ -68,6 +71,7 @@ func (m *metrics) answered(ctx context.Context, first int) {
 
 func (m *metrics) delayed(ctx context.Context)   { m.waits.Add(ctx, 1) }
 func (m *metrics) unchanged(ctx context.Context) { m.same.Add(ctx, 1) }
+func (m *metrics) limit(ctx context.Context)     { m.limits.Add(ctx, 1) }
 func (m *metrics) signed()                       { m.signs.Add(context.Background(), 1) }
 
 func (m *metrics) heldBack(r im.Region) {
@@ -77,7 +81,7 @@ func (m *metrics) heldBack(r im.Region) {
 // observe registers the gauges until stop. Counters begin at 0, or their first step would be no increase to Prometheus.
 func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 	m.answers.Add(context.Background(), 0, m.none...)
-	for _, c := range []metric.Int64Counter{m.waits, m.same, m.signs} {
+	for _, c := range []metric.Int64Counter{m.waits, m.same, m.signs, m.limits} {
 		c.Add(context.Background(), 0)
 	}
 	for i, name := range s.cfg.Regions {

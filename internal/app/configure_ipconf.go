@@ -18,7 +18,7 @@ func ipconfOf(c *config.IPConf) (ipconf.Config, error) {
 	}
 	cfg := ipconf.Config{
 		Origins: c.WebOrigins, TTL: c.TTL, DeadAfter: c.DeadAfter, TrustedProxies: proxies, ProxyProtocol: c.ProxyProtocol,
-		DrainOver: c.DrainOver, ReturnOver: c.ReturnOver, GatewayRate: c.GatewayRate, Reserve: c.Reserve,
+		DrainOver: c.DrainOver, ReturnOver: c.ReturnOver, AddressRate: c.AddressRate, GatewayRate: c.GatewayRate, Reserve: c.Reserve,
 		Canary: ipconf.Canary{Version: c.Canary.Version, Percent: c.Canary.Percent}, Versions: map[string]float64{},
 	}
 	if len(c.BatchFrom) > 0 {

@@ -356,7 +356,7 @@ func checkLimits(c *Config, bad report) {
 	}
 	checkSockets(&c.Gateway, bad)
 	rates := map[string]float64{
-		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "imserver.rate": c.IMServer.Rate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
+		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "imserver.rate": c.IMServer.Rate, "ipconf.address_rate": c.IPConf.AddressRate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
 	}
 	for _, key := range slices.Sorted(maps.Keys(rates)) {
 		if v := rates[key]; v <= 0 {

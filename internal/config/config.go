@@ -184,11 +184,12 @@ type IPConf struct {
 	WebOrigins     []string      `yaml:"web_origins"`     // web pages that may ask; empty: any
 	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
 	ProxyProtocol  bool          `yaml:"proxy_protocol"`  // trusted proxies send the PROXY protocol before HTTP; nobody else may connect
-	BatchFrom      []string      `yaml:"batch_from"`      // CIDRs that may ask for others (/v1/endpoints:batch); empty: loopback and private ones
+	BatchFrom      []string      `yaml:"batch_from"`      // CIDRs that may ask for others (/v1/endpoints:batch); empty: nobody
 	TTL            time.Duration `yaml:"ttl"`             // of a list of gateways
 	DeadAfter      time.Duration `yaml:"dead_after"`      // a gateway whose load was not heard for so long is left out
 	DrainOver      time.Duration `yaml:"drain_over"`      // in which a draining region's share of newcomers steps down to nothing
 	ReturnOver     time.Duration `yaml:"return_over"`     // in which a region that is back takes up its share
+	AddressRate    float64       `yaml:"address_rate"`    // requests a second of one public address, of IPv6 one /64; ten seconds' worth may come at once
 	GatewayRate    float64       `yaml:"gateway_rate"`    // newcomers a second and gateway, from all ipconfs together; more are told when to come
 	Reserve        float64       `yaml:"reserve"`         // part of all capacity, 0 to 1, below which some newcomers are told to come later
 
@@ -345,7 +346,7 @@ func Defaults() *Config {
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,
-			GatewayRate: 1000, Reserve: 0.05, Geo: Geo{Every: 10 * time.Second},
+			AddressRate: 100, GatewayRate: 1000, Reserve: 0.05, Geo: Geo{Every: 10 * time.Second},
 			Policy: Policy{
 				HeartbeatMin: 5 * time.Second, HeartbeatMax: 4 * time.Minute, ConnectTimeout: 5 * time.Second,
 				RaceWidth: 3, RaceStagger: 200 * time.Millisecond,
