@@ -73,7 +73,7 @@ func (c *clocks) trip(peer im.Region) time.Duration {
 // status are missing.
 func (r *Replicator) ClockOffsets() map[im.Region]time.Duration {
 	all := map[im.Region]time.Duration{}
-	for _, p := range r.cfg.Peers {
+	for _, p := range r.all() {
 		if d, ok := r.clocks.offset(p.Region); ok {
 			all[p.Region] = d
 		}

@@ -61,9 +61,9 @@ func (c *receiving) heldStamp() im.Stamp {
 
 // following finds the copies of an origin.
 func (r *Replicator) following(o im.Origin) (*receiving, error) {
-	for _, c := range r.ins {
-		if c.peer.Origin == o {
-			return c, nil
+	for _, p := range r.all() {
+		if p.Origin == o {
+			return p.in, nil
 		}
 	}
 	return nil, im.Errorf(im.CodeBadRequest, "region %s has no link from origin %q", r.cfg.Region, o)
@@ -114,8 +114,11 @@ func (c *receiving) each(ctx context.Context, work func(context.Context, *part) 
 
 // CopyHold tells what the copies of an origin hold, read to their ends. Unless the generation is 0, a hold marker in each
 // raises its link generation first; copies that are sealed stay as they are. It fails if a copy stands under that
-// generation or a higher one: somebody else holds it.
+// generation or a higher one: somebody else holds it. Of the own log it tells where it ends, which nobody can hold.
 func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint32) ([]im.CopyState, error) {
+	if o == r.cfg.Origin && generation == 0 {
+		return r.ownEnds(ctx)
+	}
 	if _, err := r.following(o); err != nil && generation == 0 && o.Region() != r.cfg.Region {
 		return r.look(ctx, o)
 	}
@@ -144,6 +147,23 @@ func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint3
 		}
 		return nil
 	})
+}
+
+// ownEnds tells where the own log ends now.
+func (r *Replicator) ownEnds(ctx context.Context) ([]im.CopyState, error) {
+	if !r.enter() {
+		return nil, im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
+	}
+	defer r.leave()
+	bounds, err := r.bounds(ctx, r.own)
+	if err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "where the log of %s ends cannot be read: %v", r.cfg.Origin, err)
+	}
+	ends := make([]im.CopyState, 0, len(r.own))
+	for _, p := range r.own {
+		ends = append(ends, im.CopyState{Partition: p, Next: bounds[p].End})
+	}
+	return ends, nil
 }
 
 // look reads the state of copies that no link writes to any more: those of a region's former epochs.
@@ -405,7 +425,8 @@ func (r *Replicator) declareLost(by im.Region, stamp im.Stamp) {
 // lostTo tells whether a peer's origin was declared lost, as far as this region knows: then no link opens to it. A region
 // that came back under its next epoch is another origin.
 func (r *Replicator) lostTo(peer im.Region, own im.Origin) (im.Stamp, bool) {
-	for _, c := range r.ins {
+	for _, p := range r.all() {
+		c := p.in
 		if c.peer.Region != peer {
 			continue
 		}

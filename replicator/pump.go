@@ -348,7 +348,7 @@ func (l *sending) message(items []item) outgoing {
 		}
 		endAll(spans, nil)
 		l.r.metrics.sent(l.peer, records, bytes, sent)
-		st := l.r.out(l.peer)
+		st := l.counts
 		st.records.Add(uint64(records))
 		st.bytes.Add(uint64(bytes))
 	}}

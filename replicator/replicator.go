@@ -20,7 +20,6 @@ type Replicator struct {
 	cfg     Config
 	deps    Deps
 	own     []im.Partition // of the own log
-	origins map[im.Region]im.Origin
 	log     *slog.Logger
 	tracer  trace.Tracer
 	metrics *metrics
@@ -28,12 +27,10 @@ type Replicator struct {
 	held    *held
 	ends    ends
 	clocks  clocks
-	ins     []*receiving             // one per peer
-	outs    map[im.Region]*outCounts // one per peer; the map does not change
+	peers   atomic.Pointer[[]*peer] // replaced under mu
 
-	throttles map[im.Region]*throttle // one per peer; the map does not change
-
-	linger sync.WaitGroup // goroutines that outlive a call of Link by a moment
+	receiving sync.WaitGroup // links from peers; entered under mu
+	linger    sync.WaitGroup // goroutines that outlive a call of Link by a moment
 
 	// mu guards what follows. It is held for a moment only and taken before no other lock.
 	mu       sync.Mutex
@@ -77,24 +74,16 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 		return nil, err
 	}
 	r := &Replicator{
-		cfg: cfg, deps: deps, own: cfg.partitions(cfg.Origin), origins: map[im.Region]im.Origin{},
+		cfg: cfg, deps: deps, own: cfg.partitions(cfg.Origin),
 		log: deps.Logger, tracer: deps.Tracer, codec: codec, held: newHeld(),
 		ends:     ends{names: map[im.Partition]im.LogName{}},
-		outs:     map[im.Region]*outCounts{},
-		sendings: map[im.Region][]openSending{}, throttles: map[im.Region]*throttle{},
+		sendings: map[im.Region][]openSending{},
 	}
-	for _, p := range cfg.Peers {
-		t := &throttle{now: deps.Now}
-		for _, c := range cfg.Caps {
-			if c.Peer == p.Region {
-				t.caps = append(t.caps, c)
-			}
-		}
-		r.throttles[p.Region] = t
-		r.origins[p.Region] = p.Origin
-		r.outs[p.Region] = &outCounts{since: deps.Now()}
-		r.ins = append(r.ins, newReceiving(r, p))
+	peers := make([]*peer, len(cfg.Peers))
+	for i, p := range cfg.Peers {
+		peers[i] = r.newPeer(p)
 	}
+	r.peers.Store(&peers)
 	if r.metrics, err = newMetrics(deps.Meter, cfg.Peers, r.Status); err != nil {
 		return nil, err
 	}
@@ -112,19 +101,18 @@ func (r *Replicator) Run(ctx context.Context) error {
 	}
 	ctx, r.end = context.WithCancelCause(ctx)
 	r.ctx = ctx
+	for _, p := range r.all() {
+		r.start(p)
+	}
 	r.mu.Unlock()
 	defer r.end(nil)
 	defer r.metrics.close()
 
-	var wg sync.WaitGroup
-	for _, in := range r.ins {
-		wg.Go(func() { in.run(ctx) })
-	}
-	wg.Go(func() { r.watchEnds(ctx) })
+	r.receiving.Go(func() { r.watchEnds(ctx) })
 	<-ctx.Done()
-	wg.Wait()
-	r.mu.Lock()   // a Link that is entering now is counted before the waits below; none enters after
+	r.mu.Lock()   // a Link or a peer that is entering now is counted before the waits below; none enters after
 	r.mu.Unlock() //nolint:staticcheck // nothing is to be done in between
+	r.receiving.Wait()
 	r.links.Wait()
 	r.linger.Wait()
 	if lost, ok := errors.AsType[*im.LostError](context.Cause(ctx)); ok {
@@ -174,9 +162,6 @@ func (r *Replicator) Held(ctx context.Context, send func(im.Held) error) error {
 }
 
 func (r *Replicator) now() time.Time { return r.deps.Now() }
-
-// out returns the counters of a peer; there is one for every peer.
-func (r *Replicator) out(peer im.Region) *outCounts { return r.outs[peer] }
 
 func (r *Replicator) bounds(ctx context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.ReadTimeout)

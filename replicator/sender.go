@@ -34,6 +34,7 @@ type sending struct {
 	lanes    []string // topics, in the order in which open names them
 	shelf    *shelf
 	throttle *throttle
+	counts   *outCounts
 	window   sendWindow
 	seeks    struct {
 		sync.Mutex
@@ -131,7 +132,8 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	if from != "" && l.peer != from {
 		return im.Errorf(im.CodeBadToken, "a link opened by region %s with a certificate of region %s", open.Region, from)
 	}
-	if _, known := l.r.origins[l.peer]; !known {
+	known := l.r.peer(l.peer)
+	if known == nil {
 		return im.Errorf(im.CodeWrongRegion, "region %q is no peer of %s", open.Region, cfg.Region)
 	}
 	if im.Origin(open.Origin) != cfg.Origin {
@@ -147,7 +149,7 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	l.window.open(open)
 	l.seeks.want = map[int]int64{}
 	l.packs = open.Packed >= wire.PackedVersion && l.r.deps.Packing != nil
-	l.throttle = l.r.throttles[l.peer]
+	l.throttle, l.counts = known.throttle, known.counts
 	return nil
 }
 
@@ -320,7 +322,7 @@ func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 // Notify puts deliveries on the link to a peer. It never blocks; when the link is closed or its queue is full, they are
 // dropped, counted, and the error says so.
 func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery) error {
-	if _, known := r.origins[to]; !known {
+	if r.peer(to) == nil {
 		return im.Errorf(im.CodeBadRequest, "notify: region %q is no peer of %s", to, r.cfg.Region)
 	}
 	l := r.newestSending(to)
@@ -338,7 +340,9 @@ func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery)
 }
 
 func (r *Replicator) dropped(peer im.Region, n int) {
-	r.out(peer).dropped.Add(uint64(n))
+	if p := r.peer(peer); p != nil {
+		p.counts.dropped.Add(uint64(n))
+	}
 	r.metrics.notifyDropped(peer, n)
 }
 
@@ -346,13 +350,16 @@ func (r *Replicator) dropped(peer im.Region, n int) {
 func (r *Replicator) addSending(l *sending, cancel context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.peer(l.peer) == nil { // since it was let in
+		cancel(errNoPeer)
+	}
 	links := append(r.sendings[l.peer], openSending{l, cancel})
 	if len(links) > maxLinksPerPeer {
 		links[0].cancel(errors.New("newer links of the same peer took its place"))
 		links = links[1:]
 	}
 	r.sendings[l.peer] = links
-	r.outs[l.peer].since = l.since
+	l.counts.since = l.since
 }
 
 func (r *Replicator) dropSending(l *sending) {
@@ -365,7 +372,7 @@ func (r *Replicator) dropSending(l *sending) {
 		}
 	}
 	if len(r.sendings[l.peer]) == 0 {
-		r.outs[l.peer].since = r.now()
+		l.counts.since = r.now()
 	}
 }
 

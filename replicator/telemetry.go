@@ -206,12 +206,10 @@ func lane(p im.Partition) string {
 // Status is a snapshot of all links.
 func (r *Replicator) Status() Status {
 	s := Status{Region: r.cfg.Region}
-	for _, in := range r.ins {
-		s.In = append(s.In, in.status())
-	}
 	_, ends := r.ends.snapshot()
-	for _, p := range r.cfg.Peers {
-		c := r.out(p.Region)
+	for _, p := range r.all() {
+		s.In = append(s.In, p.in.status())
+		c := p.counts
 		out := LinkOut{
 			Peer: p.Region, Open: r.newestSending(p.Region) != nil,
 			Records: c.records.Load(), Bytes: c.bytes.Load(), Dropped: c.dropped.Load(),
