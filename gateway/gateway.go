@@ -369,13 +369,23 @@ func (g *Gateway) Drain() {
 		return
 	}
 	g.log.Info("draining", "conns", g.conns.size.Load())
-	goaway := g.goaway()
+	g.tellAll(g.goaway())
+}
+
+// Evacuate tells clients to go to another region within a time; each goes after a random part of it. Who comes is taken
+// as ever: what the region may be given is ipconf's to say.
+func (g *Gateway) Evacuate(within time.Duration) {
+	g.log.Info("the region is left: telling clients", "conns", g.conns.size.Load(), "within", within)
+	g.tellAll(wire.FrameOf(&wire.Goaway{WithinMs: uint32(within.Milliseconds())})) // ipconf knows where to
+}
+
+func (g *Gateway) tellAll(f *wire.Frame) {
 	for _, s := range g.hub.all() {
 		s.mu.Lock()
 		c := s.conn
 		s.mu.Unlock()
 		if c != nil {
-			c.send(goaway)
+			c.send(f)
 		}
 	}
 }

@@ -12,8 +12,79 @@ import (
 )
 
 func newRegionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "region", Short: "Declare regions lost, and bring them back"}
-	cmd.AddCommand(newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
+	cmd := &cobra.Command{Use: "region", Short: "Drain regions, declare them lost, and bring them back"}
+	cmd.AddCommand(newRegionDrainCommand(), newRegionUndrainCommand(), newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
+	return cmd
+}
+
+func newRegionDrainCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := newRegionStateCommand(&cobra.Command{
+		Use:   "drain REGION",
+		Short: "Move a region's clients to the others",
+		Long: `Move a region's clients to the others.
+
+The region is marked draining: ipconfs hand out less and less of it, to nobody after ipconf.drain_over, and then its
+gateways tell their clients to go, within half of that time. The command waits until they have none, as its ipconfs hear
+it, and until every other region that is not dead holds the region's log as far as it then was; then the region is drained.
+It goes on following the logs and shipping its own.
+
+When the wait ends before, the region stays draining: run it again to wait on, or antipode region undrain.
+
+It takes the configuration of a replicator of any region.`,
+	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		return fmt.Sprintf("region %s is drained: it has no clients, and the others hold its log", r), o.Drain(ctx, r, progress)
+	})
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Minute, "how long to wait until it is drained")
+	return cmd
+}
+
+func newRegionUndrainCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := newRegionStateCommand(&cobra.Command{
+		Use:   "undrain REGION",
+		Short: "Take a drain back: let a region take clients again",
+		Long: `Take a drain back: let a region take clients again.
+
+A region that is draining is active at once. One that is drained is active when it has caught up, as after antipode region
+activate, and the command is to be run in it.
+
+It takes the configuration of a replicator of any region, of a drained region that of its own.`,
+	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		return fmt.Sprintf("region %s is active", r), o.Undrain(ctx, r, progress)
+	})
+	cmd.Flags().DurationVar(&wait, "wait", time.Hour, "how long to wait until a drained region has caught up")
+	return cmd
+}
+
+// newRegionStateCommand completes a command about one region. Give says what was reached.
+func newRegionStateCommand(
+	cmd *cobra.Command, give func(context.Context, *app.Operator, im.Region, func(string)) (string, error),
+) *cobra.Command {
+	var flags configFlags
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		r, err := im.ParseRegion(args[0])
+		if err != nil {
+			return err
+		}
+		operator, err := flags.operator(cmd)
+		if err != nil {
+			return err
+		}
+		defer operator.Close()
+		reached, err := give(cmd.Context(), operator, r, func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), reached)
+		return nil
+	}
+	flags.register(cmd)
 	return cmd
 }
 

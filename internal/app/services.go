@@ -352,6 +352,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	rpc.RegisterGateway(server, g)
 	p.push("rpc", server.Run)
 	p.push("gateway", g.Run)
+	p.evacuate(g.Evacuate)
 	self := p.instance(server.Addr())
 	self.Epoch, self.URL = g.Gateway().Epoch, g.URL() // those of the process before, if there is one to take over from
 	listed, err = p.listWhile(ctx, self, tenure{begun: g.Begun(), over: g.Over(), ended: g.GaveOver})

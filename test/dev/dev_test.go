@@ -20,9 +20,16 @@ import (
 
 func start(t *testing.T, data string, regions ...string) *app.Dev {
 	t.Helper()
-	d, err := app.NewDev(app.DevConfig{
-		Regions: regions, Delay: 20 * time.Millisecond, Listen: "127.0.0.1:0", Data: data, Progress: func(s string) { t.Log(s) },
-	})
+	return startWith(t, app.DevConfig{Regions: regions, Data: data})
+}
+
+func startWith(t *testing.T, cfg app.DevConfig) *app.Dev {
+	t.Helper()
+	cfg.Delay, cfg.Listen, cfg.Progress = 20*time.Millisecond, "127.0.0.1:0", func(s string) { t.Log(s) }
+	if cfg.Data == "" {
+		cfg.Data = t.TempDir()
+	}
+	d, err := app.NewDev(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

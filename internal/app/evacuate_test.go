@@ -1,0 +1,65 @@
+package app
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// TestEvacuation: clients are told once the share of a draining region is nothing, again while it is left, and not any more
+// once the drain is taken back.
+func TestEvacuation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		var told []time.Duration
+		e := evacuation{
+			drainOver: time.Minute, now: time.Now,
+			evacuate: func(within time.Duration) {
+				if within != 30*time.Second {
+					t.Errorf("clients are to go within %v", within)
+				}
+				told = append(told, time.Since(begun))
+			},
+		}
+		states := make(chan im.RegionState)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { e.run(ctx, states); close(done) }()
+		say := func(s im.State) {
+			states <- im.RegionState{Region: "eu", State: s, Stamp: im.StampAt(time.Now())}
+			synctest.Wait()
+		}
+		want := func(when string, at ...time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(told, at) {
+				t.Errorf("%s: clients were told at %v, want %v", when, told, at)
+			}
+		}
+		say(im.StateActive)
+		time.Sleep(time.Hour)
+		want("active")
+		begun = time.Now()
+		say(im.StateDraining)
+		time.Sleep(59 * time.Second)
+		want("the share steps down")
+		time.Sleep(time.Second)
+		want("the share is nothing", time.Minute)
+		say(im.StateDrained)
+		time.Sleep(time.Minute)
+		want("drained, and some are there", time.Minute, 2*time.Minute)
+		say(im.StateActive)
+		time.Sleep(time.Hour)
+		want("active again", time.Minute, 2*time.Minute)
+		begun, told = time.Now(), nil
+		say(im.StateDraining)
+		time.Sleep(time.Minute)
+		want("draining again", time.Minute)
+		cancel()
+		<-done
+	})
+}
