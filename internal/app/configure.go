@@ -32,7 +32,7 @@ func SiteOf(c *config.Config) (Site, error) {
 	s := Site{
 		Region: c.Region, Origin: c.Origin(), Regions: c.Regions(), Origins: c.Origins, Partitions: c.Partitions,
 		Topic: kafka.TopicSpec{Replication: c.Log.Replication, MinISR: c.Log.MinInSync, Retention: logRetention},
-		Peers: c.Replicator.Peers,
+		Peers: c.Replicator.Peers, JoinLag: c.Replicator.JoinLag,
 	}
 	if len(s.Origins) == 0 {
 		s.Origins, s.Regions = []im.Origin{s.Origin}, []im.Region{s.Region}

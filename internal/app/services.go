@@ -264,6 +264,9 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	rpc.RegisterReplicator(server, r, rpc.ReplicatorAccess{Region: p.site.Region, Identify: certs.Identify})
 	p.push("rpc", server.Run)
 	p.push("replicator", p.confess(r.Run))
+	if err := p.join(ctx, r, views); err != nil {
+		return nil, err
+	}
 	_, err = p.list(ctx, p.instance(server.Addr()))
 	return r, err
 }
@@ -353,6 +356,9 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	p.push("rpc", server.Run)
 	p.push("gateway", g.Run)
 	p.evacuate(g.Evacuate)
+	if err := p.joinFirst(ctx); err != nil {
+		return nil, err
+	}
 	self := p.instance(server.Addr())
 	self.Epoch, self.URL = g.Gateway().Epoch, g.URL() // those of the process before, if there is one to take over from
 	listed, err = p.listWhile(ctx, self, tenure{begun: g.Begun(), over: g.Over(), ended: g.GaveOver})

@@ -41,6 +41,7 @@ type Site struct {
 	Partitions int         // of every topic, equal in every region
 
 	Kafka         kafka.Config
+	JoinLag       time.Duration   // how far behind the views of a region may be that is to take clients
 	LinkPace      time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
 	Topic         kafka.TopicSpec // replication and retention of new topics
 	Timelines     postgres.Config // all but how many partitions there are

@@ -285,6 +285,7 @@ type Replicator struct {
 	Compression string               `yaml:"compression"`    // of links, by zstd: capped (those that a cap holds back), always or never
 	Caps        []Cap                `yaml:"caps,omitempty"` // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
 	LinkTimeout time.Duration        `yaml:"link_timeout"`   // a link silent for longer is opened anew
+	JoinLag     time.Duration        `yaml:"join_lag"`       // how far behind the others a new region may be when it begins to take clients
 }
 
 // Cap bounds what goes to a peer at a time of day. The lowest that holds counts.
@@ -361,7 +362,7 @@ func Defaults() *Config {
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond,
 		},
-		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", LinkTimeout: 5 * time.Second},
+		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
 	}
 }

@@ -176,9 +176,8 @@ func returns(t *testing.T, d *app.Dev, data string, h *checker.History, regional
 	if err := operator.Activate(t.Context(), func(s string) { t.Log(s) }); err != nil {
 		t.Fatal(err)
 	}
-	states, err := again.RegionStates(t.Context())
-	if err != nil || len(states) != 1 || states[0].State != im.StateActive {
-		t.Errorf("eu has caught up and the states are %v, %v", states, err)
+	if s := stateOf(t, again, "eu"); s != im.StateActive {
+		t.Errorf("eu has caught up and is %q", s)
 	}
 	chat := im.Direct("ann", "bob") // and it works
 	ann, bob := connect(t, again, "ann", "eu"), connect(t, again, "bob", "us")

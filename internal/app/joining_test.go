@@ -1,0 +1,154 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// fakeWorld is what a region that joins hears.
+type fakeWorld struct {
+	mu      sync.Mutex
+	ends    map[im.Region]map[im.Partition]int64
+	applied map[im.Partition]int64
+	err     error
+}
+
+func (w *fakeWorld) Ends() map[im.Region]map[im.Partition]int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := map[im.Region]map[im.Partition]int64{}
+	for r, ends := range w.ends {
+		all[r] = maps.Clone(ends)
+	}
+	return all
+}
+
+func (w *fakeWorld) Empty(context.Context) (bool, error) { return true, nil }
+
+func (w *fakeWorld) Positions(context.Context, im.Origin) ([]im.Position, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []im.Position
+	for p, next := range w.applied {
+		all = append(all, im.Position{Partition: p, Next: next})
+	}
+	return all, w.err
+}
+
+func TestJoining(t *testing.T) {
+	us := im.Partition{Topic: im.MsgTopic("us", im.LaneDirect)}
+	ap := im.Partition{Topic: im.MsgTopic("ap", im.LaneDirect)}
+	rig := func(t *testing.T, w *fakeWorld) (set func(func()), caught func() bool, missing func() string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var (
+			mu   sync.Mutex
+			done bool
+			told string
+		)
+		ended := make(chan struct{})
+		j := joiner{bound: 10 * time.Second, links: w, views: w, now: time.Now}
+		go func() {
+			defer close(ended)
+			err := j.caughtUp(ctx, func(line string) {
+				mu.Lock()
+				told = line
+				mu.Unlock()
+			})
+			mu.Lock()
+			done = err == nil
+			mu.Unlock()
+		}()
+		t.Cleanup(func() { cancel(); <-ended })
+		set = func(change func()) {
+			w.mu.Lock()
+			change()
+			w.mu.Unlock()
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+		}
+		caught = func() bool { mu.Lock(); defer mu.Unlock(); return done }
+		missing = func() string { mu.Lock(); defer mu.Unlock(); return told }
+		return set, caught, missing
+	}
+	for name, test := range map[string]func(t *testing.T){
+		"waits for every peer, and for what it holds": func(t *testing.T) {
+			w := &fakeWorld{ends: map[im.Region]map[im.Partition]int64{"us": {us: 1}, "ap": nil}, applied: map[im.Partition]int64{us: 1}}
+			set, caught, _ := rig(t, w)
+			set(func() {})
+			if caught() {
+				t.Fatal("ap has not answered yet")
+			}
+			set(func() { w.ends["ap"] = map[im.Partition]int64{ap: 7} })
+			if caught() {
+				t.Fatal("nothing of ap is applied")
+			}
+			set(func() { w.applied[ap] = 7 })
+			if !caught() {
+				t.Error("everything is applied")
+			}
+		},
+		"goes on without a peer that stays away, if there is another": func(t *testing.T) {
+			w := &fakeWorld{ends: map[im.Region]map[im.Partition]int64{"us": nil, "ap": nil}, applied: map[im.Partition]int64{us: 1}}
+			set, caught, missing := rig(t, w)
+			for range 10 {
+				set(func() {})
+			}
+			if caught() || !strings.Contains(missing(), "no other region answers") {
+				t.Fatalf("nobody answers, and it waits for %q", missing())
+			}
+			set(func() { w.ends["us"] = map[im.Partition]int64{us: 1} })
+			if !caught() {
+				t.Error("what us has is applied")
+			}
+		},
+		"is not near while it applies what is older than the bound": func(t *testing.T) {
+			w := &fakeWorld{ends: map[im.Region]map[im.Partition]int64{"us": {us: 1000}}, applied: map[im.Partition]int64{}}
+			set, caught, missing := rig(t, w)
+			for n := range 20 { // a minute behind all the time
+				set(func() {
+					w.ends["us"][us] = int64(1000 + 50*n)
+					w.applied[us] = int64(900 + 50*(n-12))
+				})
+			}
+			if caught() || !strings.Contains(missing(), "not applied yet") {
+				t.Fatalf("it is a minute behind, and waits for %q", missing())
+			}
+			set(func() { w.err = errors.New("restarting") })
+			set(func() { w.err, w.applied[us] = nil, 2000 })
+			if !caught() {
+				t.Error("it is near")
+			}
+		},
+		"is near by itself where there is no other": func(t *testing.T) {
+			set, caught, _ := rig(t, &fakeWorld{})
+			if set(func() {}); !caught() {
+				t.Error("there is nothing to wait for")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+	}
+}
+
+// TestOwnWordIsTheWeakest: whatever is said of a region holds against what it says of itself.
+func TestOwnWordIsTheWeakest(t *testing.T) {
+	operator := im.RegionState{Region: "eu", State: im.StateActive, Stamp: im.StampAt(time.UnixMilli(1))}
+	for _, own := range []im.RegionState{
+		{Region: "eu", State: im.StateJoining, Stamp: stampJoining}, {Region: "eu", State: im.StateActive, Stamp: stampJoined},
+	} {
+		if own.Compare(operator) >= 0 {
+			t.Errorf("%v holds against %v", own, operator)
+		}
+	}
+	if undecided(operator) || !undecided(im.RegionState{}) || !undecided(im.RegionState{Stamp: stampJoining}) || undecided(im.RegionState{Stamp: stampJoined}) {
+		t.Error("what is undecided")
+	}
+}
