@@ -49,6 +49,8 @@ func (s *IPConf) allow(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.Set("Access-Control-Allow-Methods", "GET")
+	h.Set("Access-Control-Allow-Headers", "If-None-Match")
+	h.Set("Access-Control-Expose-Headers", "ETag, Retry-After")
 	h.Set("Access-Control-Max-Age", "600")
 }
 

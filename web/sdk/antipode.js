@@ -12,15 +12,17 @@
 
 import { AntipodeError } from './codes.js';
 import { Connection } from './connection.js';
-import { endpoints, race } from './dial.js';
+import { race } from './dial.js';
 import { Emitter, pause } from './emitter.js';
+import { Endpoints, refusal } from './endpoints.js';
 import { group, traceparent, uuidv7 } from './ids.js';
 import { Outbox } from './outbox.js';
 import { regionOf } from './place.js';
-import { backOffMs, DEFAULT_POLICY } from './policy.js';
+import { backOffMs } from './policy.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
 import { Sync } from './sync.js';
 
+export { canVerify } from './catalogue.js';
 export { AntipodeError } from './codes.js';
 export { direct, directMembers, isUID, traceID } from './ids.js';
 export { formatPlace, regionOf, stampMillis } from './place.js';
@@ -34,6 +36,8 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {string[]} ipconf           base URLs, the preferred region's first
  * @property {string} [region]           the preferred region; empty: the nearest
  * @property {() => Promise<{token: string, expiresMs: number}>} token  called when none is held or it has expired
+ * @property {Record<string, string>} [catalogueKeys]  public keys in base64 (raw Ed25519), by id: only gateways of a catalogue that one of
+ *                                       them signed are used. A browser may lack Ed25519 (canVerify): then no list is taken
  * @property {import('./store.js').Shelf} [shelf]
  * @property {string} [agent]            name and version, for operators
  */
@@ -59,6 +63,11 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
 
 /** @typedef {{id: string, secret: string, push: bigint}} Session */
 
+/**
+ * A submit that is no text, and how often it was sent.
+ * @typedef {{conversation: string, body: object, trace: string, sent: number}} Submit
+ */
+
 /** For a call's reply. It exceeds the servers' deadline for global acks. */
 const CALL_MS = 20000;
 const PUSH_ACK_EVERY = 32;
@@ -70,6 +79,10 @@ const POLL_MS = 4000;
 const HTTP_TRIES = 3;
 /** After these the same gateway is no place to come back to. */
 const LEAVE = new Set(['draining', 'gateway_fenced', 'overloaded', 'unready', 'too_many_requests', 'internal']);
+/** Refusals of a hello that say nothing of the gateway. */
+const OWN_FAULT = new Set(['token_expired', 'login_tie', 'session_expired', 'draining']);
+/** How often a group's region is asked over HTTP after the client has moved to another. */
+const CREATE_TRIES = 5;
 /** A connection that lasted so long was a good one: the next loss begins a new back-off. */
 const GOOD_MS = 10000;
 /** An own message whose record did not come back in this time after its ack is pulled. */
@@ -81,7 +94,8 @@ export class Client extends Emitter {
   state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, polling: false, error: undefined };
   /** bytes; from welcome */
   maxText = 4096;
-  #policy = DEFAULT_POLICY;
+  /** @type {Endpoints} */
+  #endpoints;
   #stopping = new AbortController();
   /** cuts a wait between two connections short */
   #hurry = new AbortController();
@@ -93,8 +107,6 @@ export class Client extends Emitter {
   #token;
   /** @type {Store | undefined} */
   #store;
-  /** @type {import('./dial.js').Gateway[]} */
-  #gateways = [];
   /** the gateway just lost: it still has the session */
   #prefer = '';
   /** the gateway that sent this client away, or did not say welcome: tried last */
@@ -112,10 +124,11 @@ export class Client extends Emitter {
     super();
     this.options = options;
     this.uid = options.uid;
+    this.#endpoints = new Endpoints({ ipconf: options.ipconf, catalogueKeys: options.catalogueKeys });
     this.sync = new Sync(
       {
         uid: options.uid,
-        policy: () => this.#policy,
+        policy: () => this.#endpoints.policy,
         region: () => this.state.region,
         online: () => this.#connection !== undefined || this.state.polling,
         call: (method, key, body) => this.#call(method, key, body),
@@ -210,31 +223,56 @@ export class Client extends Emitter {
   }
 
   /**
-   * Creates a group in the region that serves now.
+   * Creates a group in the region that serves now, which its id names. If another region took over before the ack was there, that
+   * one answers wrong_region. Then, if the record cannot have landed, it is created anew there; if it may have, the region of the
+   * first try is asked over HTTP with the same ids, and the error stands if it does not answer: the group may exist, and
+   * appears in the list if it does.
    * @param {string} title @param {string[]} members
    * @returns {Promise<string>} its conversation
    */
   async createGroup(title, members) {
     for (let attempt = 0; ; attempt++) {
       const id = group(this.#origin, this.now());
+      const submit = this.#submitOf(id, { create: { title, members } });
       try {
-        await this.#submitNow(id, { create: { title, members } });
+        await this.#submitNow(submit);
         return id;
       } catch (error) {
-        // Another region took over between two tries: the id must name its origin.
-        if (!(error instanceof AntipodeError) || error.code !== 'wrong_region' || attempt > 3) throw error;
+        if (!(error instanceof AntipodeError) || error.code !== 'wrong_region') throw error;
+        if (submit.sent > 1) return this.#createAt(id, submit, error);
+        if (attempt > 3) throw error;
       }
     }
   }
 
+  /**
+   * Repeats a create in the region that its id names.
+   * @param {string} id @param {Submit} submit @param {AntipodeError} refused
+   */
+  async #createAt(id, submit, refused) {
+    const region = id.split(':')[1];
+    for (let attempt = 0; attempt < CREATE_TRIES; attempt++) {
+      try {
+        await this.#postTo(region, '/v1/submit', submit.body, this.#stopping.signal, submit.trace);
+        return id;
+      } catch (error) {
+        this.#stopping.signal.throwIfAborted();
+        if (error instanceof AntipodeError && error.action === 'stop') throw error;
+        const retryAfterMs = error instanceof AntipodeError ? error.retryAfterMs : 0;
+        await pause(backOffMs(this.#endpoints.policy, attempt, retryAfterMs), this.#stopping.signal);
+      }
+    }
+    throw refused;
+  }
+
   /** @param {string} id @param {{add?: string[], remove?: string[]}} change */
   changeMembers(id, change) {
-    return this.#submitNow(id, { member: { add: change.add ?? [], remove: change.remove ?? [] } });
+    return this.#submitNow(this.#submitOf(id, { member: { add: change.add ?? [], remove: change.remove ?? [] } }));
   }
 
   /** @param {string} id @param {string} title */
   rename(id, title) {
-    return this.#submitNow(id, { settings: { title } });
+    return this.#submitNow(this.#submitOf(id, { settings: { title } }));
   }
 
   /** The members as the region has them now. @param {string} id */
@@ -246,6 +284,7 @@ export class Client extends Emitter {
     const { signal } = this.#stopping;
     const slot = await takeSlot(this.uid, signal);
     this.#store = new Store(this.uid, slot, this.options.shelf ?? defaultShelf());
+    this.#endpoints.options.kept = this.#store;
     for (const message of this.#store.unsent()) {
       const conversation = this.sync.conversation(message.conversation);
       conversation.timeline.addSending({ ...message, sender: this.uid });
@@ -254,14 +293,16 @@ export class Client extends Emitter {
     }
     void this.#fallback(signal).catch(() => {}); // it ends with the client
     let refreshed = false;
+    let force = false; // the list led nowhere: ask for another
     for (let attempt = 0; ; ) {
       /** @type {AntipodeError} */
       let error;
       let began = 0;
       try {
         this.#set({ phase: 'connecting' });
-        let link = await this.#connect(this.#store);
+        let link = await this.#connect(this.#store, { force });
         began = performance.now();
+        force = false;
         refreshed = false;
         for (;;) {
           error = await link.connection.closed;
@@ -275,6 +316,7 @@ export class Client extends Emitter {
         else this.#prefer = link.gateway.key;
       } catch (thrown) {
         signal.throwIfAborted();
+        force = true;
         error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
       }
       signal.throwIfAborted();
@@ -287,7 +329,7 @@ export class Client extends Emitter {
       }
       if (began && performance.now() - began > GOOD_MS) attempt = 0;
       const quick = error.action !== 'back_off' && attempt === 0;
-      const wait = quick ? this.#policy.backoffBase * Math.random() : backOffMs(this.#policy, attempt, error.retryAfterMs);
+      const wait = quick ? this.#endpoints.policy.backoffBase * Math.random() : backOffMs(this.#endpoints.policy, attempt, error.retryAfterMs);
       attempt++;
       this.#set({ phase: 'waiting', retryAtMs: Date.now() + wait, gateway: '', rttMs: 0, error });
       this.#hurry = new AbortController();
@@ -298,14 +340,15 @@ export class Client extends Emitter {
   /**
    * Finds a gateway, says hello, and returns when welcome is there.
    * @param {Store} store
-   * @param {{alternatives: string[]}} [move]  of a client that leaves its gateway: where it may go; nothing is resumed
+   * @param {{force?: boolean, alternatives?: string[]}} how  alternatives: of a client that leaves its gateway, where it may go; nothing
+   *   is resumed then
    * @returns {Promise<Link>}
    */
-  async #connect(store, move) {
+  async #connect(store, { force = false, alternatives }) {
     const { signal } = this.#stopping;
     const token = await this.#freshToken();
-    const order = await this.#order(store, move?.alternatives ?? []);
-    const { socket, gateway } = await race(order, this.#policy, signal);
+    const order = await this.#order(store, force, alternatives ?? []);
+    const { socket, gateway } = await race(order, this.#endpoints.policy, signal, (key) => this.#endpoints.failed(key));
     this.#prefer = '';
     this.#avoid = gateway.key; // until it says welcome
 
@@ -313,9 +356,9 @@ export class Client extends Emitter {
     const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
     signal.addEventListener('abort', stop, { once: true });
     connection.on('closed', () => signal.removeEventListener('abort', stop));
-    const session = move ? undefined : this.#session;
+    const session = alternatives ? undefined : this.#session;
     const asked = Date.now();
-    const welcome = await connection.hello(
+    const greeted = connection.hello(
       {
         token,
         device: store.device,
@@ -324,8 +367,13 @@ export class Client extends Emitter {
         agent: this.options.agent ?? 'antipode-web/1',
         ...(session && { resume: { session: session.id, secret: session.secret, push: session.push.toString() } }),
       },
-      this.#policy,
+      this.#endpoints.policy,
     );
+    const welcome = await greeted.catch((error) => {
+      if (!OWN_FAULT.has(error.code)) this.#endpoints.failed(gateway.key);
+      throw error;
+    });
+    this.#endpoints.used(gateway.key);
     /** @type {Link} */
     const link = { connection, gateway, moving: undefined };
     this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
@@ -349,25 +397,26 @@ export class Client extends Emitter {
 
   /**
    * The gateways to try, best first: where the session is or where a goaway leads, then as ipconf ranks them.
-   * @param {Store} store @param {string[]} alternatives
+   * @param {Store} store @param {boolean} force @param {string[]} alternatives
    */
-  async #order(store, alternatives) {
-    const { uid, ipconf, region = '' } = this.options;
+  async #order(store, force, alternatives) {
+    const { uid, region = '' } = this.options;
     const rtt = Object.entries(store.rtts())
       .map(([name, ms]) => `${name}:${ms}`)
       .join(',');
     const query = { uid, device: store.device, platform: 'web', region, last: store.last, rtt };
+    const first = this.#endpoints.named(alternatives);
+    /** @type {import('./dial.js').Gateway[]} */
+    let list = [];
     try {
-      const found = await endpoints(ipconf, query, this.#stopping.signal);
-      this.#policy = this.outbox.policy = found.policy;
-      this.#gateways = found.gateways;
+      list = await this.#endpoints.get(query, force, this.#stopping.signal);
     } catch (error) {
-      if (this.#gateways.length === 0) throw error; // the old list stays usable
+      if (first.length === 0) throw error;
     }
+    this.outbox.policy = this.#endpoints.policy;
     /** @param {import('./dial.js').Gateway} g */
-    const rank = (g) => (alternatives.includes(g.url) || g.key === this.#prefer ? 0 : g.key === this.#avoid ? 2 : 1);
-    const unlisted = alternatives.filter((url) => !this.#gateways.some((g) => g.url === url)).map((url) => ({ key: url, id: url, region: '', url, pullUrl: '' }));
-    return [...unlisted, ...this.#gateways].sort((a, b) => rank(a) - rank(b));
+    const rank = (g) => (g.key === this.#prefer ? 0 : g.key === this.#avoid ? 2 : 1);
+    return [...first, ...list.filter((g) => !first.some((f) => f.url === g.url)).sort((a, b) => rank(a) - rank(b))];
   }
 
   /** @param {Link} link @param {Session} session @param {Store} store */
@@ -392,7 +441,7 @@ export class Client extends Emitter {
         if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.sync.learn(this.sync.conversation(id));
       }
       if (++unacked >= PUSH_ACK_EVERY) ack();
-      else timer ??= setTimeout(ack, this.#policy.pushAck);
+      else timer ??= setTimeout(ack, this.#endpoints.policy.pushAck);
     });
     connection.on('behind', (number) => {
       if (number > session.push) session.push = number;
@@ -438,9 +487,9 @@ export class Client extends Emitter {
   async #fallback(signal) {
     let part = 0.8 + 0.4 * Math.random();
     for (;;) {
-      const { fallbackPull, pollFallback } = this.#policy; // a new list may bring a new policy
+      const { fallbackPull, pollFallback } = this.#endpoints.policy; // a new list may bring a new policy
       await pause(Math.min(1000, fallbackPull / 4), signal);
-      const polling = !this.#connection && this.#gateways.length > 0 && performance.now() - this.#lostAt > pollFallback;
+      const polling = !this.#connection && this.#endpoints.gateways.length > 0 && !this.#endpoints.heldBack && performance.now() - this.#lostAt > pollFallback;
       if (polling !== this.state.polling) this.#set({ polling });
       if (!polling && !this.#connection) continue;
       if (performance.now() - this.#heardAt < (polling ? Math.min(POLL_MS, fallbackPull) : fallbackPull) * part) continue;
@@ -469,11 +518,12 @@ export class Client extends Emitter {
   async #callOverHTTP(method, key, body, trace) {
     /** @type {unknown} */
     let lastError = new AntipodeError('unavailable', 'no gateway is known');
-    for (const gateway of this.#gateways.filter((g) => g.pullUrl).slice(0, HTTP_TRIES)) {
+    for (const gateway of this.#endpoints.ordered().filter((g) => g.pullUrl).slice(0, HTTP_TRIES)) {
       try {
         return await this.#post(gateway, `/v1/call/im/${method}?key=${encodeURIComponent(key)}`, body, this.#stopping.signal, trace);
       } catch (error) {
         if (error instanceof AntipodeError) throw error; // it answered
+        this.#endpoints.failed(gateway.key);
         lastError = error;
       }
     }
@@ -488,9 +538,8 @@ export class Client extends Emitter {
       body: JSON.stringify(body),
       signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MS)]),
     });
-    const answer = await response.json();
-    if (!response.ok) throw AntipodeError.of(answer);
-    return answer;
+    if (!response.ok) throw await refusal(response, `gateway ${gateway.key}`);
+    return response.json();
   }
 
   /** @param {import('./outbox.js').Item} item */
@@ -511,30 +560,58 @@ export class Client extends Emitter {
   }
 
   /**
-   * Submits something that is no text and waits for its ack, keeping the client_id across a few retries.
    * @param {string} conversation @param {object} content
+   * @returns {Submit}
    */
-  async #submitNow(conversation, content) {
-    const body = { conversation, clientId: uuidv7(this.now()), seen: this.sync.conversations.get(conversation)?.timeline.stamp.toString() ?? '0', ...content };
-    const trace = traceparent();
+  #submitOf(conversation, content) {
+    const seen = this.sync.conversations.get(conversation)?.timeline.stamp.toString() ?? '0';
+    return { conversation, body: { conversation, clientId: uuidv7(this.now()), seen, ...content }, trace: traceparent(), sent: 0 };
+  }
+
+  /**
+   * Submits something that is no text and waits for its ack, keeping the client_id across a few retries.
+   * @param {Submit} submit
+   */
+  async #submitNow(submit) {
     for (let attempt = 0; ; attempt++) {
+      await this.#reachable();
+      submit.sent++;
       try {
-        return await this.#call('submit', conversation, body, trace);
+        return await this.#call('submit', submit.conversation, submit.body, submit.trace);
       } catch (error) {
         if (!(error instanceof AntipodeError) || error.action === 'stop' || attempt >= 6) throw error;
-        await pause(backOffMs(this.#policy, attempt, error.retryAfterMs), this.#stopping.signal);
+        await pause(backOffMs(this.#endpoints.policy, attempt, error.retryAfterMs), this.#stopping.signal);
       }
     }
+  }
+
+  /** Waits until calls can be made, for as long as a call may take. */
+  async #reachable() {
+    const usable = () => this.#connection !== undefined || this.state.polling;
+    if (usable()) return;
+    const ready = new AbortController();
+    const off = this.on('state', () => usable() && ready.abort());
+    try {
+      await pause(CALL_MS, AbortSignal.any([this.#stopping.signal, ready.signal])).catch(() => this.#stopping.signal.throwIfAborted());
+    } finally {
+      off();
+    }
+    if (!usable()) throw new AntipodeError('unavailable', 'not connected');
   }
 
   /**
    * Pulls over HTTP from a gateway of another region.
    * @param {string} region @param {object} body @param {AbortSignal} signal
    */
-  async #pullFrom(region, body, signal) {
-    const gateway = this.#gateways.find((g) => g.region === regionOf(region) && g.pullUrl);
+  #pullFrom(region, body, signal) {
+    return this.#postTo(region, '/v1/pull', body, signal);
+  }
+
+  /** @param {string} region @param {string} path @param {object} body @param {AbortSignal} signal @param {string} [trace] */
+  async #postTo(region, path, body, signal, trace) {
+    const gateway = this.#endpoints.ordered().find((g) => g.region === regionOf(region) && g.pullUrl);
     if (!gateway) throw new AntipodeError('unavailable', `no gateway of ${region} is known`);
-    return this.#post(gateway, '/v1/pull', body, signal);
+    return this.#post(gateway, path, body, signal, trace);
   }
 
   /** @param {string} id */

@@ -1,54 +1,21 @@
 // @ts-check
-// Finding a gateway: ask an ipconf for the ranked list, then race the best few.
+// Dialling: race the best few gateways.
 
 import { AntipodeError } from './codes.js';
 import { pause } from './emitter.js';
-import { readPolicy } from './policy.js';
 
 /** @typedef {{key: string, id: string, region: string, url: string, pullUrl: string}} Gateway  key: region/id; ids are unique within a region only */
-/** @typedef {{gateways: Gateway[], policy: import('./policy.js').Policy, ttlMs: number}} Endpoints */
 
 export const SUBPROTOCOL = 'antipode.v1+json';
-
-/** How long an ipconf has to answer before the next one is asked too. */
-const NEXT_IPCONF_MS = 700;
-const IPCONF_TIMEOUT_MS = 4000;
-
-/**
- * Asks the ipconfs, each a little after the one before, and takes the first good answer.
- * @param {string[]} bases  base URLs, preferred first
- * @param {Record<string, string>} query  uid, device, platform, region, last, rtt…
- * @param {AbortSignal} signal
- * @returns {Promise<Endpoints>}
- */
-export async function endpoints(bases, query, signal) {
-  if (bases.length === 0) throw new AntipodeError('unavailable', 'no ipconf is known');
-  const parameters = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== ''));
-  return staggered(bases, NEXT_IPCONF_MS, signal, async (base, ended) => {
-    const timeout = AbortSignal.any([ended, AbortSignal.timeout(IPCONF_TIMEOUT_MS)]);
-    const response = await fetch(`${base.replace(/\/$/, '')}/v1/endpoints?${parameters}`, { signal: timeout, cache: 'no-cache' });
-    if (!response.ok) throw new AntipodeError('unavailable', `ipconf ${base} answers ${response.status}`);
-    const answer = await response.json();
-    /** @type {Gateway[]} */
-    const gateways = (answer.gateways ?? []).map((/** @type {any} */ g) => ({
-      key: `${g.region}/${g.id}`,
-      id: String(g.id),
-      region: String(g.region),
-      url: String(g.url),
-      pullUrl: String(g.pull_url ?? ''),
-    }));
-    if (gateways.length === 0) throw new AntipodeError('unavailable', `ipconf ${base} knows no gateway`);
-    return { gateways, policy: readPolicy(answer.policy), ttlMs: Number(answer.ttl_ms) || 30000 };
-  });
-}
 
 /**
  * Opens sockets to the gateways in their order, at most width at once, each a little after the one before or at once when
  * one fails. The first that opens wins; the others are closed. No hello is sent: only the winner may claim the route.
  * @param {Gateway[]} gateways @param {import('./policy.js').Policy} policy @param {AbortSignal} signal
+ * @param {(key: string) => void} [failed]  told of each that could not be reached
  * @returns {Promise<{socket: WebSocket, gateway: Gateway, ms: number}>}
  */
-export async function race(gateways, policy, signal) {
+export async function race(gateways, policy, signal, failed) {
   return staggered(
     gateways,
     policy.raceStagger,
@@ -57,7 +24,7 @@ export async function race(gateways, policy, signal) {
       new Promise((resolve, reject) => {
         const began = performance.now();
         const socket = new WebSocket(socketURL(gateway.url), [SUBPROTOCOL]);
-        const timer = setTimeout(() => lose('did not answer in time'), policy.connectTimeout);
+        const timer = setTimeout(() => fail('did not answer in time'), policy.connectTimeout);
         const settle = () => {
           clearTimeout(timer);
           ended.removeEventListener('abort', abort);
@@ -69,15 +36,20 @@ export async function race(gateways, policy, signal) {
           socket.close();
           reject(new AntipodeError('unavailable', `gateway ${gateway.key} ${why}`));
         };
+        /** @param {string} why */
+        const fail = (why) => {
+          failed?.(gateway.key);
+          lose(why);
+        };
         const abort = () => lose('was slower');
         ended.addEventListener('abort', abort);
-        socket.onerror = socket.onclose = () => lose('cannot be reached');
+        socket.onerror = socket.onclose = () => fail('cannot be reached');
         socket.onopen = () => {
           settle();
           resolve({ socket, gateway, ms: performance.now() - began });
         };
       }),
-    policy.raceWidth,
+    { width: policy.raceWidth },
   );
 }
 
@@ -92,24 +64,26 @@ export function socketURL(url) {
 
 /**
  * Runs attempt over the items: the next starts when the stagger has passed or an earlier one fails, at most width at
- * once. The first to succeed ends the others; if all fail, so does this, with the last error.
+ * once. The first to succeed ends the others, and so does an error that decides; if all fail, so does this, with the last error.
  * @template Item, Result
  * @param {Item[]} items @param {number} staggerMs @param {AbortSignal} signal
- * @param {(item: Item, ended: AbortSignal) => Promise<Result>} attempt @param {number} [width]
+ * @param {(item: Item, ended: AbortSignal) => Promise<Result>} attempt
+ * @param {{width?: number, decides?: (error: unknown) => boolean}} [options]
  * @returns {Promise<Result>}
  */
-async function staggered(items, staggerMs, signal, attempt, width = items.length) {
+export async function staggered(items, staggerMs, signal, attempt, { width = items.length, decides = () => false } = {}) {
   const ended = new AbortController();
   const either = AbortSignal.any([signal, ended.signal]);
   /** @type {Set<Promise<void>>} */
   const running = new Set();
   /** @type {{result: Result} | undefined} */
   let won;
+  let decided = false;
   /** @type {unknown} */
   let lastError = new AntipodeError('unavailable', 'nothing to try');
   const queue = [...items];
   try {
-    while (!won && (queue.length > 0 || running.size > 0)) {
+    while (!won && !decided && (queue.length > 0 || running.size > 0)) {
       signal.throwIfAborted();
       const item = running.size < width ? queue.shift() : undefined;
       if (item !== undefined) {
@@ -118,7 +92,9 @@ async function staggered(items, staggerMs, signal, attempt, width = items.length
             won ??= { result };
           },
           (error) => {
+            if (decided) return;
             lastError = error;
+            decided = decides(error);
           },
         );
         const tracked = run.finally(() => running.delete(tracked));

@@ -39,7 +39,7 @@ const SLOTS = 64;
  * @returns {Promise<number>}
  */
 export async function takeSlot(uid, signal) {
-  if (!navigator.locks) return 0;
+  if (!globalThis.navigator?.locks) return 0;
   const key = `antipode/${uid}/slot`;
   /** @type {string | null} */
   let had = null;
@@ -140,6 +140,14 @@ export class Store {
   }
   set last(gateway) {
     this.#set('last', gateway);
+  }
+
+  /** The last list of gateways, as Endpoints writes it. */
+  get list() {
+    return this.#get('gateways') ?? '';
+  }
+  set list(text) {
+    this.#set('gateways', text);
   }
 
   /** @param {string} name */

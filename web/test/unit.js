@@ -1,9 +1,12 @@
 // @ts-check
 // Tests of the pure modules. They run in a page (run.js, started by test/browser) and in node (node --test web/test).
 
+import { Client } from '../sdk/antipode.js';
+import { canVerify, openCatalogue } from '../sdk/catalogue.js';
 import { AntipodeError, CODES } from '../sdk/codes.js';
 import { Conversation } from '../sdk/conversation.js';
 import { covers, coversAll, formatCursor, mergeCursors, parseCursor } from '../sdk/cursor.js';
+import { Endpoints } from '../sdk/endpoints.js';
 import { direct, directMembers, group, isUID, traceID, traceparent, uuidMillis, uuidv7 } from '../sdk/ids.js';
 import { Outbox } from '../sdk/outbox.js';
 import { comparePlaces, formatPlace, regionOf, stampMillis } from '../sdk/place.js';
@@ -70,6 +73,95 @@ function synced({ rows, pull }) {
     pullFrom: () => Promise.reject(new AntipodeError('unavailable')), changed() {},
   };
   return { sync: new Sync(deps, ended.signal), end: () => ended.abort(), pulls: () => pulls };
+}
+
+/**
+ * Runs fn while fetch answers by script: asked records what was asked.
+ * @param {(url: URL, headers: Headers) => {status?: number, body?: unknown, headers?: Record<string, string>}} answer
+ * @param {(asked: URL[]) => Promise<void>} fn
+ */
+async function fetching(answer, fn) {
+  const real = globalThis.fetch;
+  /** @type {URL[]} */
+  const asked = [];
+  globalThis.fetch = async (input, init) => {
+    const url = new URL(String(input));
+    asked.push(url);
+    const { status = 200, body, headers = {} } = answer(url, new Headers(init?.headers));
+    return new Response(status === 304 ? null : JSON.stringify(body ?? {}), { status, headers });
+  };
+  try {
+    await fn(asked);
+  } finally {
+    globalThis.fetch = real;
+  }
+}
+
+/**
+ * Sockets to gateways by script: a frame of the client's goes to the script, which answers with frames or closes.
+ * @param {(socket: {url: string, send: (frame: object) => void, close: () => void}, frame: any) => void} script
+ * @param {(url: string) => boolean} reachable
+ * @param {() => Promise<void>} fn
+ */
+async function socketing(script, reachable, fn) {
+  const real = globalThis.WebSocket;
+  class Scripted {
+    static OPEN = 1;
+    readyState = 0;
+    /** @type {((event: any) => void) | null} */
+    onopen = null;
+    /** @type {((event: any) => void) | null} */
+    onmessage = null;
+    /** @type {((event: any) => void) | null} */
+    onclose = null;
+    /** @param {string} url */
+    constructor(url) {
+      this.url = url;
+      setTimeout(() => (reachable(url) ? ((this.readyState = 1), this.onopen?.({})) : this.close()));
+    }
+    /** @param {string} text */
+    send(text) {
+      const answers = { url: this.url, send: (/** @type {object} */ frame) => this.onmessage?.({ data: JSON.stringify(frame) }), close: () => this.close() };
+      setTimeout(() => script(answers, JSON.parse(text)));
+    }
+    close() {
+      if (this.readyState === 3) return;
+      this.readyState = 3;
+      setTimeout(() => this.onclose?.({ code: 1006, reason: '' }));
+    }
+  }
+  globalThis.WebSocket = /** @type {any} */ (Scripted);
+  try {
+    await fn();
+  } finally {
+    globalThis.WebSocket = real;
+  }
+}
+
+const LIST = {
+  gateways: [
+    { id: 'g1', region: 'eu', url: 'ws://g1/v1/ws', pull_url: 'http://g1' },
+    { id: 'g2', region: 'eu', url: 'ws://g2/v1/ws', pull_url: 'http://g2' },
+  ],
+  ttl_ms: 60000,
+  catalogue: 'v1',
+};
+const IPCONFS = ['http://one', 'http://two'];
+const never = new AbortController().signal;
+
+/**
+ * A catalogue of these gateways, and a new key that signed it.
+ * @param {object[]} gateways
+ */
+async function signed(gateways) {
+  const pair = /** @type {CryptoKeyPair} */ (await crypto.subtle.generateKey('Ed25519', true, ['sign', 'verify']));
+  const base64 = (/** @type {ArrayBuffer | Uint8Array} */ b) => btoa(String.fromCharCode(...new Uint8Array(b)));
+  const content = JSON.stringify({ version: 'v1', issued_ms: Date.now(), until_ms: Date.now() + 60000, gateways, ipconfs: ['http://three'] });
+  const signature = await crypto.subtle.sign('Ed25519', pair.privateKey, new TextEncoder().encode('antipode.v1 catalogue\n' + content));
+  return {
+    keys: { k1: base64(await crypto.subtle.exportKey('raw', pair.publicKey)) },
+    catalogue: { catalogue: base64(new TextEncoder().encode(content)), key: 'k1', signature: base64(signature) },
+  };
 }
 
 /** @param {() => boolean} done @param {string} what */
@@ -141,6 +233,127 @@ export const tests = {
     equal(timeline.entries.length, 3);
     await until(() => region.sync.conversation(PETS).again.size === 0, 'it is done');
     region.end();
+  },
+
+  async 'client: a group whose ack was lost is created once, where its id says'() {
+    /** @type {string[]} */
+    const ids = [];
+    let moved = false;
+    const gateways = () => (moved ? ['us', 'eu'] : ['eu']).map((region) => ({ id: 'g', region, url: `ws://${region}/v1/ws`, pull_url: `http://${region}` }));
+    const policy = { backoff_base_ms: 1, backoff_cap_ms: 2 };
+    await socketing(
+      ({ url, send, close }, frame) => {
+        const region = new URL(url).hostname;
+        if (frame.hello) send({ welcome: { uid: 'ann', session: '1', region, origin: region, serverTimeMs: String(Date.now()) } });
+        if (frame.ping) send({ pong: {} });
+        if (!frame.call) return;
+        if (frame.call.method !== 'submit') return send({ reply: { id: frame.call.id, body: {} } });
+        ids.push(frame.call.body.conversation);
+        if (region === 'us') return send({ reply: { id: frame.call.id, error: { code: 'wrong_region' } } });
+        moved = true; // eu has the record, and its sockets go
+        close();
+      },
+      (url) => !moved || !url.includes('eu'),
+      () =>
+        fetching(
+          (url) => {
+            if (url.pathname === '/v1/endpoints') return { body: { gateways: gateways(), policy, ttl_ms: 1 } };
+            ids.push(url.host);
+            return { body: {} };
+          },
+          async () => {
+            const client = new Client({ uid: 'ann', ipconf: ['http://ipconf'], token: async () => ({ token: 't', expiresMs: Date.now() + 60000 }), shelf: new MemoryShelf() });
+            client.on('state', ({ phase }) => phase === 'waiting' && client.wake());
+            client.start();
+            await until(() => client.state.phase === 'online', 'online');
+            const id = await client.createGroup('pets', ['bob']).finally(() => client.stop());
+            equal([...new Set(ids)].length, 2, ids.join(' '));
+            equal([ids[0], ids.at(-1)], [id, 'eu']);
+          },
+        ),
+    );
+  },
+
+  async 'endpoints: an ipconf that says when to come back is obeyed'() {
+    let full = false;
+    const overloaded = { status: 503, body: { code: 'overloaded', retryAfterMs: 60000 } };
+    await fetching(() => (full ? overloaded : { body: LIST }), async (asked) => {
+      const endpoints = new Endpoints({ ipconf: IPCONFS });
+      await endpoints.get({}, false, never);
+      full = true;
+      for (const say of ['asked', 'not asked']) {
+        const error = await endpoints.get({}, true, never).catch((e) => e);
+        equal([error.code, error.retryAfterMs > 50000], ['overloaded', true], say);
+      }
+      equal(asked.length, 2, 'asks');
+      equal(endpoints.heldBack, true);
+    });
+    await fetching(() => ({ status: 503, headers: { 'Retry-After': '7' }, body: 'by a proxy' }), async () => {
+      const error = await new Endpoints({ ipconf: ['http://one'] }).get({}, false, never).catch((e) => e);
+      equal([error.code, error.retryAfterMs], ['unavailable', 7000]);
+    });
+  },
+
+  async 'endpoints: another ipconf is asked when one knows nothing, and then the old list stands'() {
+    let dead = false;
+    const answer = (/** @type {URL} */ { hostname }) => (dead || hostname === 'one' ? { status: 503, body: { code: 'unready' } } : { body: LIST });
+    await fetching(answer, async () => {
+      const endpoints = new Endpoints({ ipconf: IPCONFS });
+      equal((await endpoints.get({}, false, never)).map((g) => g.key), ['eu/g1', 'eu/g2']);
+      dead = true;
+      equal((await endpoints.get({}, true, never)).length, 2);
+    });
+  },
+
+  async 'endpoints: a list is asked for by its tag, and failures are reported once'() {
+    /** @type {(string | null)[]} */
+    const tags = [];
+    const answer = (/** @type {URL} */ _, /** @type {Headers} */ headers) => {
+      tags.push(headers.get('If-None-Match'));
+      return headers.get('If-None-Match') ? { status: 304 } : { body: LIST, headers: { ETag: 'W/"7"' } };
+    };
+    await fetching(answer, async (asked) => {
+      const endpoints = new Endpoints({ ipconf: ['http://one'] });
+      const { signal } = new AbortController();
+      await endpoints.get({}, false, signal);
+      await endpoints.get({}, false, signal); // still fresh
+      equal((await endpoints.get({}, true, signal)).length, 2);
+      endpoints.failed('eu/g1');
+      equal((await endpoints.get({}, true, signal)).map((g) => g.key), ['eu/g2', 'eu/g1']);
+      await endpoints.get({}, true, signal);
+      equal(tags, [null, 'W/"7"', null, 'W/"7"']);
+      equal(asked.map((url) => url.searchParams.get('failed')), [null, null, 'eu/g1', null]);
+    });
+  },
+
+  async 'endpoints: only what the signed catalogue names is used'() {
+    if (!(await canVerify())) {
+      const { catalogue } = { catalogue: JSON.stringify({ catalogue: '', key: 'k1', signature: '' }) };
+      equal(await openCatalogue(catalogue, { k1: '' }, 0).then(() => 'taken', () => 'refused'), 'refused');
+      return;
+    }
+    const { keys, catalogue } = await signed([LIST.gateways[1]]);
+    const forged = await signed(LIST.gateways);
+    let serve = catalogue;
+    const kept = { list: '' };
+    const answer = (/** @type {URL} */ url) => ({ body: url.pathname === '/v1/catalogue' ? serve : LIST });
+    await fetching(answer, async (asked) => {
+      const endpoints = new Endpoints({ ipconf: ['http://one'], catalogueKeys: keys, kept });
+      equal((await endpoints.get({}, false, never)).map((g) => g.key), ['eu/g2']);
+      await endpoints.get({}, true, never); // of the same version: the catalogue is not asked for again
+      equal(asked.map((url) => url.pathname), ['/v1/endpoints', '/v1/catalogue', '/v1/endpoints']);
+      equal(endpoints.named(['ws://g1/v1/ws', 'ws://g2/v1/ws']).map((g) => g.key), ['eu/g2']);
+      serve = forged.catalogue;
+      const other = new Endpoints({ ipconf: ['http://one'], catalogueKeys: keys });
+      equal(await other.get({}, false, never).then(() => 'taken', () => 'refused'), 'refused', 'a forged catalogue');
+    });
+    await fetching(() => ({ status: 500 }), async (asked) => {
+      const later = new Endpoints({ ipconf: ['http://one'], catalogueKeys: keys, kept });
+      equal((await later.get({}, false, never)).map((g) => g.key), ['eu/g2'], 'the kept list');
+      equal(asked.map((url) => url.hostname), ['one', 'three'], 'ipconfs of the catalogue');
+      const stranger = new Endpoints({ ipconf: ['http://one'], catalogueKeys: forged.keys, kept });
+      equal(await stranger.get({}, false, never).then(() => 'taken', () => 'refused'), 'refused', 'a kept list of others');
+    });
   },
 
   'cursor: the text form is normative'() {
