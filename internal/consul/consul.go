@@ -145,11 +145,15 @@ func (c *Consul) measure(m metric.Meter) (err error) {
 func (c *Consul) Check(ctx context.Context) error {
 	q, done := c.query(ctx, c.cfg.Region, callTimeout)
 	defer done()
-	var self struct{ Config struct{ Datacenter string } }
+	var self struct {
+		Config struct{ Datacenter, Version string }
+	}
 	_, err := c.client.Raw().Query("/v1/agent/self", &self, q)
 	switch {
 	case err != nil && !denied(err): // to read the agent's configuration is a right of its own, which nothing else needs
 		return c.fail("", err)
+	case err == nil && tooOld(self.Config.Version):
+		return c.fail("", &VersionError{Has: self.Config.Version})
 	case err == nil && self.Config.Datacenter != string(c.cfg.Region):
 		return c.fail("", &DatacenterError{Agent: self.Config.Datacenter, Region: c.cfg.Region})
 	}

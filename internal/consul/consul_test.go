@@ -36,6 +36,7 @@ type agent struct {
 	status   int                                      // answered to everything, with text, unless 0
 	text     string
 	filtered bool
+	version  string
 	asked    []string // "service index=…", in order
 }
 
@@ -97,7 +98,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/v1/status/leader":
 		reply("127.0.0.1:8300")
 	case path == "/v1/agent/self":
-		reply(map[string]any{"Config": map[string]any{"Datacenter": "eu"}})
+		reply(map[string]any{"Config": map[string]any{"Datacenter": "eu", "Version": a.version}})
 	case path == "/v1/agent/service/register":
 		var s api.AgentServiceRegistration
 		if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
@@ -477,5 +478,35 @@ func TestLatestRegistrationStays(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Agents that are too old are refused at the start; one whose version is not read is not.
+func TestOldAgentsAreRefused(t *testing.T) {
+	for version, old := range map[string]bool{
+		"0.9.3": true, "1.9.17": true, "1.9.0+ent": true, "1.10.0": false, "1.21.4": false, "2.0.0": false, "": false, "dev": false,
+	} {
+		a := newAgent(t)
+		a.version = version
+		c, err := New(Config{Address: strings.TrimPrefix(a.server.URL, "http://"), Region: "eu"}, Deps{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Check(t.Context())
+		c.Close()
+		if !old {
+			if err != nil {
+				t.Errorf("%q: %v", version, err)
+			}
+			continue
+		}
+		if err == nil {
+			t.Errorf("%q: it is taken", version)
+			continue
+		}
+		problem, remedy, final := Explain(err)
+		if !final || !strings.Contains(problem, version) || !strings.Contains(problem, "1.10 or later") || !strings.Contains(remedy, "upgrade") {
+			t.Errorf("%q: %q, %q, waiting does not help: %v", version, problem, remedy, final)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -26,6 +27,29 @@ type DatacenterError struct {
 // Error names both.
 func (e *DatacenterError) Error() string {
 	return fmt.Sprintf("the agent is of datacenter %q, and the region is %q", e.Agent, e.Region)
+}
+
+// oldestMinor is the minor version, of 1, that docs/operations.md asks for.
+const oldestMinor = 10
+
+// VersionError says that the agent is too old.
+type VersionError struct{ Has string }
+
+// Error tells both versions.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("it is Consul %s: version 1.%d or later is needed", e.Has, oldestMinor)
+}
+
+// tooOld tells of a version that is known to be; of one that is not read nothing is known.
+func tooOld(version string) bool {
+	first, rest, _ := strings.Cut(version, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	major, err := strconv.Atoi(first)
+	if err != nil || major > 1 {
+		return false
+	}
+	minor, err := strconv.Atoi(second)
+	return major < 1 || err == nil && minor < oldestMinor
 }
 
 var (
@@ -54,6 +78,7 @@ func Explain(err error) (problem, remedy string, final bool) {
 	var (
 		status api.StatusError
 		wrong  *DatacenterError
+		old    *VersionError
 		timed  net.Error
 		name   *net.DNSError
 		call   *url.Error
@@ -61,6 +86,8 @@ func Explain(err error) (problem, remedy string, final bool) {
 	switch {
 	case errors.As(err, &wrong):
 		return wrong.Error(), "set discovery.address to an agent of the region's own datacenter (datacenters are named like regions)", true
+	case errors.As(err, &old):
+		return old.Error(), "upgrade the Consul agent and its servers", true
 	case errors.Is(err, errHidden):
 		return "the token may not read services", "give discovery.token service:read and node:read on everything", true
 	case errors.As(err, &status) && status.Code == http.StatusForbidden && strings.Contains(status.Body, "ACL not found"):
