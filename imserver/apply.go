@@ -73,8 +73,7 @@ func (a *applier) run(ctx, hard context.Context) {
 		}
 		// Another owner was faster: what is remembered may be wrong. Look who owns what, after a moment in which both
 		// sides hear of it.
-		a.s.meter.fenced.Add(hard, 1)
-		a.s.deps.Logger.Warn("another owner was faster: reading positions anew", "error", err)
+		a.s.deps.Logger.Warn("apply begins anew: reading positions", "error", err)
 		a.forget()
 		sleep(ctx, time.Duration(20+rand.IntN(80))*time.Millisecond)
 	}
@@ -366,6 +365,7 @@ func (a *applier) recall(ctx context.Context, byShard map[int][]view.Part) error
 		return err
 	}
 	if err := a.ledger.Check(all.Partitions, facts.Next); err != nil {
+		a.s.meter.fence(ctx, fencedNumber, err)
 		return err
 	}
 	for number, ask := range asks {
@@ -417,6 +417,7 @@ func (s *Server) commit(ctx context.Context, parts []view.Part) error {
 		now := s.deps.Now()
 		s.meter.committed(ctx, parts, now.Sub(begun), now)
 	}
+	s.meter.fence(ctx, fencedCommit, err)
 	return err
 }
 

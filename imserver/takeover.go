@@ -147,6 +147,7 @@ func (a *applier) resend(ctx, hard context.Context, sh *owner.Shard, sent im.Pos
 		return err
 	}
 	if facts.Next[p] != end {
+		a.s.meter.fence(ctx, fencedNumber, view.ErrFenced)
 		return view.ErrFenced // the last owner is still at it
 	}
 	sh.Remember(ask, facts)

@@ -34,6 +34,19 @@ type meter struct {
 	owned      metric.Int64ObservableGauge
 }
 
+// Where a batch of an owner that is none any more is given up.
+const (
+	fencedCommit = "commit"
+	fencedNumber = "number"
+)
+
+// fence counts a batch that was given up, if it was for that another owner was faster.
+func (m *meter) fence(ctx context.Context, at string, err error) {
+	if errors.Is(err, view.ErrFenced) {
+		m.fenced.Add(ctx, 1, m.labels.One("at", at))
+	}
+}
+
 func newMeter(m metric.Meter) (*meter, error) {
 	var errs []error
 	counter := func(name, unit, what string) metric.Int64Counter {
@@ -52,7 +65,7 @@ func newMeter(m metric.Meter) (*meter, error) {
 		applied: counter("applied", "{record}", "Records applied, by origin."),
 		commits: seconds("commit", "Time to commit a batch to the timelines.", .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5),
 		gaps:    counter("gaps", "{gap}", "Times a partition stopped because a copy skipped records of its origin, by origin."),
-		fenced:  counter("fenced", "{batch}", "Batches that were not committed because another owner was faster."),
+		fenced:  counter("fenced", "{batch}", "Batches that were given up because another owner was faster, by at: commit (the timelines refused it) or number (positions showed it before)."),
 
 		deliveries: counter("deliveries", "{delivery}", "Deliveries that routers took."),
 		pushes:     counter("pushes", "{push}", "Pushes that routers made of them."),
@@ -77,8 +90,11 @@ func newMeter(m metric.Meter) (*meter, error) {
 // would be no increase to Prometheus.
 func (m *meter) observe(s *Server) (stop func(), err error) {
 	ctx := context.Background()
-	for _, c := range []metric.Int64Counter{m.fenced, m.deliveries, m.pushes, m.lost} {
+	for _, c := range []metric.Int64Counter{m.deliveries, m.pushes, m.lost} {
 		c.Add(ctx, 0)
+	}
+	for _, at := range []string{fencedCommit, fencedNumber} {
+		m.fenced.Add(ctx, 0, m.labels.One("at", at))
 	}
 	for _, o := range s.cfg.Origins {
 		origin := m.labels.One("origin", string(o))

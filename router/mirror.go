@@ -184,6 +184,7 @@ func (r *Router) store(ctx context.Context, s *stored, b *im.Batch) error {
 			return err
 		}
 		if !done {
+			r.meter.refused()
 			return errMoved
 		}
 		s.at, records = &to, nil

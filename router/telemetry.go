@@ -35,6 +35,7 @@ type instruments struct {
 	skipped     metric.Int64Counter
 	jumps       metric.Int64Counter
 	storeErrors metric.Int64Counter
+	fenced      metric.Int64Counter
 	live        metric.Int64ObservableGauge
 	gateways    metric.Int64ObservableGauge
 	waiting     metric.Int64ObservableGauge
@@ -80,6 +81,7 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 	counter(&i.downs, "gateway_down", "{record}", "gateway_down records appended.")
 	counter(&i.skipped, "records_skipped", "{record}", "Records of route logs that were not the next one, by origin.")
 	counter(&i.jumps, "jumps", "{jump}", "Times that an origin's routes were dropped to jump over a lost part of its log.")
+	counter(&i.fenced, "fenced", "{batch}", "Batches that Redis refused because the stored position had moved: another owner was faster, or Redis lost its memory.")
 	counter(&i.storeErrors, "store_errors", "{error}", "Times that writing Redis stopped and began anew.")
 	gauge(&i.live, "routes", "{route}", "Routes held in memory, by their region.")
 	gauge(&i.waiting, "claims_waiting", "{claim}", "Claims that wait for the route log or the view.")
@@ -102,7 +104,7 @@ func newInstruments(m metric.Meter, t trace.Tracer) (*instruments, error) {
 // observe registers what is read off the router when somebody asks. Counters begin at 0, or their first step would be no
 // increase to Prometheus.
 func (i *instruments) observe(r *Router) (unobserve func(), err error) {
-	for _, c := range []metric.Int64Counter{i.pushes, i.downs, i.storeErrors} {
+	for _, c := range []metric.Int64Counter{i.pushes, i.downs, i.storeErrors, i.fenced} {
 		c.Add(context.Background(), 0)
 	}
 	i.claims.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", "ok")))
@@ -228,6 +230,7 @@ func (i *instruments) kick(c im.Code) {
 
 func (i *instruments) down()            { i.downs.Add(context.Background(), 1) }
 func (i *instruments) jump(o im.Origin) { i.jumps.Add(context.Background(), 1, i.origin(o)) }
+func (i *instruments) refused()         { i.fenced.Add(context.Background(), 1) }
 func (i *instruments) storeError()      { i.storeErrors.Add(context.Background(), 1) }
 
 // sampled tells whether a W3C traceparent asks for spans: the lowest bit of its flags.

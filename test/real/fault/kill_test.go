@@ -9,8 +9,14 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/demo"
+	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/test/real/mirror"
 )
 
 func TestKillGateway(t *testing.T) {
@@ -76,8 +82,39 @@ func TestKillRedis(t *testing.T) {
 	f.flows(time.Now(), 20*time.Second, nil, nil)
 	f.unnoticed()
 	f.heals(f.forgets("eu/redis"), f.starts("eu/redis"))
+	f.mirrors(eu)
 	f.unnoticed()
 	f.ends()
+}
+
+// mirrors waits until a region's Redis holds what the route logs spell.
+func (f *fault) mirrors(region im.Region) {
+	f.Helper()
+	r, _ := f.Plan().Region(region)
+	c, err := config.Load(r.Config, nil, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	site, err := app.SiteOf(c)
+	if err != nil {
+		f.Fatal(err)
+	}
+	log, err := kafka.Open(f.Context(), site.Kafka, kafka.Deps{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer log.Close()
+	client := goredis.NewUniversalClient(site.Redis)
+	defer client.Close()
+	m := mirror.Region{Origins: site.Origins, Partitions: site.Partitions, Log: log, Client: client, Prefix: site.RedisPrefix}
+	rows := 0
+	f.await(30*time.Second, func() (bool, string) {
+		if rows, err = m.Differs(f.Context()); err != nil {
+			return false, err.Error()
+		}
+		return rows > 0, "no routes are held"
+	})
+	f.Logf("Redis of %s holds the %d routes that its logs spell", region, rows)
 }
 
 // forgets removes what a member keeps.

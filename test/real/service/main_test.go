@@ -264,13 +264,16 @@ func (s *service) ready() (r readiness, err error) {
 }
 
 // metric is the sum of a metric's values; false if there is none.
-func (s *service) metric(name string) (float64, bool) {
+func (s *service) metric(name string) (float64, bool) { return s.labelled(name, "") }
+
+// labelled is the same of the series that have a label.
+func (s *service) labelled(name, label string) (float64, bool) {
 	_, text, err := s.get("/metrics")
 	if err != nil {
 		return 0, false
 	}
 	sum, found := 0.0, false
-	for _, m := range regexp.MustCompile(`(?m)^`+name+`\{.*\} (\S+)$`).FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^`+name+`\{.*`+label+`.*\} (\S+)$`).FindAllStringSubmatch(text, -1) {
 		if v, err := strconv.ParseFloat(m[1], 64); err == nil {
 			sum, found = sum+v, true
 		}

@@ -4,6 +4,7 @@ package service_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,9 +13,13 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/postgres"
+	"github.com/antipode-im/antipode/internal/redis"
+	"github.com/antipode-im/antipode/test/real/mirror"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -155,7 +160,7 @@ func TestPausedOwner(t *testing.T) {
 	w := write(t, log)
 	paused, other := all[0], all[1]
 	fenced := 0.0
-	for round := range 5 { // it may hang between two batches, with nothing in hand
+	for round := range 10 { // it may hang between two batches, with nothing in hand
 		began := time.Now()
 		if err := paused.Pause(); err != nil {
 			t.Fatal(err)
@@ -174,7 +179,7 @@ func TestPausedOwner(t *testing.T) {
 			t.Fatal(err)
 		}
 		shares := share(t, all...)
-		fenced, _ = paused.metric("antipode_imserver_fenced_total")
+		fenced, _ = paused.labelled("antipode_imserver_fenced_total", `at="commit"`)
 		t.Logf("round %d: taken over after %v, %v owned after it woke up, %v batches fenced", round+1, took.Round(time.Millisecond), shares, fenced)
 		if fenced > 0 {
 			break
@@ -216,6 +221,112 @@ func TestPausedOwner(t *testing.T) {
 		t.Errorf("digests are\n%v\nof the view that one imserver made, and\n%v\nof the view that changed hands", want, got)
 	}
 	t.Logf("%d records were written in %d conversations", w.total(), len(w.count))
+}
+
+// TestPausedRouter: a router that hangs loses its partitions, and what it had in hand for Redis when it wakes up is refused.
+// Redis then holds what the logs spell.
+func TestPausedRouter(t *testing.T) {
+	over := settings{"timelines.urls": database(t)}
+	migrate(t, over)
+	log, err := kafka.Open(t.Context(), kafka.Config{Brokers: []string{world.kafka.Addr()}}, kafka.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	all := fleet(t, "router", 2, over)
+	t.Logf("%v of %d partitions", share(t, all...), partitions)
+	stop := claim(t, log)
+	paused, other := all[0], all[1]
+	fenced := 0.0
+	for round := range 10 { // it may hang with nothing in hand
+		if err := paused.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		share(t, other)
+		written(t)
+		if err := paused.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		shares := share(t, all...)
+		fenced, _ = paused.metric("antipode_router_fenced_total")
+		t.Logf("round %d: %v owned after it woke up, %v batches refused", round+1, shares, fenced)
+		if fenced > 0 {
+			break
+		}
+	}
+	if fenced == 0 {
+		t.Error("it never tried to write what was no longer its own: the fence was not tested")
+	}
+	stop()
+	client := goredis.NewClient(&goredis.Options{Addr: world.redis.Addr(), Password: redisWord})
+	defer client.Close()
+	routes := mirror.Region{Origins: []im.Origin{"eu"}, Partitions: partitions, Log: log, Client: client, Prefix: "eu"}
+	eventually(t, "Redis holds what the logs spell", func() error {
+		rows, err := routes.Differs(t.Context())
+		if err == nil && rows == 0 {
+			err = errors.New("no routes are held")
+		}
+		return err
+	})
+}
+
+// claim appends claims of devices to the route log until it is stopped.
+func claim(t *testing.T, log *kafka.Cluster) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		defer close(failed)
+		pace := time.NewTicker(5 * time.Millisecond)
+		defer pace.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			now := <-pace.C
+			r := im.Route{
+				UID: im.UID(fmt.Sprintf("carol-%d", i%200)), Device: "phone", Platform: "ios", Gateway: im.Gateway{ID: "gateway-1", Epoch: 1},
+				Conn: uint64(i), Login: uint64(i), Claimed: im.StampAt(now),
+			}
+			p := im.Partition{Topic: im.RouteTopic("eu"), Number: wire.Partition(string(r.UID), partitions)}
+			if _, err := log.Append(context.WithoutCancel(ctx), p, []im.Entry{wire.EncodeRoute(im.KindClaim, r, "eu")}); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-failed; err != nil {
+				t.Errorf("append: %v", err)
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// written waits until Redis was written in every partition after now.
+func written(t *testing.T) {
+	t.Helper()
+	client := goredis.NewClient(&goredis.Options{Addr: world.redis.Addr(), Password: redisWord})
+	defer client.Close()
+	store := redis.NewRoutes(client, "eu")
+	at := func(n int) (int64, error) {
+		positions, err := store.Positions(t.Context(), n)
+		return positions["eu"].Next, err
+	}
+	for n := range partitions {
+		first, err := at(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, fmt.Sprintf("partition %d is written", n), func() error {
+			next, err := at(n)
+			if err == nil && next == first {
+				err = fmt.Errorf("it stands at %d", next)
+			}
+			return err
+		})
+	}
 }
 
 func (w *writer) total() (n uint64) {
