@@ -40,6 +40,7 @@ type world struct {
 	mu      sync.Mutex
 	cluster *app.Cluster // nil until the first test, and after one that could not be healed
 	shape   string       // of the cluster
+	agent   *agent       // of two members, where the cluster has one
 	runs    int
 	rows    []row
 }
@@ -94,6 +95,7 @@ func (w *world) twoRegions() cluster.File {
 	f.Kafka.Heap = 192
 	f.Postgres.Databases = 2
 	f.Services = cluster.Services{IPConf: 1, Gateway: 2, Router: 2, IMServer: 2, Replicator: 1}
+	f.Set = map[string]string{"timelines.connect_timeout": "2s", "timelines.statement_timeout": "2s"} // they are to fire
 	f.Regions = []cluster.Region{{Name: "eu", Host: w.env.Host(1)}, {Name: "us", Host: w.env.Host(2)}}
 	return f
 }
@@ -131,7 +133,11 @@ func (w *world) start(t *testing.T, f cluster.File, prepare func(*app.Cluster) e
 // healthy returns the shared cluster of two regions with all its parts up.
 func (w *world) healthy(t *testing.T) *app.Cluster {
 	t.Helper()
-	return w.of(t, "two", w.twoRegions, w.mount)
+	c := w.of(t, "two", w.twoRegions, func(c *app.Cluster) error { return errors.Join(w.mount(c), w.lend(c)) })
+	if err := w.agent.started(); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // of returns a cluster of a shape, with all its parts up: the one of the last test if it had that shape and is not beyond
@@ -170,6 +176,9 @@ func (w *world) repair(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := w.agent.whole(ctx); err != nil {
+		return err
+	}
 	return errors.Join(c.Resume(ctx, "all"), c.Start(ctx, "all"), c.WaitReady(ctx))
 }
 
@@ -178,8 +187,8 @@ func (w *world) end() error {
 	if w.cluster == nil {
 		return nil
 	}
-	err := w.cluster.Close()
-	w.cluster = nil
+	err := errors.Join(w.cluster.Close(), w.agent.end())
+	w.cluster, w.agent = nil, nil
 	for name, d := range w.disks {
 		err = errors.Join(err, d.unmount())
 		delete(w.disks, name)

@@ -38,6 +38,7 @@ type fault struct {
 	seen    demo.Seen // of all users, while it was broken
 	healed  time.Time
 	took    string // to recover
+	marks   map[string]int64
 }
 
 // begin has users write to each other in a healthy cluster until everybody was shown something of everybody else.
@@ -51,7 +52,7 @@ func beginIn(t *testing.T, c *app.Cluster, what string) *fault {
 	f := &fault{T: t, Cluster: c, what: what, where: c, truth: c}
 	t.Cleanup(func() {
 		if t.Failed() {
-			f.logs()
+			f.show()
 		}
 	})
 	f.traffic = f.more(demo.TrafficConfig{Pairs: 1, Group: true, Every: 250 * time.Millisecond})
@@ -225,8 +226,8 @@ func (f *fault) within(ack, show time.Duration) {
 	}
 }
 
-// logs shows what the members said last.
-func (f *fault) logs() {
+// show shows what the members said last.
+func (f *fault) show() {
 	const shown = 2 << 10
 	files, err := filepath.Glob(filepath.Join(f.Plan().LogsDir(), "*", "*"))
 	if err != nil {
