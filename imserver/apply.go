@@ -157,6 +157,7 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 		}
 		before := rows
 		pending = a.take(ctx, pending, &rows, &moved)
+		a.takeAhead(ctx, &rows, &moved)
 		gathered += rows - before
 		full := rows >= a.s.cfg.BatchRows
 		if moved && !waiting {
@@ -195,6 +196,7 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 				a.pollFailed(ctx, p.err)
 			}
 			pending = p.batches
+		case <-a.s.ahead.wake[a.database]:
 		case <-wait.C:
 			waited = waiting
 		case <-pace.C:
@@ -225,31 +227,12 @@ func (a *applier) take(ctx context.Context, pending []im.Batch, rows *int, moved
 			pending = pending[1:]
 			continue
 		}
-		n, before := 0, t.Pending()
-		for n < len(b.Entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
-			verdict, err := t.Take(&b.Entries[n])
-			n++
-			if err != nil {
-				a.halt(ctx, b.Partition, err)
-				break
-			}
-			if verdict == im.Gap && !a.gapped[b.Partition] {
-				a.gapped[b.Partition] = true
-				a.s.meter.gap(ctx, b.Partition.Origin())
-				a.s.deps.Logger.Error("a copy skips records of its origin: the partition waits until they come", "partition", b.Partition,
-					"next", t.At().Next, "local", b.Entries[n-1].Offset)
+		if b.Partition.Origin() == a.s.cfg.Origin { // what was taken ahead of the reader comes again
+			for len(b.Entries) > 0 && b.Entries[0].Offset < t.At().Next {
+				b.Entries = b.Entries[1:]
 			}
 		}
-		if a.gapped[b.Partition] && !t.Gap() {
-			delete(a.gapped, b.Partition)
-			a.s.deps.Logger.Info("the missing records came", "partition", b.Partition, "next", t.At().Next)
-		}
-		for _, err := range t.Errors() {
-			a.s.deps.Logger.Warn("a value does not decode: it is kept as it is and shown to no one", "error", err)
-		}
-		*rows += t.Pending() - before
-		*moved = *moved || a.wants(t)
-		b.Entries = b.Entries[n:]
+		b.Entries = b.Entries[a.feed(ctx, t, b.Entries, rows, moved):]
 		if len(b.Entries) == 0 {
 			pending = pending[1:]
 		}
@@ -273,6 +256,48 @@ func (a *applier) sure(ctx context.Context, t *view.Tail) bool {
 	}
 	delete(a.unsure, p)
 	return !a.halted[p]
+}
+
+// takeAhead takes what this instance appended and has not read back, until a batch is full.
+func (a *applier) takeAhead(ctx context.Context, rows *int, moved *bool) {
+	if a.s.ahead.kept.Load() == 0 {
+		return
+	}
+	for _, t := range a.tails {
+		p := t.At().Partition
+		if room := a.s.cfg.BatchRows - *rows; room > 0 && !a.halted[p] && p.Origin() == a.s.cfg.Origin && a.sure(ctx, t) {
+			a.feed(ctx, t, a.s.ahead.next(p, t.At().Next, room), rows, moved)
+		}
+	}
+}
+
+// feed gives entries to a tail until a batch is full. It returns how many the tail has seen.
+func (a *applier) feed(ctx context.Context, t *view.Tail, entries []im.Entry, rows *int, moved *bool) (n int) {
+	p, before := t.At().Partition, t.Pending()
+	for n < len(entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
+		verdict, err := t.Take(&entries[n])
+		n++
+		if err != nil {
+			a.halt(ctx, p, err)
+			break
+		}
+		if verdict == im.Gap && !a.gapped[p] {
+			a.gapped[p] = true
+			a.s.meter.gap(ctx, p.Origin())
+			a.s.deps.Logger.Error("a copy skips records of its origin: the partition waits until they come", "partition", p,
+				"next", t.At().Next, "local", entries[n-1].Offset)
+		}
+	}
+	if a.gapped[p] && !t.Gap() {
+		delete(a.gapped, p)
+		a.s.deps.Logger.Info("the missing records came", "partition", p, "next", t.At().Next)
+	}
+	for _, err := range t.Errors() {
+		a.s.deps.Logger.Warn("a value does not decode: it is kept as it is and shown to no one", "error", err)
+	}
+	*rows += t.Pending() - before
+	*moved = *moved || a.wants(t)
+	return n
 }
 
 // moved tells whether there is anything to commit.

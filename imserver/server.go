@@ -236,6 +236,7 @@ type Server struct {
 	cfg       Config
 	deps      Deps
 	meter     *meter
+	ahead     *ahead // is deps.Log
 	shards    shards
 	halts     halts
 	routers   breaker
@@ -261,6 +262,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
+	s.ahead = newAhead(deps.Log, cfg.Databases)
+	s.deps.Log = s.ahead
 	s.rules = accept.Rules{
 		Origin: cfg.Origin, Origins: cfg.Origins, MaxText: cfg.MaxText, MaxTitle: cfg.MaxTitle, MaxMembers: cfg.MaxMembers,
 		MaxSkew: cfg.MaxSkew, MaxAge: cfg.MaxAge, CreateWindow: cfg.CreateWindow, AppendTimeout: cfg.AppendTimeout,

@@ -162,12 +162,17 @@ func (a *applier) resend(ctx, hard context.Context, sh *owner.Shard, sent im.Pos
 func (a *applier) publish() {
 	owned := make(map[int]*owner.Shard, len(a.owned))
 	a.tails = a.tails[:0]
+	var own []im.Partition
 	for number, sh := range a.owned {
 		owned[number] = sh
 		for _, t := range sh.Tails {
 			a.tails = append(a.tails, t)
+			if p := t.At().Partition; p.Origin() == a.s.cfg.Origin {
+				own = append(own, p)
+			}
 		}
 	}
+	a.s.ahead.follow(a.database, own)
 	slices.SortFunc(a.tails, func(x, y *view.Tail) int { return x.At().Partition.Compare(y.At().Partition) })
 	a.s.shards.set(a.database, owned)
 }

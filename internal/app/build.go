@@ -102,8 +102,11 @@ func (p *process) reach(ctx context.Context, b backend, try func(context.Context
 func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluster, error) {
 	cfg := p.site.Kafka
 	cfg.ClientID = "antipode-" + p.service
-	if p.service == ServiceReplicator && p.site.LinkPace > 0 {
+	switch {
+	case p.service == ServiceReplicator && p.site.LinkPace > 0:
 		cfg.FetchPace = p.site.LinkPace
+	case p.service == ServiceIMServer && p.site.ApplyPace > 0:
+		cfg.FetchPace = p.site.ApplyPace
 	}
 	at := kafkaAt(&p.site)
 	var log *kafka.Cluster

@@ -113,8 +113,9 @@ func (s *Site) tune(c *config.Config) error {
 	s.IMServer = imserver.Config{
 		MaxText: g.MaxText, MaxMembers: i.MaxMembers, Rate: i.Rate, Burst: i.Burst,
 		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
-		BatchRows: i.BatchRows, BatchWait: i.BatchWait,
+		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace,
 	}
+	s.ApplyPace = i.FetchPace
 	s.ClockFile = i.ClockFile
 	s.Replicator = replicator.Config{
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,

@@ -286,8 +286,8 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 	}
 	site.Kafka.Embedded = true
 	// Some twenty readers and three brokers share this machine, and each fetch costs both ends.
-	site.Kafka.FetchPace, site.LinkPace = 10*time.Millisecond, 20*time.Millisecond
-	site.IMServer.CommitPace = 20 * time.Millisecond
+	site.Kafka.FetchPace, site.LinkPace, site.ApplyPace = 10*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	site.IMServer.BatchWait, site.IMServer.CommitPace = 8*time.Millisecond, 20*time.Millisecond
 	site.Replicator.HeldLinger = 40 * time.Millisecond
 	return site, nil
 }

@@ -43,6 +43,7 @@ type Site struct {
 	Kafka         kafka.Config
 	JoinLag       time.Duration   // how far behind the views of a region may be that is to take clients
 	LinkPace      time.Duration   // between the replicator's fetches, instead of Kafka.FetchPace; 0: the same
+	ApplyPace     time.Duration   // likewise, of imservers
 	Topic         kafka.TopicSpec // replication and retention of new topics
 	Timelines     postgres.Config // all but how many partitions there are
 	Redis         *goredis.UniversalOptions

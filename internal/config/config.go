@@ -270,10 +270,12 @@ type IMServer struct {
 	Rate          float64       `yaml:"rate"`        // submits per second and user
 	Burst         int           `yaml:"burst"`
 	AppendTimeout time.Duration `yaml:"append_timeout"`
-	GlobalTimeout time.Duration `yaml:"global_timeout"` // for a peer to hold a record whose sender asked for it
-	MaxSkew       time.Duration `yaml:"max_skew"`       // of stamps ahead of this clock
-	BatchRows     int           `yaml:"batch_rows"`     // of one transaction
-	BatchWait     time.Duration `yaml:"batch_wait"`
+	GlobalTimeout time.Duration `yaml:"global_timeout"`       // for a peer to hold a record whose sender asked for it
+	MaxSkew       time.Duration `yaml:"max_skew"`             // of stamps ahead of this clock
+	BatchRows     int           `yaml:"batch_rows"`           // of one transaction
+	BatchWait     time.Duration `yaml:"batch_wait"`           // for records to gather before they are delivered
+	CommitPace    time.Duration `yaml:"commit_pace"`          // between the beginnings of commits, unless a batch is full; deliveries do not wait for them, pulls and lists do
+	FetchPace     time.Duration `yaml:"fetch_pace"`           // between fetches of logs and copies; what this instance appended is applied without one
 	ClockFile     string        `yaml:"clock_file,omitempty"` // holds a duration by which this clock is off, for game days; empty: none
 }
 
@@ -360,7 +362,7 @@ func Defaults() *Config {
 		IMServer: IMServer{
 			MaxMembers: 500, Rate: 20, Burst: 40,
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
-			BatchRows: 2000, BatchWait: 2 * time.Millisecond,
+			BatchRows: 2000, BatchWait: 2 * time.Millisecond, CommitPace: 10 * time.Millisecond, FetchPace: 10 * time.Millisecond,
 		},
 		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
