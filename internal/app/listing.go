@@ -43,7 +43,11 @@ func (p *process) listWhile(ctx context.Context, self im.Instance, during tenure
 	l := &listing{p: p, tenure: during, self: self}
 	select {
 	case <-l.begun:
-		if err := l.register(ctx); err != nil {
+		register := l.register
+		if at := p.env.DiscoveryAt; at != nil {
+			register = func(ctx context.Context) error { return p.reach(ctx, *at, l.register) }
+		}
+		if err := register(ctx); err != nil {
 			return nil, err
 		}
 	default:

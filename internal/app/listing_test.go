@@ -2,12 +2,20 @@ package app
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/consul"
 	"github.com/antipode-im/antipode/internal/registry"
 	"github.com/antipode-im/antipode/internal/telemetry"
 )
@@ -131,4 +139,63 @@ func TestListedTwiceEnds(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// reluctant is a registry that refuses registrations.
+type reluctant struct {
+	*registry.Memory
+	fail func() error
+}
+
+func (r reluctant) Register(ctx context.Context, i im.Instance) (registry.Lease, error) {
+	if err := r.fail(); err != nil {
+		return nil, fmt.Errorf("consul at h:8500: register %s: %w", i.ID, err)
+	}
+	return r.Memory.Register(ctx, i)
+}
+
+// A registration that fails at start is waited for as any backend is; what remains is one line with backend, address and
+// remedy, and what waiting does not help ends at once.
+func TestRegistrationAtStart(t *testing.T) {
+	at := backend{"consul", "h:8500", consul.Explain}
+	for _, c := range []struct {
+		name   string
+		fail   func(attempt int) error
+		listed bool
+		waits  bool
+		says   string
+	}{
+		{"no service:write", func(int) error {
+			return api.StatusError{Code: http.StatusForbidden, Body: "Permission denied: token lacks permission 'service:write'"}
+		}, false, false, "consul at h:8500: the token is refused: Permission denied: token lacks permission 'service:write': give discovery.token service:write"},
+		{"silent", func(int) error { return syscall.ECONNREFUSED }, false, true, "consul at h:8500: connection refused: start the Consul agent"},
+		{"silent at first", func(attempt int) error {
+			if attempt < 4 {
+				return syscall.ECONNREFUSED
+			}
+			return nil
+		}, true, true, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			attempts := 0
+			p := &process{
+				env:  Env{DiscoveryAt: &at, Discovery: reluctant{registry.NewMemory(0), func() error { attempts++; return c.fail(attempts) }}},
+				site: Site{Region: "eu"}, service: ServiceGateway, binding: Binding{ID: "g"}, until: time.Now().Add(10 * time.Second),
+				tel: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler)},
+			}
+			begun := time.Now()
+			l, err := p.list(t.Context(), p.instance("h:1"))
+			took := time.Since(begun)
+			if (err == nil) != c.listed || (took > 0) != c.waits || took > 11*time.Second {
+				t.Fatalf("%s: %v after %v", c.name, err, took)
+			}
+			if err == nil {
+				l.lease.Close()
+				return
+			}
+			if _, ok := errors.AsType[*BackendError](err); !ok || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s: it says %q", c.name, err)
+			}
+		})
+	}
 }

@@ -92,8 +92,9 @@ func Serve(ctx context.Context, l Launch) error {
 		return stopped(ctx, err)
 	}
 	defer discovery.Close()
+	at := consulAt(c)
 	env := Env{
-		Discovery: discovery,
+		Discovery: discovery, DiscoveryAt: &at,
 		Identity:  func(string) (*certs.Identity, error) { return identity, nil },
 		Telemetry: func(string, string, string) (*telemetry.Telemetry, error) { return tel, nil },
 		StartWait: c.StartWait,
@@ -206,6 +207,7 @@ func discover(ctx context.Context, site *Site, c *config.Config, tel *telemetry.
 		return nil, err
 	}
 	tel.Degraded(at.name, at.check(discovery.Ping))
+	tel.Ready("registration", at.check(discovery.Standing))
 	return discovery, nil
 }
 

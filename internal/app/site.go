@@ -83,6 +83,8 @@ type Discovery interface {
 // Env is what a service process brings along: production and dev differ here, and nowhere else.
 type Env struct {
 	Discovery Discovery
+	// DiscoveryAt is how discovery is told to people; nil: it is in the process.
+	DiscoveryAt *backend
 	// Identity returns the certificate of a service of the site's region.
 	Identity func(service string) (*certs.Identity, error)
 	// Telemetry sets up an instance's telemetry, with its admin server at an address ("": none).

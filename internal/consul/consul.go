@@ -68,6 +68,8 @@ type Consul struct {
 	failed metric.Int64Counter
 	unhook func() error
 
+	standing standing
+
 	mu       sync.Mutex
 	answered map[im.Region]time.Time                    // last answer of a region's catalogue or KV
 	trouble  map[im.Region]time.Time                    // since when its answers are not to be believed: see settle
@@ -99,7 +101,7 @@ func New(cfg Config, deps Deps) (*Consul, error) {
 	c := &Consul{
 		cfg: cfg, log: deps.Log, client: client, http: transport,
 		answered: map[im.Region]time.Time{}, trouble: map[im.Region]time.Time{},
-		states: map[im.Region]map[im.Region]im.RegionState{},
+		states: map[im.Region]map[im.Region]im.RegionState{}, standing: standing{failing: map[string]*failure{}},
 	}
 	if deps.Meter != nil {
 		if err := c.measure(deps.Meter); err != nil {
@@ -157,11 +159,11 @@ func (c *Consul) Check(ctx context.Context) error {
 	case err == nil && self.Config.Datacenter != string(c.cfg.Region):
 		return c.fail("", &DatacenterError{Agent: self.Config.Datacenter, Region: c.cfg.Region})
 	}
-	return c.Ping(ctx)
+	return c.leader(ctx)
 }
 
-// Ping tells whether the agent answers and its datacenter has a leader.
-func (c *Consul) Ping(ctx context.Context) error {
+// leader tells whether the agent answers and its datacenter has a leader. Neither needs a right.
+func (c *Consul) leader(ctx context.Context) error {
 	q, done := c.query(ctx, c.cfg.Region, callTimeout)
 	defer done()
 	leader, err := c.client.Status().LeaderWithQueryOptions(q)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -126,6 +127,12 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		http.Error(w, "Unknown check ID "+last, http.StatusNotFound)
+	case path == "/v1/catalog/services":
+		names := map[string][]string{}
+		for _, s := range a.services {
+			names[s.Name] = nil
+		}
+		reply(names)
 	case strings.HasPrefix(path, "/v1/health/service/"):
 		a.asked = append(a.asked, "index="+r.URL.Query().Get("index"))
 		a.hold(r)
@@ -509,4 +516,123 @@ func TestOldAgentsAreRefused(t *testing.T) {
 			t.Errorf("%q: %q, %q, waiting does not help: %v", version, problem, remedy, final)
 		}
 	}
+}
+
+// A cluster whose prefix goes on where another's ends is another cluster: its imservers are no service of the first.
+func TestNestedPrefixes(t *testing.T) {
+	a := newAgent(t)
+	c := a.open(time.Minute)
+	nested, err := New(Config{Address: c.cfg.Address, Region: "eu", Prefix: "antipode-b", TTL: time.Minute}, Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nested.Close)
+	for _, in := range []*Consul{c, nested} {
+		lease, err := in.Register(t.Context(), im.Instance{Service: "imserver", ID: in.cfg.Prefix, Region: "eu", Addr: "h:1", Serves: []string{"im"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lease.Close()
+	}
+	for _, in := range []*Consul{c, nested} {
+		all, err := in.Instances(t.Context(), "", "eu")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) != 1 || all[0].Service != "imserver" || all[0].ID != in.cfg.Prefix {
+			t.Errorf("cluster %s has the instances %+v, want its own imserver", in.cfg.Prefix, all)
+		}
+	}
+}
+
+// A token that is taken back while a process runs makes it unready, and is told in the log: it is not listed any more.
+// Silence does not, and both end by themselves.
+func TestRefusedAtRunTime(t *testing.T) {
+	a := newAgent(t)
+	var log lines
+	c, err := New(Config{Address: strings.TrimPrefix(a.server.URL, "http://"), Region: "eu", TTL: 150 * time.Millisecond}, Deps{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	lease, err := c.Register(t.Context(), im.Instance{Service: "imserver", ID: "a", Region: "eu", Addr: "h:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	answer := func(status int, text string) { a.do(func() { a.status, a.text = status, text }) }
+	eventually := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("not in time: %s", what)
+			}
+		}
+	}
+	renewals := func() (n int) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, times := range a.renewed {
+			n += times
+		}
+		return n
+	}
+	if err := errors.Join(c.Standing(t.Context()), c.Ping(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	answer(http.StatusInternalServerError, "rpc error: no known servers")
+	eventually("degraded by silence", func() bool { return c.standing.of(false) != nil })
+	if err := c.Standing(t.Context()); err != nil {
+		t.Errorf("silence makes it unready: %v", err)
+	}
+	answer(http.StatusForbidden, "ACL not found")
+	eventually("unready by a refusal", func() bool { return c.Standing(t.Context()) != nil })
+	if problem, _, _ := Explain(c.Standing(t.Context())); problem != "the token is not known" {
+		t.Errorf("it says %q", problem)
+	}
+	if text := log.String(); !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "discovery.token") {
+		t.Errorf("the log does not tell of the refusal and what to do:\n%s", text)
+	}
+	answer(0, "")
+	before := renewals()
+	eventually("renewed", func() bool { return renewals() > before })
+	eventually("ready", func() bool { return c.Standing(t.Context()) == nil && c.Ping(t.Context()) == nil })
+}
+
+// What goes on failing is told now and then, and what fails in another way at once.
+func TestComplainsAgain(t *testing.T) {
+	s := standing{failing: map[string]*failure{}}
+	at := time.Unix(0, 0)
+	refused := api.StatusError{Code: http.StatusForbidden, Body: "ACL not found"}
+	for i, step := range []struct {
+		after time.Duration
+		err   error
+		tell  bool
+	}{
+		{0, errNoLeader, true}, {time.Second, errNoLeader, false}, {time.Second, refused, true}, {time.Second, refused, false},
+		{toldAgain, refused, true}, {time.Second, refused, false},
+	} {
+		at = at.Add(step.after)
+		if tell := s.fails("the watch of imserver", step.err, at); tell != step.tell {
+			t.Errorf("failure %d: told %v, want %v", i+1, tell, step.tell)
+		}
+	}
+}
+
+// lines is a log in memory.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }

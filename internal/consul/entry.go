@@ -24,6 +24,7 @@ const (
 	metaServes   = "serves" // separated by commas
 	metaLease    = "lease"  // which registration it is
 	metaSince    = "since"  // when it was made, Unix ms
+	metaPrefix   = "prefix" // of its cluster: that of a cluster may begin with another's
 )
 
 // reapAfter is how long after it expired an instance that never came back is forgotten. Consul takes a minute at least.
@@ -43,7 +44,7 @@ func (c *Consul) registration(i *im.Instance, lease string, since time.Time) *ap
 		ID: c.serviceID(i), Name: c.serviceName(i.Service), Tags: []string{string(i.Region)},
 		Meta: map[string]string{
 			metaID: i.ID, metaRegion: string(i.Region), metaAddr: i.Addr, metaURL: i.URL,
-			metaLease: lease, metaSince: strconv.FormatInt(since.UnixMilli(), 10),
+			metaLease: lease, metaSince: strconv.FormatInt(since.UnixMilli(), 10), metaPrefix: c.cfg.Prefix,
 		},
 		Check: &api.AgentServiceCheck{
 			CheckID: checkID(c.serviceID(i), lease), Name: "renewed by " + i.Service + " " + i.ID,
@@ -82,7 +83,7 @@ func (c *Consul) entries(r im.Region, list []*api.ServiceEntry) []entry {
 	for _, s := range list {
 		service, ok := strings.CutPrefix(s.Service.Service, c.cfg.Prefix+"-")
 		meta := s.Service.Meta
-		if !ok || meta[metaID] == "" || im.Region(meta[metaRegion]) != r {
+		if !ok || meta[metaID] == "" || im.Region(meta[metaRegion]) != r || c.foreign(meta[metaPrefix]) {
 			continue
 		}
 		e := entry{Instance: im.Instance{
@@ -100,6 +101,11 @@ func (c *Consul) entries(r im.Region, list []*api.ServiceEntry) []entry {
 	})
 	return slices.CompactFunc(all, func(a, b entry) bool { return compare(a.Instance, b.Instance) == 0 })
 }
+
+// foreign tells whether a service is another cluster's, whose prefix goes on where this one's ends: antipode-b-imserver is
+// the imserver of antipode-b, and no service b-imserver of antipode. Builds before this one, and services of others, do not
+// name their cluster.
+func (c *Consul) foreign(prefix string) bool { return prefix != "" && prefix != c.cfg.Prefix }
 
 // instances strips entries of what is Consul's.
 func instances(list []entry) []im.Instance {

@@ -98,6 +98,8 @@ func Explain(err error) (problem, remedy string, final bool) {
 		return "it is not understood: " + line(status.Body), "check that discovery.address is a Consul agent's HTTP API", true
 	case errors.As(err, &status):
 		return line(status.Body), "check the Consul servers' logs", false
+	case errors.Is(err, errUnlisted):
+		return errUnlisted.Error(), "give the agent's own token node:write on its node, and discovery.token service:write on its own service; the agent's log tells more", false
 	case errors.Is(err, errNoLeader):
 		return errNoLeader.Error(), "start most of its Consul servers", false
 	case errors.Is(err, syscall.ECONNREFUSED):

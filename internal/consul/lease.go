@@ -98,6 +98,8 @@ func (l *lease) deregister(ctx context.Context) error {
 // renew renews every third of the time to live, sooner after a failure, and registers again what the agent forgot.
 func (l *lease) renew(ctx context.Context) {
 	defer close(l.done)
+	what := "the registration " + l.name
+	defer l.c.standing.works(what)
 	third := l.c.cfg.TTL / 3
 	failures := 0
 	for beats := 1; ; beats++ {
@@ -122,11 +124,10 @@ func (l *lease) renew(ctx context.Context) {
 			return
 		case err != nil:
 			l.c.missed(l.c.cfg.Region)
-			if failures++; failures == 1 {
-				l.c.log.Warn("the registration is not renewed: Consul does not answer; trying again",
-					"backend", "consul", "address", l.c.cfg.Address, "error", err)
-			}
+			failures++
+			l.c.complain(what, "it is not renewed, and others will take this instance for gone", l.c.cfg.Region, err)
 		case failures > 0:
+			l.c.standing.works(what)
 			l.c.log.Info("the registration is renewed again", "backend", "consul", "address", l.c.cfg.Address, "failures", failures)
 			failures = 0
 		}

@@ -176,6 +176,7 @@ func follow[T any](
 	ctx context.Context, c *Consul, r im.Region, what string,
 	read func(*api.QueryOptions) (T, *api.QueryMeta, error), tell func(answer T, reset bool) time.Duration,
 ) error {
+	defer c.standing.works("the watch of " + what) // nobody waits for it any more
 	var (
 		index    uint64
 		failures int
@@ -202,16 +203,15 @@ func follow[T any](
 			if ctx.Err() != nil {
 				break
 			}
-			if failures++; failures == 1 {
-				c.log.Warn("Consul does not answer a watch; what is known stands",
-					"watched", what, "of", r, "backend", "consul", "address", c.cfg.Address, "error", err)
-			}
+			failures++
+			c.complain("the watch of "+what, "what is known stands", r, err)
 			c.missed(r)
 			pause(ctx, backOff(failures-1))
 			index = 0 // ask without waiting: the answer is wanted at once
 			continue
 		}
 		if failures > 0 {
+			c.standing.works("the watch of " + what)
 			c.log.Info("Consul answers a watch again", "watched", what, "of", r, "address", c.cfg.Address, "failures", failures)
 			failures = 0
 		}
