@@ -1,13 +1,13 @@
 -- Applies records of one origin's route partition and moves its position, or does nothing if the position is another.
 --
 --   KEYS[1] positions: hash, origin -> "next local generation floor"
---   KEYS[2] fences: hash, "origin gateway" -> highest epoch declared down
+--   KEYS[2] fences: hash, "origin gateway" -> highest epoch declared down, and the stamp of that (none from older builds)
 --   KEYS[3...] users: hash, "origin device" -> row (see row.go)
 --   ARGV: origin, position expected ('' for none), position to store, floor, seconds to keep a user's key,
 --         stamp below which rows are garbage, then the records:
 --     'c' place of the user's key in KEYS, device, stamp below which an older row is dead, row, gateway
 --     'r' place of the user's key in KEYS, device, row
---     'd' gateway, epoch
+--     'd' gateway, epoch, stamp, stamp below which a fence is garbage
 --
 -- Numbers are 16 hexadecimal digits, compared as text: Lua's own lose digits past 2^53. In a row: login 1-16,
 -- offset 17-32, claimed 33-48, conn 49-64, epoch 65-80, flags 81, length of the platform 82-85, platform, gateway.
@@ -21,7 +21,7 @@ end
 local none = '0000000000000000'
 
 local function fence(gateway)
-  return redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or none
+  return string.sub(redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or none, 1, 16)
 end
 
 local function gateway(row)
@@ -65,11 +65,21 @@ while i <= #ARGV do
     end
     i = i + 4
   else
-    local down, epoch = ARGV[i + 1], ARGV[i + 2]
+    local down, epoch, stamp, past = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
     if epoch > fence(down) then
-      redis.call('HSET', KEYS[2], origin .. ' ' .. down, epoch)
+      redis.call('HSET', KEYS[2], origin .. ' ' .. down, epoch .. stamp)
     end
-    i = i + 3
+    if redis.call('HLEN', KEYS[2]) > 64 then
+      local all = redis.call('HGETALL', KEYS[2])
+      for j = 1, #all, 2 do
+        if #all[j + 1] == 16 then
+          redis.call('HSET', KEYS[2], all[j], all[j + 1] .. stamp)
+        elseif string.sub(all[j + 1], 17, 32) < past then
+          redis.call('HDEL', KEYS[2], all[j])
+        end
+      end
+    end
+    i = i + 5
   end
 end
 

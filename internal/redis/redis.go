@@ -3,7 +3,8 @@
 // Everything of one partition number, of every origin, lives in one slot ({route.<n>} is the hash tag), so that the rows
 // and the position they came from change in one script. The script compares the stored position first: a router that
 // lost the partition cannot write. Dead rows are not searched for: a gateway_down raises the gateway's fence, a jump
-// raises the origin's floor, whoever reads compares, and keys expire.
+// raises the origin's floor, whoever reads compares, and keys expire. A fence goes when
+// every row below it is dead of age.
 package redis
 
 import (
@@ -107,7 +108,8 @@ func (s *Routes) Apply(ctx context.Context, batch im.RouteBatch) (ok bool, err e
 		case im.KindRelease:
 			args = append(args, "r", key(r.UID), string(r.Device), encodeRow(r))
 		case im.KindGatewayDown:
-			args = append(args, "d", r.Gateway.ID, hex(r.Gateway.Epoch))
+			// Rows below the fence were claimed before it: those dead of age keep nobody out, and it is not needed any more.
+			args = append(args, "d", r.Gateway.ID, hex(r.Gateway.Epoch), hex(uint64(r.Claimed)), hex(uint64(before(r.Claimed, keep))))
 		}
 	}
 	copy(args, []any{

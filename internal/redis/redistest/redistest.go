@@ -34,6 +34,7 @@ func Run(t *testing.T, client goredis.UniversalClient, model func(t *testing.T) 
 		{"lets users expire", func(t *testing.T, s *redis.Routes) { expire(t, s, client) }},
 		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, client) }},
 		{"loads its scripts again", func(t *testing.T, s *redis.Routes) { forgotten(t, s, client) }},
+		{"forgets fences", fences},
 		{"equals the table", func(t *testing.T, s *redis.Routes) { equals(t, s, model) }},
 	}
 	for _, part := range parts {
@@ -244,6 +245,50 @@ func equals(t *testing.T, s *redis.Routes, model func(t *testing.T) Model) {
 				}
 			}
 		}
+	}
+}
+
+// fences checks that gateways which come and go for ever leave a bounded number of fences, and that one keeps out what is
+// older for as long as that could count.
+func fences(t *testing.T, s *redis.Routes) {
+	client, key := s.Client(), prefix(t)+"{route.0}:fences"
+	if err := client.HSet(t.Context(), key, "eu before", fmt.Sprintf("%016x", 7)).Err(); err != nil { // of a build that kept no stamps
+		t.Fatal(err)
+	}
+	var at *im.RoutePosition
+	next := int64(0)
+	do := func(r im.RouteRecord) {
+		t.Helper()
+		to := im.RoutePosition{Next: next + 1, Local: next + 1}
+		if !apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, From: at, To: to, Records: []im.RouteRecord{r}}) {
+			t.Fatal("the batch was refused")
+		}
+		at, next = &to, next+1
+	}
+	down := func(n int, clock time.Time) {
+		do(im.RouteRecord{Kind: im.KindGatewayDown, Route: im.Route{Gateway: im.Gateway{ID: fmt.Sprint("g", n), Epoch: 5}, Claimed: im.StampAt(clock)}})
+	}
+	clock := noon
+	for n := range 500 {
+		clock = clock.Add(5 * time.Minute)
+		down(n, clock)
+	}
+	left, err := client.HGetAll(t.Context(), key).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(left); n > 65 {
+		t.Errorf("%d fences are left of 500 gateways that died over two days", n)
+	}
+	if _, ok := left["eu before"]; ok {
+		t.Error("a fence without a stamp is kept for ever")
+	}
+	late := im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
+		UID: "ann", Device: "a", Platform: "ios", Region: "eu", Gateway: im.Gateway{ID: "g499", Epoch: 5}, Login: 1, Offset: next, Claimed: im.StampAt(clock),
+	}}
+	do(late)
+	if rows := lookup(t, s, 0, "ann"); len(rows) > 0 {
+		t.Errorf("a claim of a gateway that was declared down a moment ago counts: %+v", rows)
 	}
 }
 
