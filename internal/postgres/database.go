@@ -58,6 +58,9 @@ func connect(ctx context.Context, cfg *Config, number int, log *slog.Logger) (*d
 	return d, nil
 }
 
+// maxIdleInTransaction is less than what a take-over may last in all.
+const maxIdleInTransaction = 2 * time.Second
+
 // session sets what holds for every connection of ours.
 func (c *Config) session(cc *pgx.ConnConfig) {
 	cc.ConnectTimeout = c.ConnectTimeout
@@ -65,8 +68,9 @@ func (c *Config) session(cc *pgx.ConnConfig) {
 		"application_name":  "antipode",
 		"statement_timeout": millis(c.StatementTimeout),
 		"lock_timeout":      millis(c.LockTimeout),
-		// A process that hangs in the middle of a transaction must not hold its rows for ever.
-		"idle_in_transaction_session_timeout": millis(c.StatementTimeout),
+		// A process that hangs in the middle of a transaction holds its rows against whoever takes its partitions over. Ours
+		// sends what a transaction does in one piece, so that it is idle for a moment only.
+		"idle_in_transaction_session_timeout": millis(min(c.StatementTimeout, maxIdleInTransaction)),
 	} {
 		if _, set := cc.RuntimeParams[name]; !set { // the URL may say otherwise
 			cc.RuntimeParams[name] = value

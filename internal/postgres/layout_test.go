@@ -223,6 +223,15 @@ func testTimeouts(t *testing.T, timelines *Timelines) {
 	if state(err) != "57014" { // query_canceled
 		t.Errorf("a statement that hangs: %v", err)
 	}
+	for _, c := range []struct {
+		timelines *Timelines
+		want      string
+	}{{timelines, "2s"}, {hasty, "300ms"}} { // a frozen owner's locks; a take-over waits for them
+		var idle string
+		if err := c.timelines.of(0).pool.QueryRow(t.Context(), `SHOW idle_in_transaction_session_timeout`).Scan(&idle); err != nil || idle != c.want {
+			t.Errorf("a transaction may be idle for %s, want %s (%v)", idle, c.want, err)
+		}
+	}
 	tx, err := timelines.of(0).pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
