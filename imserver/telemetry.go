@@ -72,7 +72,7 @@ func newMeter(m metric.Meter) (*meter, error) {
 		lost:       counter("deliveries_lost", "{delivery}", "Deliveries that routers did not take in time; clients pull them."),
 	}
 	var err error
-	t.lag, err = m.Float64Gauge("antipode_imserver_lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest record in the batch last applied, by origin."))
+	t.lag, err = m.Float64Gauge("antipode_imserver_lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest record, or else the latest heartbeat, in the batch last applied, by origin."))
 	errs = append(errs, err)
 	t.halted, err = m.Int64UpDownCounter("antipode_imserver_halted_partitions", metric.WithUnit("{partition}"),
 		metric.WithDescription("Partitions that are not applied until somebody acts, by origin."))
@@ -151,10 +151,13 @@ func (m *meter) appended(ctx context.Context, took time.Duration, lane im.Lane) 
 
 func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Duration, now time.Time) {
 	m.commits.Record(ctx, took.Seconds())
-	rows, oldest := map[im.Origin]int{}, map[im.Origin]im.Stamp{}
+	rows, oldest, beat := map[im.Origin]int{}, map[im.Origin]im.Stamp{}, map[im.Origin]im.Stamp{}
 	for i := range parts {
 		o := parts[i].Partition.Origin()
 		rows[o] += len(parts[i].Records) + len(parts[i].Cursors)
+		if len(parts[i].Records)+len(parts[i].Cursors) == 0 { // what moved it is a heartbeat
+			beat[o] = max(beat[o], parts[i].To.Watermark)
+		}
 		for j := range parts[i].Records {
 			if s := parts[i].Records[j].Place.Stamp; oldest[o] == 0 || s < oldest[o] {
 				oldest[o] = s
@@ -164,6 +167,9 @@ func (m *meter) committed(ctx context.Context, parts []view.Part, took time.Dura
 	for o, n := range rows {
 		origin := m.labels.One("origin", string(o))
 		m.applied.Add(ctx, int64(n), origin)
+		if oldest[o] == 0 { // an origin in which nobody writes is no longer behind when its heartbeats are not
+			oldest[o] = beat[o]
+		}
 		if oldest[o] > 0 {
 			m.lag.Record(ctx, max(0, now.Sub(oldest[o].Time()).Seconds()), origin)
 		}
