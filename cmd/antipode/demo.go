@@ -35,6 +35,9 @@ func newDemoCommand() *cobra.Command {
 			if running.file != "" {
 				return demoOnCluster(cmd.Context(), cfg, &running)
 			}
+			if err := cfg.Check(len(f.regions)); err != nil {
+				return err
+			}
 			if f.data == "" {
 				if f.data, err = os.MkdirTemp("", "antipode-demo-"); err != nil {
 					return err

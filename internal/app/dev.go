@@ -24,6 +24,7 @@ import (
 	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/embedded"
 	"github.com/antipode-im/antipode/internal/faultnet"
+	proc "github.com/antipode-im/antipode/internal/process"
 	"github.com/antipode-im/antipode/internal/registry"
 	"github.com/antipode-im/antipode/internal/telemetry"
 )
@@ -123,26 +124,34 @@ func NewDev(cfg DevConfig) (_ *Dev, err error) {
 // marker is the file by which dev knows a data folder of its own: --fresh deletes nothing else.
 const marker = "antipode-dev"
 
+// lockName is the file in it that a running dev holds.
+const lockName = "lock"
+
 func (d *Dev) openData() error {
 	dir := d.cfg.Data
 	mark := filepath.Join(dir, marker)
-	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("data folder: %w", err)
-	case len(entries) > 0:
-		if _, err := os.Stat(mark); err != nil {
-			return fmt.Errorf("data folder %s: it holds files that are not of antipode dev: name another with --data", dir)
-		}
-		if d.cfg.Fresh {
-			if err := os.RemoveAll(dir); err != nil {
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == lockName })
+	if _, err := os.Stat(mark); err != nil && len(entries) > 0 {
+		return fmt.Errorf("data folder %s: it holds files that are not of antipode dev: name another with --data", dir)
+	}
+	lock, err := proc.Lock(filepath.Join(dir, lockName)) // before anything in it is touched: another dev may run on it
+	if err != nil {
+		return fmt.Errorf("data folder %s: another antipode dev runs on it (%w): end that, or name another folder with --data", dir, err)
+	}
+	d.onClose(func() { lock.Close() })
+	if d.cfg.Fresh {
+		for _, e := range entries {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("--fresh: %w", err)
 			}
 		}
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("data folder: %w", err)
 	}
 	was, err := os.ReadFile(mark)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

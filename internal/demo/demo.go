@@ -51,6 +51,25 @@ type Config struct {
 	Log     func(string)  // what is going on; may be nil
 }
 
+// Check tells what of it cannot be played in a number of regions.
+func (c *Config) Check(regions int) error {
+	switch least := 2 * c.Users; {
+	case regions < 2 || regions > 8:
+		return fmt.Errorf("%d regions: want 2 to 8", regions)
+	case c.Users < 1:
+		return fmt.Errorf("--users %d: want 1 or more", c.Users)
+	case c.PerPair < least:
+		return fmt.Errorf("--messages %d: want %d or more, one for each of the users of a pair of regions (--users %d)", c.PerPair, least, c.Users)
+	case c.Group != 0 && c.Group < regions:
+		return fmt.Errorf("--group %d: want %d or more, one for each region, or 0 for no group", c.Group, regions)
+	case c.Length <= 0:
+		return fmt.Errorf("--length %v: want more than 0", c.Length)
+	case c.Settle <= 0:
+		return fmt.Errorf("--settle %v: want more than 0", c.Settle)
+	}
+	return nil
+}
+
 // play is the scenario under way.
 type play struct {
 	cfg Config
@@ -62,6 +81,9 @@ type play struct {
 func Run(ctx context.Context, cfg Config, cluster Cluster, faults Faults, truth Truth) (*checker.History, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string) {}
+	}
+	if err := cfg.Check(len(cluster.Regions())); err != nil {
+		return nil, err
 	}
 	p := &play{cfg, newCrowd(cluster, cfg.Log)}
 	defer p.close()
