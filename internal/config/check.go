@@ -1,8 +1,11 @@
 package config
 
 import (
+	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"net"
@@ -309,8 +312,31 @@ func checkAuth(a *Auth, bad report) {
 			} else if len(raw) < 32 {
 				bad(key+".key", "holds %d bytes: want at least 32, or it can be guessed", len(raw))
 			}
+		case k.Alg == "EdDSA" && secret != mask:
+			if why := badPublicKey(secret); why != "" {
+				bad(key+".key", "%s", why)
+			}
 		}
 	}
+}
+
+// badPublicKey tells why a text is no public key of Ed25519, as a gateway reads them; empty if it is one.
+func badPublicKey(text string) string {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		if raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text)); err != nil || len(raw) != ed25519.PublicKeySize {
+			return fmt.Sprintf("is no public key: want PEM, or base64 of %d bytes", ed25519.PublicKeySize)
+		}
+		return ""
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return fmt.Sprintf("is PEM of %q and holds no public key: %v", block.Type, err)
+	}
+	if _, ok := key.(ed25519.PublicKey); !ok {
+		return fmt.Sprintf("is a key of another kind (%T): want Ed25519", key)
+	}
+	return ""
 }
 
 // checkSockets holds the options of a gateway's sockets to what the kernel takes: seconds, and buffers that hold a frame.
