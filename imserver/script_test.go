@@ -1,6 +1,7 @@
 package imserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -21,7 +22,8 @@ import (
 // Scripts under testdata tell what a region answers. Time is made up and stands still but for "sleep"; it begins on
 // 2000-01-01. Commands:
 //
-//	submit as=ann [seen=ms] [at=-25h] [id=raw] [key=…] [max=n]   body: the request in JSON, client_id filled in; $g is the group
+//	submit as=ann [seen=ms] [at=-25h] [id=raw] [key=…] [max=n] [break=text]   body: the request in JSON, client_id filled in; $g is
+//	                                             the group; with break, the text's first byte is none of UTF-8
 //	call method=pull as=ann                      body: the request in JSON
 //	mark, pull, list, receipts, members          the same, named
 //	entry topic=msg.us.direct partition=0 [n=offset] [at=1s]     body: a record that came from a peer: kind, sender, conversation, body
@@ -144,6 +146,13 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 		body, err := proto.Marshal(&request)
 		if err != nil {
 			return err.Error()
+		}
+		if text := arg("break"); text != "" { // protobuf refuses to write it
+			i := bytes.Index(body, []byte(text))
+			if i < 0 {
+				t.Fatalf("%q is not in the request", text)
+			}
+			body[i] = 0xff
 		}
 		call := im.Call{Service: "im", Method: wire.MethodSubmit, UID: im.UID(arg("as")), Body: body, Key: arg("key")}
 		if d.HasArg("seen") {
