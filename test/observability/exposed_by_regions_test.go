@@ -3,7 +3,9 @@ package observability
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +16,8 @@ import (
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/consul"
+	"github.com/antipode-im/antipode/internal/telemetry"
 )
 
 // TestQueriesNameWhatRegionsExpose runs three regions (with two, none has a clock to compare to the median of others), has two people talk, and holds every query of the rules and the
@@ -52,6 +56,7 @@ func TestQueriesNameWhatRegionsExpose(t *testing.T) {
 	var left []string
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		have := builtin()
+		ofConsul(t, ctx, have)
 		scrape(t, ctx, dev, have)
 		if left = unknown(t, have); len(left) == 0 || time.Now().After(deadline) {
 			break
@@ -94,6 +99,39 @@ func dial(t *testing.T, dev *app.Dev, uid im.UID, region im.Region) *client.Clie
 		}
 	}()
 	return c
+}
+
+// ofConsul adds what an ipconf exposes of discovery: dev keeps it in memory.
+func ofConsul(t *testing.T, ctx context.Context, into exposed) {
+	t.Helper()
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "[]") }))
+	defer agent.Close()
+	tel, err := telemetry.New(telemetry.Config{Service: "ipconf", Region: "eu", Instance: "ipconf", LogWriter: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tel.Close(context.WithoutCancel(ctx))
+	c, err := consul.New(consul.Config{Address: strings.TrimPrefix(agent.URL, "http://"), Region: "eu"}, consul.Deps{Meter: tel.Meter})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Instances(ctx, "gateway", "eu"); err != nil {
+		t.Fatal(err)
+	}
+	families, err := tel.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			labels := map[string]string{}
+			for _, l := range m.Label {
+				labels[l.GetName()] = l.GetValue()
+			}
+			into.add(f.GetName(), labels)
+		}
+	}
 }
 
 // scrape reads /metrics of every instance. Each must tell of its own service.
