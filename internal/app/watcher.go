@@ -40,6 +40,7 @@ type watcher struct {
 	telemetry map[string]*telemetry.Telemetry // by region/instance
 	samples   map[string]sample               // by region/instance
 	state     console.State
+	gone      map[linkName]time.Time // since when nobody receives; of the one who refreshes
 }
 
 // sample is what was read of an instance at one time.
@@ -51,7 +52,7 @@ type sample struct {
 }
 
 func newWatcher(d *Dev) *watcher {
-	return &watcher{dev: d, telemetry: map[string]*telemetry.Telemetry{}, samples: map[string]sample{}}
+	return &watcher{dev: d, telemetry: map[string]*telemetry.Telemetry{}, samples: map[string]sample{}, gone: map[linkName]time.Time{}}
 }
 
 func (w *watcher) watch(region im.Region, _, instance string, t *telemetry.Telemetry) {
@@ -231,7 +232,9 @@ func (w *watcher) refresh(ctx context.Context) {
 	for name, dl := range d.links {
 		l, ok := open[name]
 		if !ok {
-			l = console.Link{From: name.from, To: name.to, State: console.LinkConnecting, LastError: "region " + string(name.to) + " is down"}
+			l = w.unreceived(name, behind[name], time.Now())
+		} else {
+			delete(w.gone, name)
 		}
 		if dl.cut.Load() {
 			l.State = console.LinkCut
@@ -247,6 +250,20 @@ func (w *watcher) refresh(ctx context.Context) {
 	w.mu.Lock()
 	w.state = state
 	w.mu.Unlock()
+}
+
+// unreceived is a link whose receiver is down: what the other end sends is missing there, and the longer the more. behind is what
+// the sender knows to be missing.
+func (w *watcher) unreceived(name linkName, behind int64, now time.Time) console.Link {
+	since, known := w.gone[name]
+	if !known {
+		since = now
+		w.gone[name] = now
+	}
+	return console.Link{
+		From: name.from, To: name.to, State: console.LinkConnecting, LastError: "region " + string(name.to) + " is down",
+		LagRecords: behind, LagSeconds: now.Sub(since).Seconds(),
+	}
 }
 
 // countGateways asks an ipconf how many gateways it hands out.

@@ -147,6 +147,10 @@ func RegionKill(t *testing.T, b *Browser, base string) {
 		`document.getElementById("status").dataset.phase === "online" && document.querySelector("#status .region").textContent !== %q`, Here))
 	ann.Send("from elsewhere")
 	bob.Shows("one", "from elsewhere")
+	for _, seconds := range []int{1, 2, 3} {
+		console.Until("the link to it falls behind, further and further", fmt.Sprintf(
+			`parseFloat(document.querySelector('#links tr[data-link="%s/%s"] .lag').textContent) >= %d`, There, Here, seconds))
+	}
 	console.Region(Here, "restart")
 	console.Until("it is up and nothing lags", fmt.Sprintf(
 		`document.querySelector('.card[data-region="%s"] .badge').textContent === "up" && [...document.querySelectorAll("#links .badge")].every((e) => e.textContent === "open")`, Here))

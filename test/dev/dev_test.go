@@ -309,6 +309,7 @@ func TestOneTraceAcrossRegions(t *testing.T) {
 	chat := im.Direct("ann", "bob")
 	bob := connect(t, d, "bob", "us")
 	ann := connect(t, d, "ann", "eu", func(c *client.Config) { c.SampleRatio = 1 })
+	connect(t, d, "ann", "eu") // another device, which the gateway of eu delivers to
 	ann.send(t, chat, "follow me")
 	trace := bob.next(t, "follow me").Trace
 	parts := strings.Split(trace, "-")
@@ -323,10 +324,11 @@ func TestOneTraceAcrossRegions(t *testing.T) {
 		}
 		seen = seen[:0]
 		for _, s := range spans {
-			seen = append(seen, s.Region+" "+s.Name)
+			seen = append(seen, s.Region+" "+s.Service+" "+s.Name) // several services have a span of the same verb
 		}
 		for _, want := range []string{
-			"eu submit", "eu append", "eu apply", "eu deliver", "us ship", "us apply", "us deliver",
+			"eu imserver submit", "eu imserver append", "eu imserver apply", "eu imserver deliver", "eu gateway deliver",
+			"us replicator ship", "us imserver apply", "us router deliver", "us gateway deliver",
 		} {
 			if !slices.Contains(seen, want) {
 				return false

@@ -40,6 +40,7 @@ type World struct {
 type region struct {
 	name     im.Region
 	up       bool
+	killed   time.Time // if it is not
 	ipconf   *server
 	gateways []*gateway
 	log      []*entry
@@ -142,7 +143,7 @@ func (w *World) startRegion(r *region) error {
 
 func (w *World) stopRegion(r *region) {
 	w.mu.Lock()
-	r.up = false
+	r.up, r.killed = false, time.Now()
 	w.mu.Unlock()
 	r.ipconf.kill()
 	for _, g := range r.gateways {
@@ -217,6 +218,9 @@ func (w *World) State(context.Context) (console.State, error) {
 				down = l.to
 			}
 			out.LastError = fmt.Sprintf("region %s refuses connections", down.name)
+			if !l.to.up {
+				out.LagSeconds = max(out.LagSeconds, now.Sub(l.to.killed).Seconds())
+			}
 		}
 		s.Links = append(s.Links, out)
 	}
