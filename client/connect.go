@@ -71,10 +71,12 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	first := c.endpoints.takeAlternatives()
 	list, err := c.endpoints.get(c.ctx, c.UID(), state.Device, force)
-	if err != nil {
+	if err != nil && len(first) == 0 {
 		return nil, err
 	}
+	list = ahead(first, list)
 	c.nudge() // the policy may be new
 	policy := c.endpoints.currentPolicy()
 	c.mu.Lock()
@@ -321,6 +323,10 @@ func (c *Client) serve(k *conn) error {
 		within := ms(int64(g.WithinMs))
 		c.endpoints.avoid(k.endpoint.Key(), within+time.Minute)
 		c.endpoints.expire()
+		c.endpoints.alternatives(g.Alternatives)
+		c.mu.Lock()
+		c.session = nil // it ends with this gateway
+		c.mu.Unlock()
 		t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
 		defer t.Stop()
 		select {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"net"
+	"net/http/httptrace"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -155,6 +157,76 @@ func TestGoaway(t *testing.T) {
 }
 
 // A socket that says nothing is dead after a heartbeat and the wait for its pong.
+func TestGoawayNamesAlternatives(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		a := w.gateway("a", "eu")
+		b, c := w.gateway("b", "eu"), w.gateway("c", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		unlisted := w.gateway("d", "eu")
+		w.mu.Lock()
+		w.gateways = w.gateways[:3]
+		w.mu.Unlock()
+		defer unlisted.drop()
+		a.peer().send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000, Alternatives: []string{"ws://d:80/v1/ws", "ws://c:80/v1/ws"}}))
+		eventually(t, 9*time.Second, "moved", func() bool { return r.took(Connected{}) == 2 })
+		if n := len(unlisted.logins()); n != 1 {
+			t.Fatalf("%d logins at the first alternative", n)
+		}
+		if unlisted.logins()[0].Resume != nil {
+			t.Error("it asked to resume a session of another gateway")
+		}
+		// One that cannot be reached is passed over; there is no list to be had meanwhile.
+		w.net.unlisten("ipconf:80")
+		w.net.unlisten("b:80")
+		unlisted.peer().send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000, Alternatives: []string{"ws://b:80/v1/ws", "ws://c:80/v1/ws"}}))
+		eventually(t, 20*time.Second, "moved again", func() bool { return r.took(Connected{}) == 3 })
+		if len(b.logins()) != 0 || len(c.logins()) != 1 || r.took(Disconnected{}) != 0 {
+			t.Errorf("%d logins at b, %d at c, %d times without a socket", len(b.logins()), len(c.logins()), r.took(Disconnected{}))
+		}
+	})
+}
+
+// A round trip is the connect, not the lookup of the name before it.
+func TestRoundTripsAreWithoutLookups(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		w.gateway("e1", "eu")
+		r := w.client(func(cfg *Config) {
+			cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				pass(300 * time.Millisecond) // the lookup
+				trace := httptrace.ContextClientTrace(ctx)
+				if trace == nil { // of an ipconf
+					return w.net.dial(ctx, network, addr)
+				}
+				trace.ConnectStart(network, addr)
+				pass(20 * time.Millisecond)
+				c, err := w.net.dial(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				trace.ConnectDone(network, addr, nil)
+				return addressed{c, addr}, nil
+			}
+		})
+		defer r.end()
+		eventually(t, 5*time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+		r.endpoints.mu.Lock()
+		defer r.endpoints.mu.Unlock()
+		if got := r.endpoints.rtt["eu"]; got < 20*time.Millisecond || got > 30*time.Millisecond {
+			t.Errorf("measured %v", got)
+		}
+	})
+}
+
+// addressed is a conn to an address.
+type addressed struct {
+	net.Conn
+	addr string
+}
+
+func (a addressed) RemoteAddr() net.Addr { return &net.UnixAddr{Name: a.addr} }
+
 func TestDeadSocket(t *testing.T) {
 	scenario(t, func(t *testing.T, w *world) {
 		a, b := w.gateway("a", "eu"), w.gateway("b", "eu")

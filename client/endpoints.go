@@ -29,9 +29,11 @@ type endpoints struct {
 	ttl     time.Duration
 	first   int // index of the ipconf that answered last
 	last    string
+	lead    []wire.Endpoint   // where a goaway leads: before all others, once
 	tried   map[string]*trial // by wire.Endpoint.Key
 	rtt     map[im.Region]time.Duration
 	offset  time.Duration // server clock minus own, by an ipconf's answer
+	after   time.Time     // an ipconf said not to ask before, nor to use an old list
 
 	etag      string // of list, with the base URL that gave it; an ipconf says by it that the list is still good
 	etagFrom  string
@@ -40,8 +42,10 @@ type endpoints struct {
 	restored  bool           // the stored list was looked for
 }
 
-// maxFailed bounds the gateways that an ipconf is told of.
-const maxFailed = 8
+const (
+	maxFailed       = 8  // gateways that an ipconf is told of
+	maxAlternatives = 16 // gateways taken of a goaway
+)
 
 // trial is what became of dialling a gateway.
 type trial struct {
@@ -80,10 +84,13 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 	e.restore(ctx)
 	e.mu.Lock()
 	fresh := !e.fetched.IsZero() && time.Since(e.fetched) < e.ttl
-	first, width := e.first, e.policy.RaceWidth
+	first, width, held := e.first, e.policy.RaceWidth, time.Until(e.after)
 	e.mu.Unlock()
 	if len(e.cfg.IPConf) == 0 {
 		return e.ordered(), nil
+	}
+	if held > 0 {
+		return nil, &im.Error{Code: im.CodeOverloaded, Detail: "an ipconf said when to come back", RetryAfter: held}
 	}
 	if fresh && !force {
 		list := e.ordered()
@@ -92,6 +99,9 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 	answer, err := e.fetch(ctx, first, e.query(uid, device))
 	if err != nil {
 		if said, ok := errors.AsType[*im.Error](err); ok && toldToWait(said) {
+			e.mu.Lock()
+			e.after = time.Now().Add(said.RetryAfter)
+			e.mu.Unlock()
 			return nil, said
 		}
 		if list := e.ordered(); len(list) > 0 {
@@ -156,6 +166,47 @@ func (e *endpoints) avoid(key string, d time.Duration) {
 	e.trialOf(key).until = time.Now().Add(d)
 }
 
+// alternatives notes where a goaway leads, by WebSocket URL: gateways of the list, else as the signed catalogue has them, else, where
+// nothing needs to be signed, by the URL alone.
+func (e *endpoints) alternatives(urls []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lead = nil
+	for _, u := range urls[:min(len(urls), maxAlternatives)] {
+		byURL := func(g wire.Endpoint) bool { return g.URL == u }
+		if i := slices.IndexFunc(e.list, byURL); i >= 0 {
+			e.lead = append(e.lead, e.list[i])
+		} else if i := slices.IndexFunc(e.catalogue.Gateways, byURL); i >= 0 {
+			e.lead = append(e.lead, e.catalogue.Gateways[i])
+		} else if len(e.cfg.CatalogueKeys) == 0 {
+			e.lead = append(e.lead, wire.Endpoint{ID: u, URL: u})
+		}
+	}
+}
+
+// takeAlternatives returns them once: when they lead nowhere, the list goes on.
+func (e *endpoints) takeAlternatives() []wire.Endpoint {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	lead := e.lead
+	e.lead = nil
+	return lead
+}
+
+// ahead puts the first gateways before a list.
+func ahead(first, list []wire.Endpoint) []wire.Endpoint {
+	return append(slices.Clone(first), slices.DeleteFunc(slices.Clone(list), func(g wire.Endpoint) bool {
+		return slices.ContainsFunc(first, func(f wire.Endpoint) bool { return f.URL == g.URL })
+	})...)
+}
+
+// heldBack tells whether an ipconf has said to wait.
+func (e *endpoints) heldBack() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Now().Before(e.after)
+}
+
 func (e *endpoints) trialOf(key string) *trial {
 	t := e.tried[key]
 	if t == nil {
@@ -205,6 +256,9 @@ func (e *endpoints) used(key string) {
 func (e *endpoints) measured(r im.Region, d time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if r == "" { // known by its URL alone
+		return
+	}
 	if old, ok := e.rtt[r]; ok {
 		d = (3*old + d) / 4
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -104,6 +105,11 @@ func toldToWaitBy(t *testing.T, code im.Code) {
 	if other.asked.Load() > 0 {
 		t.Error("another ipconf was asked")
 	}
+	asked := full.asked.Load()
+	if _, err := e.get(t.Context(), "ann", "d", true); im.CodeOf(err) != im.CodeOverloaded || full.asked.Load() != asked {
+		t.Errorf("asked before it was time: %v", err)
+	}
+	e.after = time.Now()
 	full.deny = &im.Error{Code: im.CodeUnready}
 	if list, err := e.get(t.Context(), "ann", "d", true); err != nil || ids(list) != "e1" {
 		t.Errorf("one ipconf is unready, another answers: %v, %v", list, err)
@@ -184,6 +190,20 @@ func TestOnlyWhatIsSigned(t *testing.T) {
 	offline.IPConf = []string{"http://127.0.0.1:1"}
 	if got, err := get(offline); err != nil || got != "good" {
 		t.Errorf("no ipconf answers: %q, %v", got, err)
+	}
+	// None of a list that is left in the catalogue: its gateways are as good, those of the wanted region first.
+	var saved savedList
+	b, err := cfg.Store.(ListStore).LoadList(t.Context())
+	if err := errors.Join(err, json.Unmarshal(b, &saved)); err != nil {
+		t.Fatal(err)
+	}
+	saved.List.Gateways = []wire.Endpoint{evil}
+	b, _ = json.Marshal(saved)
+	if err := cfg.Store.(ListStore).SaveList(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := get(offline); err != nil || got != "good moved" && got != "moved good" {
+		t.Errorf("no stored gateway is in the catalogue: %q, %v", got, err)
 	}
 	offline.CatalogueKeys = map[string]ed25519.PublicKey{"k": impostor.Public().(ed25519.PublicKey)}
 	if got, err := get(offline); err == nil {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -189,6 +191,21 @@ func inCatalogue(list []wire.Endpoint, c wire.Catalogue) []wire.Endpoint {
 	return kept
 }
 
+// someOf picks gateways at random, those of the preferred regions first: all who have but a catalogue must not meet at its top.
+func (e *endpoints) someOf(all []wire.Endpoint) []wire.Endpoint {
+	const most = 16
+	list := slices.Clone(all)
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	near := func(g wire.Endpoint) int {
+		if r := g.Region; r != e.cfg.Region && r != e.cfg.Home {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(list, func(a, b wire.Endpoint) int { return near(a) - near(b) })
+	return list[:min(len(list), most)]
+}
+
 // savedList is what an installation keeps of the list.
 type savedList struct {
 	List   wire.Endpoints  `json:"list"`
@@ -242,7 +259,9 @@ func (e *endpoints) restore(ctx context.Context) {
 			return
 		}
 		e.catalogue, e.signed = c, saved.Signed
-		list = inCatalogue(list, c)
+		if list = inCatalogue(list, c); len(list) == 0 {
+			list = e.someOf(c.Gateways)
+		}
 	}
 	if len(list) > 0 { // the configured ones stay behind it
 		e.list = append(list, e.list...)

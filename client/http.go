@@ -37,6 +37,9 @@ const (
 
 // fallbackTo returns the fallback to a region, or to the best gateways of any if r is empty; nil if none is known.
 func (c *Client) fallbackTo(r im.Region) *fallback {
+	if r == "" && c.endpoints.heldBack() {
+		return nil // the old list must not lead where there is no room
+	}
 	f := &fallback{client: c, at: r}
 	for _, e := range c.endpoints.ordered() {
 		if e.PullURL == "" || r != "" && e.Region != r {

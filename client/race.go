@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -83,15 +85,53 @@ func abandon(ws *websocket.Conn) {
 	conn.Close()
 }
 
+// stopwatch times the connects of a dial, by address, without the lookup of the name before them.
+type stopwatch struct {
+	mu    sync.Mutex
+	began map[string]time.Time
+	times map[string]time.Duration
+}
+
+func (s *stopwatch) on(ctx context.Context) context.Context {
+	s.began, s.times = map[string]time.Time{}, map[string]time.Duration{}
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		ConnectStart: func(_, addr string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.began[addr] = time.Now()
+		},
+		ConnectDone: func(_, addr string, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if began, ok := s.began[addr]; ok && err == nil {
+				s.times[addr] = time.Since(began)
+			}
+		},
+	})
+}
+
+// took is the time of the connect to an address; all of it where the dialer does not tell of connects.
+func (s *stopwatch) took(addr net.Addr, all time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if addr != nil {
+		if d, ok := s.times[addr.String()]; ok {
+			return d
+		}
+	}
+	return all
+}
+
 func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, ms(p.ConnectTimeoutMs))
 	defer cancel()
 	d := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var watch stopwatch
 			start := time.Now()
-			conn, err := c.cfg.Dial(ctx, network, addr)
+			conn, err := c.cfg.Dial(watch.on(ctx), network, addr)
 			if err == nil {
-				c.endpoints.measured(e.Region, time.Since(start))
+				c.endpoints.measured(e.Region, watch.took(conn.RemoteAddr(), time.Since(start)))
 			}
 			return conn, err
 		},

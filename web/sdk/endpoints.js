@@ -15,6 +15,8 @@ const NEXT_IPCONF_MS = 700;
 const IPCONF_TIMEOUT_MS = 4000;
 /** Ipconfs of the catalogue that are asked beside those configured: enough to find one that lives. */
 const MORE_IPCONFS = 4;
+/** Gateways of the catalogue that are tried when there is no list. */
+const MORE_GATEWAYS = 16;
 /** Bounds of what an ipconf is told, and of what is remembered. */
 const MAX_FAILED = 8;
 const MAX_TRIED = 256;
@@ -191,7 +193,8 @@ export class Endpoints {
         this.#catalogue = await openCatalogue(kept.signed, this.options.catalogueKeys, Date.now());
         this.#signed = kept.signed;
         gateways = inCatalogue(gateways, this.#catalogue);
-        if (gateways.length === 0) gateways = this.#catalogue.gateways;
+        // At random: all who have but a catalogue must not meet at its top.
+        if (gateways.length === 0) gateways = this.#catalogue.gateways.map((g) => ({ g, at: Math.random() })).sort((a, b) => a.at - b.at).map(({ g }) => g).slice(0, MORE_GATEWAYS);
       }
       if (this.gateways.length === 0) this.gateways = gateways;
     } catch {
@@ -204,7 +207,7 @@ export class Endpoints {
 const trim = (base) => base.replace(/\/$/, '');
 
 /** Whether an error says when to come back: then others would say the same. @param {unknown} error */
-const saysWhen = (error) => error instanceof AntipodeError && error.code === 'overloaded' && error.retryAfterMs > 0;
+const saysWhen = (error) => error instanceof AntipodeError && (error.code === 'overloaded' || error.code === 'too_many_requests') && error.retryAfterMs > 0;
 
 /**
  * The error that an HTTP answer stands for: what its body says, else by the header Retry-After alone.
