@@ -103,6 +103,13 @@ func TestLagGrowsWhileCut(t *testing.T) {
 		in := lag()
 		return in.Open && in.Reconnects > 0 && !slices.ContainsFunc(in.Lag, func(l replicator.Lag) bool { return l.Seconds > 0 || l.Records > 0 })
 	})
+	m.proxy("us", "eu").Cut()
+	us.kill(im.ErrKilled) // lag is no shorter because a replicator that hears nothing is a new one
+	us.start()
+	eventually(t, 5*time.Second, "lag grows from the last record of the copy on", func() bool {
+		in := lag()
+		return !in.Open && len(in.Lag) == 5 && in.Lag[0].Seconds > 0.6
+	})
 }
 
 // BenchmarkBacklog ships records of 300 bytes from log to copy, over gRPC with mTLS; both ends share the machine.

@@ -587,6 +587,11 @@ func (c *receiving) status() LinkIn {
 		p.mu.Unlock()
 		l.Records += missing
 		if last.at.IsZero() {
+			// The peer has said nothing since this replicator started. Its heartbeats stand in the copy, so what is not there
+			// may be missing.
+			if stamp > 0 {
+				l.Seconds = max(l.Seconds, now.Sub(stamp.Time()).Seconds())
+			}
 			continue
 		}
 		// Complete up to the last status if nothing is missing, else up to the last record held, by the origin's clock.
