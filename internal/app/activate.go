@@ -16,9 +16,9 @@ import (
 const activateEvery = time.Second
 
 // Activate marks the own region active once it has what the others have: its copies hold, of every origin, what any other
-// region's copies held when it was asked, and its timelines have applied all of it. It returns when that is so.
+// region held when it was asked, and its timelines have applied all of it. It returns when that is so.
 func (o *Operator) Activate(ctx context.Context, progress func(string)) error {
-	want, err := o.heldElsewhere(ctx)
+	want, err := o.heldElsewhere(ctx, progress)
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,9 @@ func (o *Operator) Activate(ctx context.Context, progress func(string)) error {
 	}
 }
 
-// heldElsewhere is, for each partition that timelines are derived from, the most that another region's copy holds.
-func (o *Operator) heldElsewhere(ctx context.Context) (map[im.Partition]int64, error) {
+// heldElsewhere is, for each partition that timelines are derived from, the most that another region holds: in a copy, or in its
+// own log. A region that does not answer is not waited for, unless none does: what it alone has comes when its link opens.
+func (o *Operator) heldElsewhere(ctx context.Context, progress func(string)) (map[im.Partition]int64, error) {
 	others := slices.DeleteFunc(slices.Clone(o.site.Regions), func(r im.Region) bool { return r == o.site.Region })
 	copies, done, err := o.peers(others)
 	if err != nil {
@@ -58,25 +59,64 @@ func (o *Operator) heldElsewhere(ctx context.Context) (map[im.Partition]int64, e
 	}
 	defer done()
 	want := map[im.Partition]int64{}
+	var silent []error
 	for _, region := range others {
-		for _, origin := range o.site.Origins {
-			if origin.Region() == region {
-				continue // its own log: others hold what of it can be waited for
+		held, err := o.heldBy(ctx, region, copies[region])
+		if err != nil {
+			silent = append(silent, err)
+			progress(fmt.Sprintf("%v: what it alone has is not waited for", err))
+			continue
+		}
+		for p, next := range held {
+			want[p] = max(want[p], next)
+		}
+	}
+	if len(silent) > 0 && len(silent) == len(others) {
+		return nil, errors.Join(silent...)
+	}
+	return want, nil
+}
+
+// heldBy is what one region holds of all origins.
+func (o *Operator) heldBy(ctx context.Context, region im.Region, copies *rpc.Copies) (map[im.Partition]int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	held := map[im.Partition]int64{}
+	own := im.Origin("")
+	for _, origin := range o.site.Origins {
+		if origin.Region() == region {
+			if own == "" || origin.Epoch() > own.Epoch() {
+				own = origin
 			}
-			call, cancel := context.WithTimeout(ctx, 30*time.Second)
-			states, err := copies[region].Hold(call, origin, 0)
-			cancel()
-			if err != nil {
-				return nil, fmt.Errorf("how far region %s is, is not known: %w", region, err)
-			}
-			for _, s := range states {
-				if family, _, _ := im.ParseTopic(s.Partition.Topic); family != im.FamilyRoute {
-					want[s.Partition] = max(want[s.Partition], s.Next)
-				}
+			continue
+		}
+		states, err := copies.Hold(ctx, origin, 0)
+		if err != nil {
+			return nil, fmt.Errorf("how far region %s is, is not known: %w", region, err)
+		}
+		for _, s := range states {
+			if family, _, _ := im.ParseTopic(s.Partition.Topic); family != im.FamilyRoute {
+				held[s.Partition] = s.Next
 			}
 		}
 	}
-	return want, nil
+	if own == "" {
+		return held, nil
+	}
+	for _, topic := range im.Topics(own) {
+		if topic == im.RouteTopic(own) {
+			continue
+		}
+		for n := range o.site.Partitions {
+			p := im.Partition{Topic: topic, Number: n}
+			log, err := copies.Digest(ctx, p, 0, 0, 1) // of no records: where the log ends
+			if err != nil {
+				return nil, fmt.Errorf("where the log of region %s ends, is not known: %w", region, err)
+			}
+			held[p] = log.Next
+		}
+	}
+	return held, nil
 }
 
 // missing counts the records that the own timelines have not applied of what is wanted.

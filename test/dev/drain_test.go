@@ -70,6 +70,25 @@ func TestRegionDrained(t *testing.T) {
 	if operator, err = d.Operator("eu"); err != nil {
 		t.Fatal(err)
 	}
+
+	// What us alone has is waited for, too.
+	if err := d.Cut(t.Context(), "us", "eu"); err != nil {
+		t.Fatal(err)
+	}
+	ann.send(t, chat, "nobody but us has this")
+	short, cancel = context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := operator.Undrain(short, "eu", func(line string) {
+		t.Log(line)
+		if strings.Contains(line, "not applied yet") {
+			cancel()
+		}
+	}); err == nil {
+		t.Error("eu lacks what us has, and is active")
+	}
+	if err := d.Heal(t.Context(), "us", "eu"); err != nil {
+		t.Fatal(err)
+	}
 	if err := operator.Undrain(minute(t), "eu", func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
 	}
