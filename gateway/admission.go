@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/antipode-im/antipode/gateway/auth"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -44,7 +45,16 @@ func refusal(code im.Code, after time.Duration, detail string) *im.Error {
 	return e
 }
 
-// admitUpgrade lets an address's handshake begin, or says why not.
+// verify checks a token, and holds a bad one against the address that showed it.
+func (g *Gateway) verify(ip netip.Addr, token string) (auth.Identity, error) {
+	identity, err := g.deps.Tokens.Verify(token)
+	if im.CodeOf(err) == im.CodeBadToken { // one that has expired was good once
+		g.admission.failures.allow(ip, time.Now())
+	}
+	return identity, err
+}
+
+// admitUpgrade lets an address's handshake begin, or a call over HTTP, or says why not.
 func (g *Gateway) admitUpgrade(ip netip.Addr) error {
 	now := time.Now()
 	switch {

@@ -59,7 +59,7 @@ type Config struct {
 	PollHold time.Duration // the longest that the answer of a poll waits for frames: below the idle limits of proxies. At most half of IdleTimeout
 
 	MaxLogins      int     // logins under way at once; resumes may be twice as many
-	HandshakeRate  float64 // connections per second of one address
+	HandshakeRate  float64 // connections and HTTP calls per second of one address (of IPv6: each /64), as all limits of addresses
 	HandshakeBurst int
 	LoginRate      float64 // logins per second of one user
 	LoginBurst     int

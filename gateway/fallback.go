@@ -52,7 +52,12 @@ func (g *Gateway) callHTTP(r *http.Request, service, method string) (result im.C
 	if g.draining.Load() {
 		return result, asJSON, errDraining
 	}
-	identity, err := g.deps.Tokens.Verify(bearer(r))
+	ip := g.clientIP(r)
+	if err := g.admitUpgrade(ip); err != nil { // before the token is looked at, which costs more than all the rest
+		g.metrics.shed("handshake")
+		return result, asJSON, err
+	}
+	identity, err := g.verify(ip, bearer(r))
 	if err != nil {
 		return result, asJSON, err
 	}

@@ -68,11 +68,8 @@ func (c *conn) join(h *wire.Hello) {
 
 // join checks a hello, claims its route and queues the welcome. The error is for the client.
 func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
-	identity, err := g.deps.Tokens.Verify(h.Token)
+	identity, err := g.verify(c.ip, h.Token)
 	if err != nil {
-		if im.CodeOf(err) == im.CodeBadToken { // one that has expired was good once
-			g.admission.failures.allow(c.ip, time.Now())
-		}
 		return nil, err
 	}
 	if !g.admission.logins.allow(identity.UID, time.Now()) {

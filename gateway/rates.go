@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"hash/maphash"
+	"math"
 	"sync"
 	"time"
 
@@ -11,8 +12,11 @@ import (
 const (
 	// rateShards is a power of two.
 	rateShards = 32
-	// maxRates bounds the keys that are counted at once; past it, new ones are refused until a sweep.
+	// maxRates bounds the keys that are counted at once. Past it, a new one takes the place of another: were it refused
+	// instead, whoever comes with many keys would keep everybody else out.
 	maxRates = 100_000
+	// evictAmong is how many keys are looked at for the one that has spent the least, which loses least by being forgotten.
+	evictAmong = 8
 )
 
 // rates holds an allowance for each key: users, or addresses.
@@ -49,12 +53,27 @@ func (r *rates[K]) allow(key K, now time.Time) bool {
 	l := s.keys[key]
 	if l == nil {
 		if len(s.keys) >= maxRates/rateShards {
-			return false
+			s.evict(now)
 		}
 		l = rate.NewLimiter(r.limit, r.burst)
 		s.keys[key] = l
 	}
 	return l.AllowN(now, 1)
+}
+
+// evict forgets one of some keys, which the map picks by chance: the one that has spent the least.
+func (s *rateShard[K]) evict(now time.Time) {
+	var fullest K
+	most, looked := math.Inf(-1), 0
+	for key, l := range s.keys {
+		if left := l.TokensAt(now); left > most {
+			fullest, most = key, left
+		}
+		if looked++; looked == evictAmong {
+			break
+		}
+	}
+	delete(s.keys, fullest)
 }
 
 // spent tells whether nothing is left of a key's allowance.

@@ -109,7 +109,17 @@ func (g *Gateway) originAllowed(r *http.Request) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
-// clientIP is the address of the client: the peer's, or the last one that trusted proxies did not add.
+// subscriber is what the limits of an address are counted by: the address, or of IPv6 the /64, all of which is one's own.
+func subscriber(ip netip.Addr) netip.Addr {
+	if ip = ip.Unmap().WithZone(""); ip.Is6() {
+		if p, err := ip.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return ip
+}
+
+// clientIP is the address of the client, as limits count it: the peer's, or the last one that trusted proxies did not add.
 func (g *Gateway) clientIP(r *http.Request) netip.Addr {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -128,7 +138,7 @@ func (g *Gateway) clientIP(r *http.Request) netip.Addr {
 		}
 		ip = next.Unmap()
 	}
-	return ip
+	return subscriber(ip)
 }
 
 func (g *Gateway) trusted(ip netip.Addr) bool {

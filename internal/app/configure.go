@@ -93,7 +93,8 @@ func (s *Site) tune(c *config.Config) error {
 		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
 		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
-		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
+		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, HandshakeBurst: g.HandshakeBurst, LoginRate: g.LoginRate, LoginBurst: g.LoginBurst,
+		FailureRate: g.FailureRate, FailureBurst: g.FailureBurst, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
 		KeepAlive: orNever(g.TCPKeepAlive), UserTimeout: orNever(g.TCPUserTimeout), SendBuffer: g.SendBuffer, ReceiveBuffer: g.ReceiveBuffer,
 		MaxPolls: g.MaxPolls, PollHold: g.PollHold, MaxHandshakes: g.TLS.Handshakes,
 	}

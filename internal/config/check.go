@@ -360,6 +360,7 @@ func checkLimits(c *Config, bad report) {
 		"log.replication": c.Log.Replication, "log.min_in_sync": c.Log.MinInSync, "timelines.max_conns": c.Timelines.MaxConns,
 		"gateway.max_conns": c.Gateway.MaxConns, "gateway.max_conns_per_ip": c.Gateway.MaxConnsPerIP,
 		"gateway.max_text": c.Gateway.MaxText, "gateway.max_polls": c.Gateway.MaxPolls, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
+		"gateway.handshake_burst": c.Gateway.HandshakeBurst, "gateway.login_burst": c.Gateway.LoginBurst, "gateway.failure_burst": c.Gateway.FailureBurst,
 		"gateway.tls.handshakes":   c.Gateway.TLS.Handshakes,
 		"ipconf.policy.race_width": c.IPConf.Policy.RaceWidth,
 		"imserver.max_members":     c.IMServer.MaxMembers, "imserver.burst": c.IMServer.Burst, "imserver.batch_rows": c.IMServer.BatchRows,
@@ -382,7 +383,8 @@ func checkLimits(c *Config, bad report) {
 	}
 	checkSockets(&c.Gateway, bad)
 	rates := map[string]float64{
-		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "imserver.rate": c.IMServer.Rate, "ipconf.address_rate": c.IPConf.AddressRate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
+		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "gateway.login_rate": c.Gateway.LoginRate, "gateway.failure_rate": c.Gateway.FailureRate,
+		"imserver.rate": c.IMServer.Rate, "ipconf.address_rate": c.IPConf.AddressRate, "ipconf.gateway_rate": c.IPConf.GatewayRate,
 	}
 	for _, key := range slices.Sorted(maps.Keys(rates)) {
 		if v := rates[key]; v <= 0 {

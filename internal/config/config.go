@@ -159,7 +159,12 @@ type Gateway struct {
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`
 	ResumeWindow   time.Duration `yaml:"resume_window"`
 	MaxLogins      int           `yaml:"max_logins"`       // under way at once; resumes may be twice as many
-	HandshakeRate  float64       `yaml:"handshake_rate"`   // connections per second of one address
+	HandshakeRate  float64       `yaml:"handshake_rate"`   // connections, and calls over HTTP, per second of one address (of IPv6: each /64, as with all limits of addresses)
+	HandshakeBurst int           `yaml:"handshake_burst"`  // and how many above that at once
+	LoginRate      float64       `yaml:"login_rate"`       // logins per second of one user
+	LoginBurst     int           `yaml:"login_burst"`      // and how many above that at once
+	FailureRate    float64       `yaml:"failure_rate"`     // bad tokens per second of one address, past which it may neither connect nor call
+	FailureBurst   int           `yaml:"failure_burst"`    // and how many above that at once
 	MaxMemory      int           `yaml:"max_memory"`       // bytes of the process past which newcomers are refused; 0: any
 	MaxCPU         float64       `yaml:"max_cpu"`          // share of all cores past which newcomers are refused, 0 to 1; 0: any
 	MaxPolls       int           `yaml:"max_polls"`        // clients by long poll; they count as conns too, and take some 30 KB each
@@ -344,7 +349,8 @@ func Defaults() *Config {
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
-			MaxLogins: 4096, HandshakeRate: 1000, TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
+			MaxLogins: 4096, HandshakeRate: 1000, HandshakeBurst: 10_000, LoginRate: 1, LoginBurst: 100, FailureRate: 10, FailureBurst: 200,
+			TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
 			MaxPolls: 5000, PollHold: 25 * time.Second, TLS: ClientTLS{Handshakes: 4096},
 		},
 		IPConf: IPConf{
