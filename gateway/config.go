@@ -28,7 +28,8 @@ type Config struct {
 	Goroutines bool   // every socket is read and written by goroutines of its own, as where there is no epoll
 
 	Origins        []string       // origins of web pages that may connect, such as https://chat.example; "*" is any. A page of the gateway's own host always may
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For tells the client's address
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For, and PROXY header, tells the client's address
+	ProxyProtocol  bool           // trusted proxies send the PROXY protocol, version 1 or 2, before anything else; nobody else may connect
 
 	HelloTimeout time.Duration // from the socket's opening to a valid hello
 	CallTimeout  time.Duration // of a call to a backend
@@ -45,7 +46,7 @@ type Config struct {
 	SendBuffer    int           // bytes of a socket's send buffer; 0: the kernel's choice
 	ReceiveBuffer int           // and of its receive buffer
 
-	MaxConns      int    // sockets; also what Load tells as capacity. Sessions without a socket are at most as many again
+	MaxConns      int    // sockets, those that have not been upgraded yet included; also what Load tells as capacity. Sessions without a socket are at most as many again
 	MaxConnsPerIP int    // sockets of one address
 	Bandwidth     uint64 // bytes per second it is sized for, which Load tells; 0: not known
 	Version       string // of the build, which Load tells
@@ -210,6 +211,9 @@ func (c Config) Check() error {
 	}
 	if c.SendBuffer < 0 || c.ReceiveBuffer < 0 {
 		return fmt.Errorf("gateway: send_buffer and receive_buffer: must not be less than 0, are %d and %d", c.SendBuffer, c.ReceiveBuffer)
+	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		return fmt.Errorf("gateway: proxy_protocol: nobody is trusted to send it: set trusted_proxies")
 	}
 	if c.MaxMemory < 0 {
 		return fmt.Errorf("gateway: max_memory: must not be less than 0, is %d", c.MaxMemory)

@@ -257,8 +257,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	var clients net.Listener = g.listener
 	if g.cfg.Certificate != nil {
-		clients, server.ConnState = g.newSecure(g.listener), settled
+		clients = g.newSecure(g.listener)
 	}
+	server.ConnState = settled
 	var background sync.WaitGroup
 	background.Go(g.attach)
 	background.Go(func() {

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -85,34 +84,6 @@ func (s *successor) has() bool {
 	s.moving.RLock()
 	defer s.moving.RUnlock()
 	return s.send != nil
-}
-
-// gate is a listener that can hold its accepts up.
-type gate struct {
-	net.Listener
-	options socketOptions
-	refused func(error) // is told of options that a socket did not take
-	shut    sync.RWMutex
-}
-
-// newGate accepts with the configured options of sockets.
-func (g *Gateway) newGate(l net.Listener) *gate {
-	return &gate{Listener: l, options: g.cfg.socketOptions(), refused: func(err error) {
-		g.log.Debug("a socket does not take its options; it goes on without", "err", err)
-	}}
-}
-
-// Accept implements net.Listener.
-func (g *gate) Accept() (net.Conn, error) {
-	c, err := g.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
-		if err := g.options.apply(tcp); err != nil { // most likely it has left again
-			g.refused(err)
-		}
-	}
-	g.shut.RLock()
-	defer g.shut.RUnlock()
-	return c, err
 }
 
 // linger is the end of a process that was taken over: what is under way over HTTP ends, what routers send is passed on.

@@ -16,7 +16,8 @@ const tableShards = 64
 type table struct {
 	max, maxPerIP int
 	seed          maphash.Seed
-	reserved      atomic.Int64 // sockets, those being upgraded included
+	reserved      atomic.Int64 // conns, and sockets that are being upgraded to one
+	entrants      atomic.Int64 // accepted sockets that are no conns: those that have not said what they want yet, and HTTP's
 	size          atomic.Int64
 	stopped       atomic.Bool // no conn is added any more
 	conns         [tableShards]connShard
@@ -30,14 +31,17 @@ type connShard struct {
 
 type ipShard struct {
 	mu    sync.Mutex
-	count map[netip.Addr]int
+	count map[netip.Addr]perIP
 }
+
+// perIP is what an address has.
+type perIP struct{ conns, entrants int }
 
 func newTable(max, maxPerIP int) *table {
 	t := &table{max: max, maxPerIP: maxPerIP, seed: maphash.MakeSeed()}
 	for i := range tableShards {
 		t.conns[i].open = map[*conn]struct{}{}
-		t.ips[i].count = map[netip.Addr]int{}
+		t.ips[i].count = map[netip.Addr]perIP{}
 	}
 	return t
 }
@@ -55,32 +59,77 @@ func (t *table) reserve(ip netip.Addr) error {
 	s := t.ip(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.count[ip]; n >= t.maxPerIP {
+	n := s.count[ip]
+	if n.conns >= t.maxPerIP {
 		t.reserved.Add(-1)
-		return im.Errorf(im.CodeTooManyRequests, "your address has %d connections; at most %d are allowed", n, t.maxPerIP)
+		return im.Errorf(im.CodeTooManyRequests, "your address has %d connections; at most %d are allowed", n.conns, t.maxPerIP)
 	}
-	s.count[ip]++
+	n.conns++
+	s.count[ip] = n
 	return nil
 }
 
 // release counts a socket out.
 func (t *table) release(ip netip.Addr) {
 	t.reserved.Add(-1)
+	t.ip(ip).change(ip, perIP{conns: -1})
+}
+
+func (s *ipShard) change(ip netip.Addr, by perIP) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.count[ip]
+	n.conns, n.entrants = n.conns+by.conns, n.entrants+by.entrants
+	if n.conns <= 0 && n.entrants <= 0 {
+		delete(s.count, ip)
+		return
+	}
+	s.count[ip] = n
+}
+
+// spare is how many sockets beyond a limit are let in, to be told by HTTP that it is reached, and for those who ask whether
+// the gateway lives.
+func spare(limit int) int { return 16 + limit/8 }
+
+// enter counts an accepted socket in; false: it has to go, unheard. What an address has is not counted for one that is not
+// valid.
+func (t *table) enter(ip netip.Addr) bool {
+	if t.entrants.Add(1)+t.reserved.Load() > int64(t.max+spare(t.max)) || !t.enterFrom(ip) {
+		t.entrants.Add(-1)
+		return false
+	}
+	return true
+}
+
+// enterFrom counts a socket that is counted in already for an address, too.
+func (t *table) enterFrom(ip netip.Addr) bool {
+	if !ip.IsValid() {
+		return true
+	}
 	s := t.ip(ip)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.count[ip]--; s.count[ip] <= 0 {
-		delete(s.count, ip)
+	n := s.count[ip]
+	if n.conns+n.entrants >= t.maxPerIP+spare(t.maxPerIP) {
+		return false
+	}
+	n.entrants++
+	s.count[ip] = n
+	return true
+}
+
+// leave counts it out: it has closed, or is a conn now.
+func (t *table) leave(ip netip.Addr) {
+	t.entrants.Add(-1)
+	if ip.IsValid() {
+		t.ip(ip).change(ip, perIP{entrants: -1})
 	}
 }
 
 // count notes sockets that another process had counted in.
 func (t *table) count(ip netip.Addr) {
 	t.reserved.Add(1)
-	s := t.ip(ip)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.count[ip]++
+	t.ip(ip).change(ip, perIP{conns: 1})
 }
 
 func (t *table) shard(c *conn) *connShard {

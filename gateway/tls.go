@@ -66,6 +66,10 @@ func settled(c net.Conn, state http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		if s, ok := t.NetConn().(*shaking); ok {
 			s.done()
+			c = s.Conn
 		}
+	}
+	if e, ok := c.(*entrant); ok && (state == http.StateHijacked || state == http.StateClosed) {
+		e.leave()
 	}
 }

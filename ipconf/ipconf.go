@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/proxied"
 	"github.com/antipode-im/antipode/ipconf/rank"
 )
 
@@ -81,7 +83,9 @@ func New(cfg Config, deps Deps) (*IPConf, error) {
 		return nil, fmt.Errorf("ipconf: cannot listen: %w", err)
 	}
 	if cfg.ProxyProtocol {
-		s.listener = behindProxies(s.listener, cfg.TrustedProxies)
+		s.listener = &proxied.Listener{Listener: s.listener, Within: 5 * time.Second, Trusted: func(peer netip.Addr) bool {
+			return contains(cfg.TrustedProxies, peer)
+		}}
 	}
 	s.current.Store(s.view(time.Now()))
 	return s, nil

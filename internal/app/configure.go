@@ -89,7 +89,7 @@ func (s *Site) tune(c *config.Config) error {
 	}
 	g := c.Gateway
 	s.Gateway = gateway.Config{
-		URL: c.PublicURL, Origins: g.WebOrigins, TrustedProxies: gatewayProxies,
+		URL: c.PublicURL, Origins: g.WebOrigins, TrustedProxies: gatewayProxies, ProxyProtocol: g.ProxyProtocol,
 		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
 		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,

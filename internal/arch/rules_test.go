@@ -33,7 +33,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"gateway/..."},
-		[]string{"im", "wire", "gateway/...", "internal/labels"},
+		[]string{"im", "wire", "gateway/...", "internal/labels", "internal/proxied"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
@@ -43,7 +43,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"ipconf/..."},
-		[]string{"im", "wire", "ipconf/..."},
+		[]string{"im", "wire", "ipconf/...", "internal/proxied"},
 		"services never import each other nor an adapter: they declare the small interfaces they need, so that each can be tested, replaced and deployed alone",
 	},
 	{
@@ -72,9 +72,9 @@ var ownRules = []own{
 		"how servers are run on this machine would serve any program: it knows how processes are run, and nothing of messaging",
 	},
 	{
-		[]string{"internal/await/...", "internal/labels/...", "internal/telemetry/...", "internal/faultnet/...", "internal/process/..."},
+		[]string{"internal/await/...", "internal/labels/...", "internal/telemetry/...", "internal/faultnet/...", "internal/process/...", "internal/proxied/..."},
 		nil,
-		"waiting, telemetry, fault injection and processes would serve any program: they know nothing of messaging",
+		"waiting, telemetry, fault injection, processes and proxies' headers would serve any program: they know nothing of messaging",
 	},
 	{
 		[]string{"internal/checker/..."},
@@ -194,8 +194,8 @@ var foreignRules = []foreign{
 	},
 	{
 		[]string{"github.com/pires/go-proxyproto"},
-		[]string{"ipconf/...", "gateway/..."},
-		"the PROXY protocol comes before a public listener, and nowhere else",
+		[]string{"internal/proxied"},
+		"the PROXY protocol comes before a public listener, and is read in one place",
 	},
 	{
 		[]string{"github.com/gorilla/websocket"},

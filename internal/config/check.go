@@ -381,6 +381,9 @@ func checkLimits(c *Config, bad report) {
 	if v := c.Gateway.MaxCPU; v < 0 || v > 1 {
 		bad("gateway.max_cpu", "%v: must be 0 to 1", v)
 	}
+	if c.Gateway.ProxyProtocol && len(c.Gateway.TrustedProxies) == 0 {
+		bad("gateway.proxy_protocol", "nobody is trusted to send it: set gateway.trusted_proxies")
+	}
 	checkSockets(&c.Gateway, bad)
 	rates := map[string]float64{
 		"gateway.rate": c.Gateway.Rate, "gateway.handshake_rate": c.Gateway.HandshakeRate, "gateway.login_rate": c.Gateway.LoginRate, "gateway.failure_rate": c.Gateway.FailureRate,

@@ -145,8 +145,9 @@ type AuthKey struct {
 // Gateway bounds what clients may do to a gateway.
 type Gateway struct {
 	WebOrigins     []string      `yaml:"web_origins"`     // web pages that may connect, such as https://chat.example; * is any
-	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed
-	MaxConns       int           `yaml:"max_conns"`       // what it is sized for
+	TrustedProxies []string      `yaml:"trusted_proxies"` // CIDRs whose X-Forwarded-For is believed, and PROXY header
+	ProxyProtocol  bool          `yaml:"proxy_protocol"`  // trusted proxies send the PROXY protocol (1 or 2) before TLS or HTTP; nobody else may connect
+	MaxConns       int           `yaml:"max_conns"`       // what it is sized for: sockets, whatever they have said so far
 	MaxConnsPerIP  int           `yaml:"max_conns_per_ip"`
 	Bandwidth      uint64        `yaml:"bandwidth,omitempty"` // bytes per second it is sized for, for ipconf; 0: not known
 	MaxFrame       int           `yaml:"max_frame"`           // bytes
