@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo sim soak test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge bench-restart lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo sim fuzz soak test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge bench-restart lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,15 @@ SIM_FIRST ?= 1
 
 sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
 	SIM_RUNS=$(SIM_RUNS) SIM_FIRST=$(SIM_FIRST) $(GO) test -count 1 -timeout 30m -v -run 'TestSimulator|TestMutations|TestRegressions' ./internal/simulator
+
+# Each target takes so long. What breaks one is kept in testdata/fuzz beside it, and tested from then on.
+FUZZ ?= 30s
+
+fuzz: ## fuzz what decodes the bytes of clients and proxies (FUZZ=30s each; 5 minutes)
+	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied; do \
+	  for target in $$($(GO) test -list '^Fuzz' $$at | grep '^Fuzz'); do \
+	    echo "$$at $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) $$at; \
+	  done; done
 
 # Each part takes so long; make test plays a few seconds of it.
 SOAK ?= 3m

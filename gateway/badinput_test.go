@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/websocket"
 
 	"github.com/antipode-im/antipode/gateway/issue"
 	"github.com/antipode-im/antipode/im"
@@ -321,4 +322,30 @@ func FuzzSocket(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Compression is agreed to by nobody, so that a compressed bomb is a protocol error before a byte of it is inflated.
+func TestNothingIsInflated(t *testing.T) {
+	r := newRig(t)
+	d := websocket.Dialer{Subprotocols: []string{wire.SubprotocolProtobuf}, HandshakeTimeout: 20 * time.Second, EnableCompression: true}
+	ws, response, err := d.Dial(r.g.WebSocketURL(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	if extensions := response.Header.Get("Sec-WebSocket-Extensions"); extensions != "" {
+		t.Errorf("agreed to %q", extensions)
+	}
+	if _, err := ws.NetConn().Write([]byte{0xC2, 0x81, 0, 0, 0, 0, 0}); err != nil { // binary, with the bit of a compressed message
+		t.Fatal(err)
+	}
+	ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseProtocolError) {
+		t.Errorf("a compressed message ends with %v", err)
+	}
+	header := r.authorized("application/json")
+	header["Content-Encoding"] = "gzip"
+	if response, _ := r.post("/v1/submit", "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff", header); response.StatusCode != http.StatusBadRequest {
+		t.Errorf("a compressed body is answered %d", response.StatusCode)
+	}
 }

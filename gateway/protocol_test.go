@@ -10,8 +10,10 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
 	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
+	"github.com/antipode-im/antipode/wire"
 )
 
 const protocolPath = "../docs/protocol.md"
@@ -123,5 +125,28 @@ func TestProtocolTellsEveryField(t *testing.T) {
 	}
 	if !slices.Contains(frames, "hello") || len(seen) < 30 {
 		t.Errorf("looked at %v and %d messages only", frames, len(seen))
+	}
+}
+
+// A heartbeat in protobuf takes less than 16 bytes on the wire, masked as a client's must be; in JSON, which only has browsers
+// without protobuf to serve, it takes one byte more.
+func TestHeartbeatBytes(t *testing.T) {
+	for subprotocol, want := range map[string][2]int{wire.SubprotocolProtobuf: {8, 4}, wire.SubprotocolJSON: {17, 13}} {
+		codec, err := wire.NewCodec(subprotocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ping, err := codec.Encode(wire.FrameOf(&wire.Ping{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pong, err := codec.Encode(wire.FrameOf(&wire.Pong{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const header, mask = 2, 4
+		if got := [2]int{header + mask + len(ping), len(ws.AppendFrame(nil, ws.Opcode(codec.MessageType()), pong))}; got != want {
+			t.Errorf("%s: ping and pong take %v bytes, want %v", subprotocol, got, want)
+		}
 	}
 }

@@ -158,6 +158,23 @@ func spoils() []wrong {
 				}
 			}
 		}},
+		{"send garbage to a long poll", func(b *brat) {
+			q := wire.PollRequest{Number: 1, HoldMs: uint32(b.rng.IntN(50)), Frames: [][]byte{b.message()}}
+			if b.rng.IntN(2) == 0 { // one that begins well
+				q.HoldMs, q.Frames = 1, [][]byte{b.encode(&wire.Hello{Token: b.token(), Device: "d", Platform: "ios", Login: 1}), b.message()}
+			}
+			if conn := b.poll(&q); conn != "" {
+				for n := range uint32(4) { // under numbers that are not its turn, of frames that are none
+					b.poll(&wire.PollRequest{Conn: conn, Number: b.rng.Uint32N(3) + n, HoldMs: b.rng.Uint32N(20), Frames: [][]byte{b.noise(1 << 9), b.message()}})
+				}
+			}
+		}},
+		{"send noise to a long poll", func(b *brat) {
+			body := b.noise(1 << 10)
+			b.write(fmt.Appendf(nil, "POST /v1/poll HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: %d\r\n\r\n", len(body)+b.rng.IntN(3)-1))
+			b.write(body)
+			b.listen(20)
+		}},
 		{"send garbage over HTTP", func(b *brat) {
 			path := []string{"/v1/pull", "/v1/submit", "/v1/call/im/list", "/v1/call/x/y", "/v1/ws", "/"}[b.rng.IntN(6)]
 			body := b.noise(1 << 10)
@@ -208,6 +225,31 @@ func (b *brat) upgrade() bool {
 	}
 	response.Body.Close()
 	return response.StatusCode == http.StatusSwitchingProtocols
+}
+
+// poll makes a request of a long poll, half of them with a byte wrong, and returns the name of its conn, if it got one.
+func (b *brat) poll(q *wire.PollRequest) string {
+	body := b.g.rig.g.codecs[wire.SubprotocolProtobuf].EncodePoll(q)
+	if q.Conn != "" && b.rng.IntN(2) == 0 {
+		body[b.rng.IntN(len(body))] = byte(b.rng.Uint32())
+	}
+	b.write(fmt.Appendf(nil, "POST /v1/poll HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: %d\r\n\r\n", len(body)))
+	b.write(body)
+	_ = b.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	response, err := http.ReadResponse(b.in, nil)
+	if err != nil {
+		return ""
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return ""
+	}
+	a, err := b.g.rig.g.codecs[wire.SubprotocolProtobuf].DecodePollAnswer(answer)
+	if err != nil {
+		return ""
+	}
+	return a.Conn
 }
 
 // frame sends one WebSocket frame, masked as a client's must be.
