@@ -13,7 +13,18 @@ import (
 	"github.com/antipode-im/antipode/imserver/view"
 	"github.com/antipode-im/antipode/imserver/view/viewtest"
 	"github.com/antipode-im/antipode/internal/postgres"
+	"github.com/antipode-im/antipode/internal/postgres/postgrestest"
 )
+
+// The contract of timelines holds on a PostgreSQL server as a region runs it.
+func TestPostgres(t *testing.T) {
+	postgrestest.Run(t, func(t *testing.T, count int) (urls []string) {
+		for range count {
+			urls = append(urls, database(t))
+		}
+		return urls
+	})
+}
 
 // TestPostgresLosesRowsAndPositionsTogether applies logs to a server that is killed now and then. Its commits do not wait
 // for the disk, so the last of them may be gone; whoever goes on from the positions it then tells must end with the same
