@@ -71,8 +71,9 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 	c.OriginEpoch = r.Origin.Epoch()
 	c.Listen, c.RPC, c.Admin = "", "", ""
 	c.Drain, c.StartWait = 5*time.Second, 30*time.Second
-	c.Log = config.Log{Replication: p.File.Kafka.Brokers, MinInSync: (p.File.Kafka.Brokers + 1) / 2}
-	for _, k := range r.Of(backendKafka) {
+	brokers := r.Of(backendKafka)
+	c.Log = config.Log{Replication: len(brokers), MinInSync: (len(brokers) + 1) / 2}
+	for _, k := range brokers {
 		c.Log.Brokers = append(c.Log.Brokers, k.Listen)
 	}
 	for _, d := range r.Database {

@@ -54,6 +54,7 @@ type Region struct {
 	Host       string    `yaml:"host"`        // loopback address of everything in it
 	PortOffset int       `yaml:"port_offset"` // added to every port, for regions that share an address
 	Epoch      uint32    `yaml:"epoch"`       // of its origin: 2 after it was lost and returned once; 0 means 1
+	Brokers    int       `yaml:"brokers"`     // of its Kafka; 0: as many as everywhere
 	Services   Services  `yaml:"services"`
 }
 
@@ -157,6 +158,9 @@ func (f *File) checkRegions(bad func(key, format string, args ...any), between f
 			bad(key+".host", "is the address of region %s too: choose another, or a port_offset", other)
 		}
 		places[place] = r.Name
+		if r.Brokers != 0 && r.Brokers != 1 && r.Brokers != 3 {
+			bad(key+".brokers", "%d: want 1, or 3 for a quorum", r.Brokers)
+		}
 		if r.Epoch > maxEpoch {
 			bad(key+".epoch", "%d is not between 1 and %d", r.Epoch, maxEpoch)
 		}

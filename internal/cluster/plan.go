@@ -152,8 +152,9 @@ func planRegion(f File, r Region, dir string) RegionPlan {
 		fill(&m)
 		p.Members = append(p.Members, m)
 	}
-	for n := 1; n <= f.Kafka.Brokers; n++ {
-		backend(backendKafka, n, f.Kafka.Brokers, func(m *MemberPlan) {
+	brokers := cmp.Or(r.Brokers, f.Kafka.Brokers)
+	for n := 1; n <= brokers; n++ {
+		backend(backendKafka, n, brokers, func(m *MemberPlan) {
 			m.Listen, m.RPC = address(r, portKafka+n-1), address(r, portKafkaController+n-1)
 		})
 	}
@@ -293,7 +294,11 @@ func (p *Plan) URL() string { return "http://" + p.File.Listen }
 func (p *Plan) layout() string {
 	var b strings.Builder
 	for _, r := range p.Regions {
-		fmt.Fprintf(&b, "region %s\n", r.Name)
+		fmt.Fprintf(&b, "region %s", r.Name)
+		if n := len(r.Of(backendKafka)); n != p.File.Kafka.Brokers {
+			fmt.Fprintf(&b, " with kafka brokers %d", n)
+		}
+		fmt.Fprintln(&b)
 	}
 	fmt.Fprintf(&b, "kafka brokers %d partitions %d\npostgres servers %d databases %d\n",
 		p.File.Kafka.Brokers, p.File.Kafka.Partitions, p.File.Postgres.Servers, p.File.Postgres.Databases)

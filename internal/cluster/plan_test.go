@@ -191,6 +191,30 @@ func TestEpoch(t *testing.T) {
 	}
 }
 
+// A region may have a quorum where the others have none.
+func TestBrokersOfARegion(t *testing.T) {
+	f := DefaultFile()
+	f.Data, f.Regions[1].Brokers = t.TempDir(), 3
+	p, err := NewPlan(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for region, want := range map[im.Region]string{"eu": "1 broker, replication 1, 1 in sync", "us": "3 broker, replication 3, 2 in sync"} {
+		r, _ := p.Region(region)
+		c := p.shared(r, serviceIMServer)
+		if got := fmt.Sprintf("%d broker, replication %d, %d in sync", len(c.Log.Brokers), c.Log.Replication, c.Log.MinInSync); got != want {
+			t.Errorf("%s has %s, want %s", region, got, want)
+		}
+	}
+	if !strings.Contains(p.layout(), "region us with kafka brokers 3\n") {
+		t.Errorf("the folder is made for %s", p.layout())
+	}
+	f.Regions[1].Brokers = 2
+	if f.check() == nil {
+		t.Error("a quorum of two is taken")
+	}
+}
+
 // fillData makes what configuration files name.
 func fillData(t *testing.T, p *Plan) {
 	t.Helper()
