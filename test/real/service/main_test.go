@@ -8,10 +8,18 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -56,8 +64,13 @@ func TestMain(m *testing.M) {
 	testenv.Main(m, func(ctx context.Context, e *testenv.Env) error {
 		w := &world
 		w.env = e
+		if err := selfSign(e.Host(1), e.Dir("kafka.pem"), e.Dir("kafka-key.pem")); err != nil {
+			return err
+		}
 		w.kafka = backend.NewKafka(backend.KafkaConfig{
-			Dir: e.Dir("kafka"), Host: e.Host(1), Quick: true, Secure: &backend.KafkaSecurity{Users: map[string]string{saslUser: saslWord}},
+			Dir: e.Dir("kafka"), Host: e.Host(1), Quick: true, Secure: &backend.KafkaSecurity{
+				Cert: e.Dir("kafka.pem"), Key: e.Dir("kafka-key.pem"), Users: map[string]string{saslUser: saslWord},
+			},
 		})
 		w.postgres = backend.NewPostgres(backend.PostgresConfig{Dir: e.Dir("postgres"), Host: e.Host(1)})
 		w.redis = backend.NewRedis(backend.RedisConfig{Dir: e.Dir("redis"), Host: e.Host(1), Password: redisWord})
@@ -105,8 +118,37 @@ func build(ctx context.Context, e *testenv.Env) error {
 	return nil
 }
 
+// selfSign makes a certificate of an address that is its own authority.
+func selfSign(host, cert, key string) error {
+	pair, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "kafka"}, IPAddresses: []net.IP{net.ParseIP(host)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, pair.Public(), pair)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(pair)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600),
+	)
+}
+
 // settings are keys of the configuration and their values, which go over those of the shared file.
 type settings map[string]string
+
+// inFile is the key under which settings hold text of the file itself.
+const inFile = "\n"
 
 // database makes a database that is dropped with the test.
 func database(t testing.TB) (url string) {
@@ -148,7 +190,8 @@ func arguments(t testing.TB, command string, over settings) []string {
 		set[k] = v
 	}
 	file := filepath.Join(t.TempDir(), command+".yaml")
-	text := "auth: {keys: [{id: trial, alg: HS256, key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}]}\n"
+	text := "auth: {keys: [{id: trial, alg: HS256, key: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=}]}\n" + set[inFile]
+	delete(set, inFile)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -125,9 +125,12 @@ func TestStartUpErrors(t *testing.T) {
 			3,
 			[]string{"kafka at " + brokers + ": topic msg.eu.direct: partitions is 16, want 8"},
 		},
-		{"router", "Kafka wants a password", settings{"log.brokers": world.kafka.SecureAddr()}, 3, []string{"kafka at " + world.kafka.SecureAddr(), "log.sasl"}},
+		{"router", "Kafka wants a password", settings{
+			"log.brokers": world.kafka.SecureAddr(), "log.tls.enabled": "true", "log.tls.ca": world.env.Dir("kafka.pem"),
+		}, 3, []string{"kafka at " + world.kafka.SecureAddr(), "log.sasl"}},
 		{"router", "Kafka refuses the password", settings{
 			"log.brokers": world.kafka.SecureAddr(), "log.sasl.mechanism": "scram-sha-512", "log.sasl.user": saslUser, "log.sasl.password": "wrong",
+			"log.tls.enabled": "true", "log.tls.ca": world.env.Dir("kafka.pem"),
 		}, 3, []string{"kafka at " + world.kafka.SecureAddr() + ": the user's name or password is refused: correct log.sasl"}},
 		{"router", "Kafka does not speak TLS", settings{"log.tls.enabled": "true"}, 3, []string{"kafka at " + brokers, "log.tls"}},
 
@@ -234,6 +237,25 @@ func TestStartUpErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSecureKafka: a service that is told of brokers with TLS and passwords in its file works over them, and so does migrate.
+func TestSecureKafka(t *testing.T) {
+	over := settings{"timelines.urls": database(t), "log.brokers": world.kafka.SecureAddr(), inFile: fmt.Sprintf(`
+log:
+  sasl: {mechanism: scram-sha-512, user: %s, password: %s}
+  tls: {enabled: true, ca: %s}
+`, saslUser, saslWord, world.env.Dir("kafka.pem"))}
+	migrate(t, over)
+	s := start(t, "imserver", "imserver-1", over)
+	share(t, s)
+	eventually(t, "it is ready", func() error {
+		r, err := s.ready()
+		if err == nil && !r.OK {
+			err = fmt.Errorf("%v", r.Checks)
+		}
+		return err
+	})
 }
 
 // TestStartWaits: a backend that is late is waited for, with the reason in the log.

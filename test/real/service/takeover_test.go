@@ -77,32 +77,6 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// TestStartOwningAll: one imserver alone, started again with all partitions and a log to go on in.
-func TestStartOwningAll(t *testing.T) {
-	over := settings{"timelines.urls": database(t)}
-	migrate(t, over)
-	s := start(t, "imserver", "imserver-1", over)
-	share(t, s)
-	if err := s.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	s.start()
-	eventually(t, "it is ready", func() error {
-		r, err := s.ready()
-		if err == nil && !r.OK {
-			err = fmt.Errorf("%v", r.Checks)
-		}
-		return err
-	})
-	share(t, s)
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it owns all partitions %v after its start; want 2s at most", took)
-	} else {
-		t.Logf("it owns all partitions %v after its start", took.Round(time.Millisecond))
-	}
-}
-
 // writer appends messages to the region's own log, as accept does, until it is stopped.
 type writer struct {
 	mu    sync.Mutex
