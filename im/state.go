@@ -16,14 +16,18 @@ const (
 	StateDraining State = "draining" // takes no newcomers; its clients are moving away
 	StateDrained  State = "drained"  // has no clients; follows the logs
 	StateDead     State = "dead"     // lost, or declared so: its routes count for nothing
+	StateRemoved  State = "removed"  // dead, and not expected back: nobody links to it
 )
 
-var states = [...]State{StateActive, StateJoining, StateDraining, StateDrained, StateDead}
+var states = [...]State{StateActive, StateJoining, StateDraining, StateDrained, StateDead, StateRemoved}
+
+// Gone tells whether a region in that state takes no part any more: its log is sealed, and its routes count for nothing.
+func (s State) Gone() bool { return s == StateDead || s == StateRemoved }
 
 // ParseState checks that s is a state of a region.
 func ParseState(s string) (State, error) {
 	if !slices.Contains(states[:], State(s)) {
-		return "", fmt.Errorf("region state %q: want one of active, joining, draining, drained and dead", s)
+		return "", fmt.Errorf("region state %q: want one of active, joining, draining, drained, dead and removed", s)
 	}
 	return State(s), nil
 }

@@ -48,6 +48,11 @@ type Identity struct {
 // Server returns the configuration of a server that only services of the given regions may call; none given: of any
 // region that the authority signed for.
 func (i *Identity) Server(regions ...im.Region) *tls.Config {
+	return i.ServerOf(func() []im.Region { return regions })
+}
+
+// ServerOf is Server for regions that may change: they are asked for at every connection.
+func (i *Identity) ServerOf(regions func() []im.Region) *tls.Config {
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS13,
 		Certificates:     []tls.Certificate{i.Certificate},
@@ -67,8 +72,9 @@ func (i *Identity) Client(service string, r im.Region) *tls.Config {
 	}
 }
 
-func allow(regions []im.Region) func(tls.ConnectionState) error {
+func allow(from func() []im.Region) func(tls.ConnectionState) error {
 	return func(s tls.ConnectionState) error {
+		regions := from()
 		_, r, err := Identify(s.PeerCertificates[0])
 		if err != nil {
 			return err

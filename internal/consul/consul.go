@@ -4,6 +4,7 @@
 //	instances   services <prefix>-<service> of the agent beside the process, each with a TTL check; what Consul has no field
 //	            for is service meta. Passing is alive; critical is gone.
 //	states      KV <prefix>/regions/<region> in every datacenter, written by check-and-set; the highest stamp wins
+//	members     KV <prefix>/members/<region> likewise
 //
 // What is read of another region goes through the own agent with ?dc=, from any of its servers (stale): who reads across
 // the WAN is late anyway, and a datacenter without a leader still answers.
@@ -39,7 +40,7 @@ type Config struct {
 	Address string        // host:port of the agent's HTTP API
 	Token   string        // ACL token; empty: the agent's own
 	Region  im.Region     // the own region: the agent's datacenter
-	Regions []im.Region   // all regions, own included: whose datacenters hold region states; empty: the own
+	Regions []im.Region   // all regions, own included: whose datacenters hold states and members; empty: the own
 	Prefix  string        // of service names and KV paths, where clusters share a Consul; "antipode"
 	TTL     time.Duration // after which an instance that stopped renewing is gone; registry.DefaultTTL
 }
@@ -68,12 +69,13 @@ type Consul struct {
 	failed metric.Int64Counter
 	unhook func() error
 
+	states   *board[im.RegionState]
+	members  *board[im.Member]
 	standing standing
 
 	mu       sync.Mutex
-	answered map[im.Region]time.Time                    // last answer of a region's catalogue or KV
-	trouble  map[im.Region]time.Time                    // since when its answers are not to be believed: see settle
-	states   map[im.Region]map[im.Region]im.RegionState // by datacenter: what its KV said last
+	answered map[im.Region]time.Time // last answer of a region's catalogue or KV
+	trouble  map[im.Region]time.Time // since when its answers are not to be believed: see settle
 }
 
 // New returns a Consul. It makes no call: Check tells whether the agent is the right one.
@@ -101,8 +103,9 @@ func New(cfg Config, deps Deps) (*Consul, error) {
 	c := &Consul{
 		cfg: cfg, log: deps.Log, client: client, http: transport,
 		answered: map[im.Region]time.Time{}, trouble: map[im.Region]time.Time{},
-		states: map[im.Region]map[im.Region]im.RegionState{}, standing: standing{failing: map[string]*failure{}},
+		standing: standing{failing: map[string]*failure{}},
 	}
+	c.states, c.members = newStates(c), newMembers(c)
 	if deps.Meter != nil {
 		if err := c.measure(deps.Meter); err != nil {
 			return nil, fmt.Errorf("consul: metrics: %w", err)

@@ -93,7 +93,7 @@ func Explain(err error) (problem, remedy string, final bool) {
 	case errors.As(err, &status) && status.Code == http.StatusForbidden && strings.Contains(status.Body, "ACL not found"):
 		return "the token is not known", "correct discovery.token or discovery.token_file", true
 	case errors.As(err, &status) && status.Code == http.StatusForbidden:
-		return "the token is refused: " + line(status.Body), "give discovery.token service:write on its own service and key:write on the states of regions", true
+		return "the token is refused: " + line(status.Body), "give discovery.token service:write on its own service and key:write on the states and members of regions", true
 	case errors.As(err, &status) && status.Code == http.StatusBadRequest:
 		return "it is not understood: " + line(status.Body), "check that discovery.address is a Consul agent's HTTP API", true
 	case errors.As(err, &status):

@@ -24,6 +24,7 @@ type Memory struct {
 	mu      sync.Mutex
 	entries map[key]*lease
 	states  map[im.Region]im.RegionState
+	members map[im.Region]im.Member
 	silent  map[im.Region]bool
 	empty   map[im.Region]bool
 	changed chan struct{} // closed and replaced at every change
@@ -42,6 +43,7 @@ func NewMemory(ttl time.Duration) *Memory {
 		ttl:     cmp.Or(ttl, DefaultTTL),
 		entries: map[key]*lease{},
 		states:  map[im.Region]im.RegionState{},
+		members: map[im.Region]im.Member{},
 		silent:  map[im.Region]bool{},
 		empty:   map[im.Region]bool{},
 		changed: make(chan struct{}),
@@ -192,6 +194,42 @@ func (m *Memory) listStates() []im.RegionState {
 func (m *Memory) WatchRegionStates(ctx context.Context, fn func([]im.RegionState)) error {
 	return watch(ctx, m, func() ([]im.RegionState, bool) { return m.listStates(), true },
 		func(a, b im.RegionState) bool { return a == b }, fn)
+}
+
+// SetMember implements Members.
+func (m *Memory) SetMember(ctx context.Context, member im.Member) error {
+	if err := member.Check(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if stands, ok := m.members[member.Region]; !ok || member.Compare(stands) > 0 {
+		m.members[member.Region] = member
+		m.notify()
+	}
+	return nil
+}
+
+// Members implements Members.
+func (m *Memory) Members(ctx context.Context) ([]im.Member, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.listMembers(), nil
+}
+
+func (m *Memory) listMembers() []im.Member {
+	return slices.SortedFunc(maps.Values(m.members), func(a, b im.Member) int { return cmp.Compare(a.Region, b.Region) })
+}
+
+// WatchMembers implements Members.
+func (m *Memory) WatchMembers(ctx context.Context, fn func([]im.Member)) error {
+	return watch(ctx, m, func() ([]im.Member, bool) { return m.listMembers(), true }, im.Member.Equal, fn)
 }
 
 // lease is one registration. Its fields are guarded by memory.mu.

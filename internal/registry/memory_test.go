@@ -16,7 +16,7 @@ import (
 func TestMemory(t *testing.T) {
 	registrytest.Run(t, func(*testing.T) registrytest.Subject {
 		m := registry.NewMemory(50 * time.Millisecond)
-		return registrytest.Subject{Registry: m, States: m, TTL: 50 * time.Millisecond}
+		return registrytest.Subject{Registry: m, States: m, Members: m, TTL: 50 * time.Millisecond}
 	})
 }
 

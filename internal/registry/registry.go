@@ -40,6 +40,18 @@ type States interface {
 	WatchRegionStates(ctx context.Context, fn func([]im.RegionState)) error
 }
 
+// Members holds what regions there are, beside those that a configuration names. It is kept as the states are.
+type Members interface {
+	// SetMember says that there is a region, and what its log and address are. What was said with a higher stamp stands.
+	SetMember(ctx context.Context, m im.Member) error
+
+	// Members lists the regions that something was said of, by name.
+	Members(ctx context.Context) ([]im.Member, error)
+
+	// WatchMembers is to Members what Watch is to Instances.
+	WatchMembers(ctx context.Context, fn func([]im.Member)) error
+}
+
 // Lease keeps an instance registered: renewed in the background until it is closed, abandoned or lost.
 type Lease interface {
 	// Update changes what is known of the instance. Region, service and id cannot change.

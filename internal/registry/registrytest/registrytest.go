@@ -18,6 +18,7 @@ import (
 type Subject struct {
 	Registry registry.Registry
 	States   registry.States
+	Members  registry.Members
 	TTL      time.Duration // after which an abandoned instance is gone, give or take as much again
 }
 
@@ -39,6 +40,8 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"refuses nameless instances", refuses},
 		{"the highest stamp wins", statesMerge},
 		{"watches region states", statesWatch},
+		{"the highest stamp of a member wins", membersMerge},
+		{"watches members", membersWatch},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, open(t)) })
 	}
@@ -263,6 +266,59 @@ func statesWatch(t *testing.T, s Subject) {
 		t.Fatal(err)
 	}
 	told.wait(t, us)
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("watch ended with %v", err)
+	}
+}
+
+func membersMerge(t *testing.T, s Subject) {
+	say := func(addr string, stamp im.Stamp, origins ...im.Origin) {
+		t.Helper()
+		if err := s.Members.SetMember(t.Context(), im.Member{Region: "ap", Origins: origins, Replicator: addr, Stamp: stamp}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("ap:1", 5, "ap")
+	say("ap:2", 7, "ap", "ap.2")
+	say("ap:3", 6, "ap") // came late
+	got, err := s.Members.Members(t.Context())
+	want := []im.Member{{Region: "ap", Origins: []im.Origin{"ap", "ap.2"}, Replicator: "ap:2", Stamp: 7}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("members are %+v, %v; want %+v", got, err, want)
+	}
+	if err := s.Members.SetMember(t.Context(), im.Member{Region: "ap", Stamp: 10}); err == nil {
+		t.Error("a member without a log was taken")
+	}
+}
+
+func membersWatch(t *testing.T, s Subject) {
+	ctx, cancel := context.WithCancel(t.Context())
+	changes := make(chan []im.Member, 16)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Members.WatchMembers(ctx, func(all []im.Member) { changes <- all })
+	}()
+	next := func() []im.Member {
+		t.Helper()
+		select {
+		case all := <-changes:
+			return all
+		case <-time.After(patience):
+			t.Fatalf("nothing was told in %v", patience)
+			return nil
+		}
+	}
+	if first := next(); len(first) > 0 {
+		t.Errorf("at first there is %v", first)
+	}
+	ap := im.Member{Region: "ap", Origins: []im.Origin{"ap"}, Replicator: "ap:1", Stamp: 5}
+	if err := s.Members.SetMember(t.Context(), ap); err != nil {
+		t.Fatal(err)
+	}
+	if all := next(); len(all) != 1 || !all[0].Equal(ap) {
+		t.Errorf("told is %v, want %v", all, ap)
+	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("watch ended with %v", err)

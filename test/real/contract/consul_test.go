@@ -44,6 +44,6 @@ func TestConsul(t *testing.T) {
 			return c
 		}
 		f := federated{open("eu"), open("us")}
-		return registrytest.Subject{Registry: f, States: f, TTL: time.Second}
+		return registrytest.Subject{Registry: f, States: f, Members: f, TTL: time.Second}
 	})
 }
