@@ -114,7 +114,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		pushes += r.push(gw, b)
 	}
 	for region, out := range outgoing {
-		if n := r.notifiers[region]; n != nil {
+		if n := r.following.notifier(region); n != nil {
 			n.offer(out)
 		}
 	}

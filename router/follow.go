@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -42,7 +43,11 @@ func (r *Router) follow(ctx context.Context) {
 	defer reader.Close()
 	wait := retry()
 	for {
-		batches, err := reader.Poll(ctx)
+		batches, err := r.poll(ctx, reader)
+		if ctx.Err() == nil && errors.Is(err, context.Canceled) { // others are to be followed
+			err = nil
+		}
+		r.beginFresh(ctx, reader)
 		for i := range batches {
 			if why := r.prove(&batches[i]); why != "" {
 				r.jump(reader, batches[i].Partition, r.restart(batches[i].Partition), why)

@@ -16,7 +16,7 @@ const maxStored = 256
 // errMoved says that the stored position is not the one we left: another owner wrote, or Redis lost its memory.
 var errMoved = errors.New("the stored position moved")
 
-// errDisowned ends a pass because ownership changed.
+// errDisowned ends a pass because ownership changed, or the origins that are followed.
 var errDisowned = errors.New("ownership changed")
 
 // mirror keeps Redis at what the owned partitions' logs say. It reads the logs by itself, from the positions in Redis:
@@ -30,12 +30,15 @@ func (r *Router) mirror(ctx context.Context) {
 		if r.deps.Ownership != nil {
 			owned, changed = r.deps.Ownership.Owned()
 		}
+		moved := r.following.moved()
 		pass, cancel := context.WithCancelCause(ctx)
 		stop := make(chan struct{})
 		go func() {
 			defer close(stop)
 			select {
 			case <-changed:
+				cancel(errDisowned)
+			case <-moved:
 				cancel(errDisowned)
 			case <-pass.Done():
 			}

@@ -121,7 +121,7 @@ type Router struct {
 	table     *routes.Table
 	hub       *hub
 	appenders []*appender // by partition number of the own route log
-	notifiers map[im.Region]*notifier
+	following following
 	names     *names
 	owned     atomic.Pointer[[]int]  // partition numbers, ascending
 	unproven  map[im.Partition]proof // loaded from a snapshot, and not looked for in the log yet; of follow alone
@@ -157,7 +157,8 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	table.Limit(cfg.DeviceLimits)
 	r := &Router{
 		cfg: cfg, deps: deps, log: deps.Logger, table: table, hub: newHub(),
-		names: newNames(cfg.Partitions), unproven: make(map[im.Partition]proof), notifiers: make(map[im.Region]*notifier),
+		names: newNames(cfg.Partitions), unproven: make(map[im.Partition]proof),
+		following: newFollowing(),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -168,11 +169,7 @@ func New(cfg Config, deps Deps) (*Router, error) {
 	for n := range cfg.Partitions {
 		r.appenders = append(r.appenders, newAppender(r, n))
 	}
-	for _, o := range table.Origins() {
-		if o != cfg.Origin && deps.Peers != nil {
-			r.notifiers[o.Region()] = newNotifier(r, o.Region())
-		}
-	}
+	r.following.notify(r, table.Origins())
 	r.owned.Store(new([]int))
 	return r, nil
 }
@@ -198,9 +195,7 @@ func (r *Router) Run(ctx context.Context) error {
 	for _, a := range r.appenders {
 		running.Go(func() { a.run(ctx) })
 	}
-	for _, n := range r.notifiers {
-		running.Go(func() { n.run(ctx) })
-	}
+	running.Go(func() { r.following.run(ctx) })
 	if r.deps.Snapshots != nil {
 		running.Go(func() { r.snapshots(ctx) })
 	}

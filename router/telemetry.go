@@ -116,13 +116,7 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 		i.kicks.Add(context.Background(), 0, metric.WithAttributes(attribute.String("code", string(code))))
 	}
 	for _, o := range r.table.Origins() {
-		i.skipped.Add(context.Background(), 0, i.origin(o))
-		i.jumps.Add(context.Background(), 0, i.origin(o))
-		if o.Region() != r.cfg.Region {
-			i.notify(o.Region(), 0)
-			i.notifyDropped(o.Region(), 0)
-			i.notified(o.Region(), 0)
-		}
+		i.begin(o, r.cfg.Region)
 	}
 	reg, err := i.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for region, n := range r.table.Count() {
@@ -170,6 +164,17 @@ func (i *instruments) observe(r *Router) (unobserve func(), err error) {
 		return nil, err
 	}
 	return func() { _ = reg.Unregister() }, nil // it fails only for a registration of another provider
+}
+
+// begin shows an origin's counters as 0.
+func (i *instruments) begin(o im.Origin, own im.Region) {
+	i.skipped.Add(context.Background(), 0, i.origin(o))
+	i.jumps.Add(context.Background(), 0, i.origin(o))
+	if o.Region() != own {
+		i.notify(o.Region(), 0)
+		i.notifyDropped(o.Region(), 0)
+		i.notified(o.Region(), 0)
+	}
 }
 
 func (i *instruments) applied(b *im.Batch, res *routes.Result) {

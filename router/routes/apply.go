@@ -32,6 +32,10 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.logs[o]
+	if l.gone { // read before, or beside, it was dropped
+		res.Skipped = len(entries)
+		return res
+	}
 	caught, before := l.read(), l.watermark
 	for i := range entries {
 		e := &entries[i]

@@ -208,7 +208,7 @@ func (t *Table) Unknown(number int, now im.Stamp) []im.Region {
 	defer s.mu.RUnlock()
 	var unknown []im.Region
 	for i := range s.logs {
-		if !t.counts(i, &s.logs[i], now) {
+		if !s.logs[i].gone && !t.counts(i, &s.logs[i], now) {
 			unknown = append(unknown, s.logs[i].region)
 		}
 	}
@@ -302,7 +302,7 @@ func (t *Table) Lives(number int) []im.Gateway {
 
 // Count returns the number of rows by region, dead of age or not.
 func (t *Table) Count() map[im.Region]int {
-	n := make(map[im.Region]int, len(t.origins))
+	n := make(map[im.Region]int)
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.RLock()

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,9 +100,10 @@ type Reach struct {
 
 // Reaches tells how each other region is heard.
 func (t *Table) Reaches(now im.Stamp) []Reach {
-	all := make([]Reach, 0, len(t.origins))
-	for o, origin := range t.origins {
-		if origin.Region() == t.self {
+	var all []Reach
+	followed := t.Origins()
+	for o, origin := range t.known() {
+		if origin.Region() == t.self || !slices.Contains(followed, origin) {
 			continue
 		}
 		r := Reach{Region: origin.Region(), Suppressed: t.links[o].suppressed(now)}

@@ -36,10 +36,10 @@ type Mark struct {
 
 // Snapshot writes the table. A partition number is held up for as long as its rows take to be copied.
 func (t *Table) Snapshot(w io.Writer) error {
-	out := bufio.NewWriterSize(w, 256<<10)
+	out, origins := bufio.NewWriterSize(w, 256<<10), t.known()
 	head := append([]byte(snapshotMagic), binary.AppendUvarint(nil, uint64(len(t.shards)))...)
-	head = binary.AppendUvarint(head, uint64(len(t.origins)))
-	for _, o := range t.origins {
+	head = binary.AppendUvarint(head, uint64(len(origins)))
+	for _, o := range origins {
 		head = appendText(head, string(o))
 	}
 	if _, err := out.Write(head); err != nil {
@@ -47,7 +47,7 @@ func (t *Table) Snapshot(w io.Writer) error {
 	}
 	var b []byte
 	for i := range t.shards {
-		b = t.shards[i].appendSection(append(b[:0], make([]byte, 12)...))
+		b = t.shards[i].appendSection(len(origins), append(b[:0], make([]byte, 12)...))
 		binary.LittleEndian.PutUint32(b, uint32(len(b)-12))
 		binary.LittleEndian.PutUint64(b[4:], xxhash.Sum64(b[12:]))
 		if _, err := out.Write(b); err != nil {
@@ -64,10 +64,10 @@ func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func (s *shard) appendSection(b []byte) []byte {
+func (s *shard) appendSection(origins int, b []byte) []byte {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for o := range s.logs {
+	for o := range s.logs[:origins] {
 		l := &s.logs[o]
 		pos, started := l.tail.Position()
 		if !started || l.mark == (Mark{}) { // nothing that could be looked for again
@@ -133,7 +133,7 @@ func (t *Table) Load(r io.Reader) (map[im.Partition]Mark, error) {
 		if err := loaded[i].load(b); err != nil {
 			return nil, err
 		}
-		for o := range t.origins {
+		for o := range t.known() {
 			if m := loaded[i].logs[o].mark; m != (Mark{}) {
 				marks[im.Partition{Topic: im.RouteTopic(t.origins[o]), Number: i}] = m
 			}
@@ -155,10 +155,10 @@ func (t *Table) loadHead(in *bufio.Reader) error {
 	}
 	partitions, err := binary.ReadUvarint(in)
 	origins, err2 := binary.ReadUvarint(in)
-	if err != nil || err2 != nil || int(partitions) != len(t.shards) || int(origins) != len(t.origins) {
+	if err != nil || err2 != nil || int(partitions) != len(t.shards) || int(origins) != len(t.known()) {
 		return errors.New("routes: the snapshot is of other partitions or origins")
 	}
-	for _, o := range t.origins {
+	for _, o := range t.known() {
 		n, err := binary.ReadUvarint(in)
 		if err != nil || n > maxName {
 			return errSnapshot

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -22,12 +23,18 @@ const keep = 3 * time.Hour
 // Table holds the routes of every origin it follows. It is safe for concurrent use.
 type Table struct {
 	self    im.Region
-	origins []im.Origin // sorted; a row names its origin by its place here
 	silence time.Duration
 	limits  map[im.Platform]int // devices that a user may have routes of
-	links   []link              // by origin
 	shards  []shard             // by partition number
+
+	// A row names its origin by its place here. Places are taken once and not given back: one below places does not change.
+	origins [maxOrigins]im.Origin
+	links   [maxOrigins]link
+	places  atomic.Int32
 }
+
+// maxOrigins is how many origins a table follows in its life.
+const maxOrigins = 255
 
 // New returns an empty table for a router of region self that follows origins, each with the same number of partitions.
 // A region other than self that was silent for longer than silence does not count (0: silence is not judged).
@@ -36,12 +43,12 @@ func New(self im.Region, origins []im.Origin, partitions int, silence time.Durat
 		return nil, fmt.Errorf("routes: %d partitions: want at least 1", partitions)
 	}
 	current := Current(origins)
-	if len(current) > 255 {
-		return nil, fmt.Errorf("routes: %d regions: at most 255 are supported", len(current))
+	if len(current) > maxOrigins {
+		return nil, fmt.Errorf("routes: %d regions: at most %d are supported", len(current), maxOrigins)
 	}
-	t := &Table{
-		self: self, origins: current, silence: silence, links: make([]link, len(current)), shards: make([]shard, partitions),
-	}
+	t := &Table{self: self, silence: silence, shards: make([]shard, partitions)}
+	copy(t.origins[:], current)
+	t.places.Store(int32(len(current)))
 	for i := range t.shards {
 		empty := t.emptyShard()
 		t.shards[i].store, t.shards[i].logs = empty.store, empty.logs
@@ -50,13 +57,15 @@ func New(self im.Region, origins []im.Origin, partitions int, silence time.Durat
 }
 
 func (t *Table) emptyShard() *shard {
-	s := &shard{store: newStore(), logs: make([]log, len(t.origins))}
-	for o, origin := range t.origins {
-		s.logs[o] = log{
-			region: origin.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1,
-		}
+	s := &shard{store: newStore()}
+	for _, origin := range t.known() {
+		s.logs = append(s.logs, newLog(origin))
 	}
 	return s
+}
+
+func newLog(o im.Origin) log {
+	return log{region: o.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1}
 }
 
 // Limit sets how many devices of a platform a user may have routes of; a platform that is not in it has no limit. It is
@@ -89,6 +98,7 @@ type shard struct {
 // log is the state of one origin's partition beside its rows.
 type log struct {
 	region    im.Region
+	gone      bool // not followed any more: it takes nothing, and nobody asks for it
 	tail      Tail
 	expect    int64                 // rows count once everything below this local offset was read; -1: not known yet
 	watermark im.Stamp              // the highest stamp seen: the origin's clock as this region has heard it
@@ -126,8 +136,22 @@ func aged(claimed, now im.Stamp) bool { return older(claimed, now, MaxAge) }
 // Number is the partition number of a user.
 func (t *Table) Number(uid im.UID) int { return wire.Partition(string(uid), len(t.shards)) }
 
-// Origins lists the origins that are followed, one a region, sorted.
-func (t *Table) Origins() []im.Origin { return t.origins }
+// known are the origins that have a place, followed or not.
+func (t *Table) known() []im.Origin { return t.origins[:t.places.Load()] }
+
+// Origins lists the origins that are followed, one a region.
+func (t *Table) Origins() []im.Origin {
+	s := &t.shards[0]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var followed []im.Origin
+	for o := range s.logs {
+		if !s.logs[o].gone {
+			followed = append(followed, t.origins[o])
+		}
+	}
+	return followed
+}
 
 // Partitions lists every partition of an origin's route log.
 func (t *Table) Partitions(o im.Origin) []im.Partition {
@@ -140,8 +164,8 @@ func (t *Table) Partitions(o im.Origin) []im.Partition {
 
 // at returns the shard and the place of a partition's origin.
 func (t *Table) at(p im.Partition) (*shard, int, bool) {
-	o, ok := slices.BinarySearch(t.origins, p.Origin())
-	if !ok || p.Number < 0 || p.Number >= len(t.shards) || p.Topic != im.RouteTopic(t.origins[o]) {
+	o := slices.Index(t.known(), p.Origin())
+	if o < 0 || p.Number < 0 || p.Number >= len(t.shards) || p.Topic != im.RouteTopic(t.origins[o]) {
 		return nil, 0, false
 	}
 	return &t.shards[p.Number], o, true
