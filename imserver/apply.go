@@ -53,7 +53,7 @@ type polled struct {
 	err     error
 }
 
-// errOwners ends a reign because the owners changed.
+// errOwners ends a reign because the owners changed, or whose logs are applied.
 var errOwners = errors.New("owners changed")
 
 func newApplier(s *Server, database int) *applier {
@@ -83,8 +83,9 @@ func (a *applier) run(ctx, hard context.Context) {
 // nothing is under way.
 func (a *applier) reign(ctx, hard context.Context) error {
 	all, changed := a.s.deps.Ownership.Owned()
+	origins, more := a.s.follow.now()
 	numbers := slices.DeleteFunc(slices.Clone(all), func(n int) bool { return n%a.s.cfg.Databases != a.database })
-	if err := a.takeOver(ctx, hard, numbers); err != nil {
+	if err := a.takeOver(ctx, hard, numbers, origins); err != nil {
 		return err
 	}
 	from := map[im.Partition]int64{}
@@ -101,7 +102,7 @@ func (a *applier) reign(ctx, hard context.Context) error {
 		defer close(ended)
 		a.poll(poll, out)
 	}()
-	err := a.follow(ctx, hard, out, changed)
+	err := a.follow(ctx, hard, out, changed, more)
 	stop()
 	<-ended
 	a.reader.Close()
@@ -137,7 +138,7 @@ func (a *applier) poll(ctx context.Context, out chan<- polled) {
 }
 
 // follow is the loop of a reign.
-func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <-chan struct{}) error {
+func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed, more <-chan struct{}) error {
 	save := time.NewTicker(a.s.cfg.SentInterval)
 	defer save.Stop()
 	wait, pace := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
@@ -190,6 +191,8 @@ func (a *applier) follow(ctx, hard context.Context, out <-chan polled, changed <
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+			return errOwners
+		case <-more:
 			return errOwners
 		case p := <-in:
 			if p.err != nil {

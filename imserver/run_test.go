@@ -239,7 +239,7 @@ func TestHaltedMovesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := newApplier(s, 0)
-	if err := a.takeOver(t.Context(), t.Context(), []int{0}); err != nil {
+	if err := a.takeOver(t.Context(), t.Context(), []int{0}, s.cfg.Origins); err != nil {
 		t.Fatal(err)
 	}
 	a.reader = log.newReader(nil)

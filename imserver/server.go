@@ -26,7 +26,7 @@ import (
 type Config struct {
 	Region     im.Region
 	Origin     im.Origin   // under which this region accepts
-	Origins    []im.Origin // every origin that is applied, the own included
+	Origins    []im.Origin // every origin that is applied to begin with, the own included
 	Partitions int         // of each lane and of read.<origin>, equal in every region [16]
 	Databases  int         // of the timelines: partition p is in number p mod Databases, and each is applied by itself [1]
 
@@ -242,7 +242,8 @@ type Server struct {
 	routers   breaker
 	handOvers sync.WaitGroup // under way
 	limits    *lru.Cache[im.UID, *rate.Limiter]
-	rules     accept.Rules
+	rules     atomic.Pointer[accept.Rules]
+	follow    following
 	marks     *accept.Marks
 	names     map[im.Partition]im.LogName // of the own log; not written after start
 	ready     atomic.Bool                 // calls are answered
@@ -264,10 +265,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
 	s.ahead = newAhead(deps.Log, cfg.Databases)
 	s.deps.Log = s.ahead
-	s.rules = accept.Rules{
+	s.rules.Store(&accept.Rules{
 		Origin: cfg.Origin, Origins: cfg.Origins, MaxText: cfg.MaxText, MaxTitle: cfg.MaxTitle, MaxMembers: cfg.MaxMembers,
 		MaxSkew: cfg.MaxSkew, MaxAge: cfg.MaxAge, CreateWindow: cfg.CreateWindow, AppendTimeout: cfg.AppendTimeout,
-	}
+	})
+	s.follow = following{origins: cfg.Origins, heard: cfg.Origins, changed: make(chan struct{})}
 	if s.meter, err = newMeter(deps.Meter); err != nil {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}

@@ -28,7 +28,7 @@ func (s *Server) submit(ctx context.Context, c im.Call) (_ im.CallResult, err er
 	if err != nil {
 		return im.CallResult{}, err
 	}
-	sub, err := s.rules.Check(c, &request, now)
+	sub, err := s.rules.Load().Check(c, &request, now)
 	if err != nil {
 		return im.CallResult{}, err
 	}
@@ -115,21 +115,21 @@ func (s *Server) append(ctx context.Context, p im.Partition, e im.Entry, lane im
 
 // authorise decides with this region's view whether the sender may.
 func (s *Server) authorise(ctx context.Context, sub *accept.Submission) error {
-	done, err := s.rules.Named(sub)
+	done, err := s.rules.Load().Named(sub)
 	if done {
 		return err
 	}
 	c := sub.Record.Conversation
 	var v accept.Verdict
-	if err := s.group(ctx, c, func(g *view.Group) { v = s.rules.Look(g, sub) }); err != nil {
+	if err := s.group(ctx, c, func(g *view.Group) { v = s.rules.Load().Look(g, sub) }); err != nil {
 		return unavailable(s, "the group's members cannot be read", err)
 	}
-	return s.rules.Settle(sub, v, s.deps.Now(), func() (im.Stamp, error) { return s.heardOf(ctx, c) })
+	return s.rules.Load().Settle(sub, v, s.deps.Now(), func() (im.Stamp, error) { return s.heardOf(ctx, c) })
 }
 
 // unheardOf answers for a group that this region has not heard of.
 func (s *Server) unheardOf(ctx context.Context, c im.Conversation) error {
-	return s.rules.Unheard(c, func() (im.Stamp, error) { return s.heardOf(ctx, c) })
+	return s.rules.Load().Unheard(c, func() (im.Stamp, error) { return s.heardOf(ctx, c) })
 }
 
 // heardOf is how far this region has heard the origin in a group's id.

@@ -11,8 +11,9 @@ import (
 )
 
 // takeOver makes the owned shards those of numbers: it forgets what went to others, and begins what is new at the stored
-// positions, delivering again what its last owner may not have.
-func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
+// positions, delivering again what its last owner may not have. A shard that is owned already goes on, and begins what it
+// lacks of origins.
+func (a *applier) takeOver(ctx, hard context.Context, numbers []int, origins []im.Origin) error {
 	for number, sh := range a.owned {
 		if !slices.Contains(numbers, number) {
 			a.drop(sh)
@@ -20,7 +21,7 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	}
 	var fresh []int
 	for _, number := range numbers {
-		if a.owned[number] == nil {
+		if sh := a.owned[number]; sh == nil || len(sh.Tails) < len(origins)*len(a.s.ownTopics()) {
 			fresh = append(fresh, number)
 		}
 	}
@@ -46,12 +47,18 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	for _, p := range stored {
 		at[p.Partition] = p
 	}
-	begun := make([]*owner.Shard, 0, len(fresh))
+	begun := map[im.Partition]*view.Tail{}
 	for _, number := range fresh {
-		sh := owner.New(number, a.s.cfg.CachedConversations/a.s.cfg.Partitions)
-		for _, o := range a.s.cfg.Origins {
+		sh := a.owned[number]
+		if sh == nil {
+			sh = owner.New(number, a.s.cfg.CachedConversations/a.s.cfg.Partitions)
+		}
+		for _, o := range origins {
 			for _, topic := range a.s.topics(o) {
 				p := im.Partition{Topic: topic, Number: number}
+				if sh.Tails[topic] != nil {
+					continue
+				}
 				position, ok := at[p]
 				if !ok {
 					position.Partition = p
@@ -62,16 +69,16 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 				}
 				sh.Follow(t)
 				a.ledger.Begin(p, position.Next)
+				begun[p] = t
 			}
 		}
 		a.owned[number] = sh
-		begun = append(begun, sh)
 	}
 	noted := make(map[im.Partition]bool, len(sent))
 	for _, p := range sent {
 		noted[p.Partition] = true
-		if sh := a.owned[p.Partition.Number]; slices.Contains(begun, sh) {
-			if err := a.resend(ctx, hard, sh, p); err != nil {
+		if begun[p.Partition] != nil {
+			if err := a.resend(ctx, hard, a.owned[p.Partition.Number], p); err != nil {
 				return err
 			}
 		}
@@ -79,11 +86,9 @@ func (a *applier) takeOver(ctx, hard context.Context, numbers []int) error {
 	// Where nothing was noted yet, deliveries begin here; noted before anything is applied, else a crash after the first
 	// commit would leave its records undelivered.
 	var begin []im.Position
-	for _, sh := range begun {
-		for _, t := range sh.Tails {
-			if p := t.At().Position; !noted[p.Partition] {
-				begin = append(begin, p)
-			}
+	for p, t := range begun {
+		if !noted[p] {
+			begin = append(begin, t.At().Position)
 		}
 	}
 	if len(begin) > 0 {

@@ -96,17 +96,15 @@ func (m *meter) observe(s *Server) (stop func(), err error) {
 	for _, at := range []string{fencedCommit, fencedNumber} {
 		m.fenced.Add(ctx, 0, m.labels.One("at", at))
 	}
-	for _, o := range s.cfg.Origins {
-		origin := m.labels.One("origin", string(o))
-		m.applied.Add(ctx, 0, origin)
-		m.gaps.Add(ctx, 0, origin)
-		m.halted.Add(ctx, 0, origin)
+	origins, _ := s.follow.now()
+	for _, o := range origins {
+		m.begin(o)
 	}
 	reg, err := s.deps.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(m.partitions, int64(s.cfg.Partitions))
 		o.ObserveInt64(m.owned, int64(len(s.shards.numbers())))
 		now := s.deps.Now()
-		for _, origin := range s.cfg.Origins {
+		for _, origin := range s.follow.expected() {
 			if heard := s.heard(origin); heard > 0 {
 				o.ObserveFloat64(m.silence, max(now.Sub(heard.Time()).Seconds(), 0), m.labels.One("origin", string(origin)))
 			}
@@ -117,6 +115,14 @@ func (m *meter) observe(s *Server) (stop func(), err error) {
 		return nil, err
 	}
 	return func() { _ = reg.Unregister() }, nil // it fails only for a registration of another provider
+}
+
+// begin shows an origin's counters as 0.
+func (m *meter) begin(o im.Origin) {
+	ctx, origin := context.Background(), m.labels.One("origin", string(o))
+	m.applied.Add(ctx, 0, origin)
+	m.gaps.Add(ctx, 0, origin)
+	m.halted.Add(ctx, 0, origin)
 }
 
 // heard is an origin's clock at its last heartbeat applied, the lowest of the partitions owned; 0 if one heard nothing.
