@@ -27,7 +27,7 @@ func (s *IPConf) sign(now time.Time) {
 		return
 	}
 	old := s.catalogue.Load()
-	gateways, changes := s.fleet.all(s.cfg.Regions)
+	gateways, changes := s.fleet.all(s.regions())
 	ipconfs := s.ipconfURLs()
 	named, err := json.Marshal(ipconfs)
 	if err != nil || old != nil && old.changes == changes && old.ipconfs == string(named) && now.Before(old.renew) {

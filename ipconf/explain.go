@@ -133,7 +133,7 @@ func (s *IPConf) explain(q *request, ip netip.Addr, now time.Time) Explanation {
 	free := v.table.Free(c.Forbidden)
 	e.Room = Room{Free: free, ToldLater: rank.Shortage(free, s.cfg.Reserve), PerSecond: s.cfg.GatewayRate * v.open / v.ipconfs}
 	e.Policy = policyFor(s.cfg.Policy, kindOf(q.platform), classOf(q.network), busy || e.Room.ToldLater > 0)
-	for _, name := range s.cfg.Regions {
+	for _, name := range s.regions() {
 		age, held, known := s.fleet.age(name, now)
 		if !known {
 			age = 0

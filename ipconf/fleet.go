@@ -85,10 +85,17 @@ func (w *window) mean() (cpu, net float64) {
 
 func newFleet(regions []im.Region, deadAfter, silent time.Duration) *fleet {
 	f := &fleet{deadAfter: deadAfter, silent: silent, regions: map[im.Region]*region{}}
+	f.add(regions)
+	return f
+}
+
+// add makes regions known.
+func (f *fleet) add(regions []im.Region) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, r := range regions {
 		f.regions[r] = &region{gateways: map[string]*gateway{}}
 	}
-	return f
 }
 
 // catalogue takes a reading of discovery. What is new or changed counts at once. What is gone leaves at once too, if it is

@@ -40,7 +40,10 @@ type IPConf struct {
 	catalogue    atomic.Pointer[signed]
 	cacheControl []string
 
+	followed atomic.Pointer[[]im.Region] // a region keeps its place; replaced under mu
+
 	mu      sync.Mutex
+	begin   func(im.Region)               // watches a region that is new; nil before Run
 	ipconfs map[im.Region][]im.Instance   // an empty reading does not replace a good one
 	turns   map[im.Region]int             // whose of them it is to be asked for loads
 	mute    map[im.Region]map[string]bool // of them, by id, those that did not answer when they were last asked
@@ -87,6 +90,7 @@ func New(cfg Config, deps Deps) (*IPConf, error) {
 			return contains(cfg.TrustedProxies, peer)
 		}}
 	}
+	s.followed.Store(&cfg.Regions)
 	s.current.Store(s.view(time.Now()))
 	return s, nil
 }
@@ -106,10 +110,21 @@ func (s *IPConf) Run(ctx context.Context) error {
 	defer wg.Wait()
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx)) // answers stay informed while draining
 	defer cancel()
-	for _, r := range s.cfg.Regions {
+	begin := func(r im.Region) {
 		wg.Go(func() { s.watch(watching, &wg, "gateway", r) })
 		wg.Go(func() { s.watch(watching, &wg, "ipconf", r) })
 	}
+	s.mu.Lock()
+	s.begin = begin
+	for _, r := range s.regions() {
+		begin(r)
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.begin = func(im.Region) {}
+		s.mu.Unlock()
+	}()
 	wg.Go(func() { s.poll(watching) })
 	wg.Go(func() { s.refresh(watching) })
 
@@ -256,7 +271,7 @@ func (s *IPConf) round(ctx context.Context) {
 			s.fleet.measure(s.cfg.Region, load, time.Now())
 		})
 	}
-	for _, r := range s.cfg.Regions {
+	for _, r := range s.regions() {
 		if r != s.cfg.Region {
 			wg.Go(func() { s.exchange(ctx, r) })
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -27,7 +28,7 @@ import (
 type locator struct {
 	cfg     Location
 	canary  Canary
-	regions []im.Region
+	regions atomic.Pointer[[]im.Region] // by place; it grows
 	near    int
 	geo     Geo
 	cidrs   []overrides
@@ -42,7 +43,8 @@ type overrides struct {
 }
 
 func newLocator(cfg *Config, geo Geo) *locator {
-	l := &locator{cfg: cfg.Location, canary: cfg.Canary, regions: cfg.Regions, near: slices.Index(cfg.Regions, cfg.Region), geo: geo, learned: newLearned()}
+	l := &locator{cfg: cfg.Location, canary: cfg.Canary, near: slices.Index(cfg.Regions, cfg.Region), geo: geo, learned: newLearned()}
+	l.regions.Store(&cfg.Regions)
 	for p, r := range cfg.Location.Overrides {
 		p = p.Masked()
 		v6 := p.Addr().Is6()
@@ -57,11 +59,13 @@ func newLocator(cfg *Config, geo Geo) *locator {
 	return l
 }
 
-func (l *locator) index(r im.Region) int { return slices.Index(l.regions, r) }
+func (l *locator) names() []im.Region { return *l.regions.Load() }
+
+func (l *locator) index(r im.Region) int { return slices.Index(l.names(), r) }
 
 // parse returns the index of a region that a client names; -1 for none.
 func (l *locator) parse(name string) int {
-	for i, r := range l.regions {
+	for i, r := range l.names() {
 		if string(r) == name {
 			return i
 		}
@@ -133,10 +137,10 @@ func (l *locator) locate(q *request, ip netip.Addr, now time.Time, explain func(
 // complete fills in the round trips that the client did not measure, from those of others of its network and from estimates.
 func (l *locator) complete(rtt, others *[rank.MaxRegions]uint16, at im.Location, measured bool) {
 	var path [rank.MaxRegions]int
-	for i := range l.regions {
+	n := len(l.names())
+	for i := range n {
 		path[i] = l.estimate(i, at)
 	}
-	n := len(l.regions)
 	theirs := max(0, longer(others[:n], path[:n]))
 	access := theirs
 	if measured {
@@ -180,10 +184,10 @@ func longer(rtt []uint16, than []int) int {
 
 // estimate is the round trip to a region, in milliseconds, of a client at a place, nothing being measured.
 func (l *locator) estimate(i int, at im.Location) int {
-	if r, ok := l.cfg.Networks[at.ASN]; ok && at.ASN != 0 && r == l.regions[i] {
+	if r, ok := l.cfg.Networks[at.ASN]; ok && at.ASN != 0 && r == l.names()[i] {
 		return nearASN
 	}
-	if place, ok := l.cfg.Regions[l.regions[i]]; ok && at.Placed && place.Placed {
+	if place, ok := l.cfg.Regions[l.names()[i]]; ok && at.Placed && place.Placed {
 		return int(lastMile + at.Kilometres(place)/kmPerMs)
 	}
 	if i == l.near {
@@ -207,9 +211,9 @@ func (l *locator) explain(say func(string), q *request, ip netip.Addr, at im.Loc
 		say(where)
 	}
 	if forced >= 0 {
-		say("an override sends this address to " + string(l.regions[forced]))
+		say("an override sends this address to " + string(l.names()[forced]))
 	} else if c.Want >= 0 {
-		say("the client asks for " + string(l.regions[c.Want]))
+		say("the client asks for " + string(l.names()[c.Want]))
 	}
 	if measured {
 		say("the client measured " + q.rtt)
@@ -221,7 +225,7 @@ func (l *locator) explain(say func(string), q *request, ip netip.Addr, at im.Loc
 		say("the table of networks says that it is near " + string(r))
 	}
 	if c.Home >= 0 {
-		say("the user is at home in " + string(l.regions[c.Home]))
+		say("the user is at home in " + string(l.names()[c.Home]))
 	}
 	if c.Canary {
 		say("the user gets version " + l.canary.Version)
@@ -248,7 +252,7 @@ func (l *locator) reported(text string, c *rank.Client) bool {
 }
 
 func (l *locator) applies(r *Residency, ip netip.Addr, country string, home int) bool {
-	if country != "" && slices.Contains(r.Countries, country) || home >= 0 && slices.Contains(r.Homes, l.regions[home]) {
+	if country != "" && slices.Contains(r.Countries, country) || home >= 0 && slices.Contains(r.Homes, l.names()[home]) {
 		return true
 	}
 	return ip.IsValid() && slices.ContainsFunc(r.Networks, func(p netip.Prefix) bool { return p.Contains(ip) })
@@ -256,7 +260,7 @@ func (l *locator) applies(r *Residency, ip netip.Addr, country string, home int)
 
 // others is a bit for each region but those allowed.
 func (l *locator) others(allowed []im.Region) (mask uint32) {
-	for i, r := range l.regions {
+	for i, r := range l.names() {
 		if !slices.Contains(allowed, r) {
 			mask |= 1 << i
 		}

@@ -84,7 +84,7 @@ func TestAccessDelayIsCommonToAllRegions(t *testing.T) {
 		got := l.locate(&q, ip, time.Unix(1_000, 0), nil)
 		for r, want := range c.want {
 			if got.RTT[r] < want[0] || got.RTT[r] > want[1] {
-				t.Errorf("%s: to %s %d ms, want %d to %d", c.name, l.regions[r], got.RTT[r], want[0], want[1])
+				t.Errorf("%s: to %s %d ms, want %d to %d", c.name, l.names()[r], got.RTT[r], want[0], want[1])
 			}
 		}
 	}

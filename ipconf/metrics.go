@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/ipconf/rank"
 )
 
 // ofRegion labels what a metric is about. The label "region" says which region's ipconf tells: every metric has it.
@@ -20,7 +21,7 @@ type metrics struct {
 	same     metric.Int64Counter
 	signs    metric.Int64Counter
 	limits   metric.Int64Counter
-	regions  [][]metric.AddOption // of each region, made once: an answer must not allocate
+	regions  [rank.MaxRegions][]metric.AddOption // of each region, made once: an answer must not allocate
 	none     []metric.AddOption
 	held     metric.Int64Counter
 	gateways metric.Int64ObservableGauge
@@ -50,14 +51,28 @@ func newMetrics(m metric.Meter, regions []im.Region) (metrics, error) {
 		}
 	}
 	all := metrics{meter: m, answers: answers, waits: waits, same: same, signs: signs, limits: limits, held: held, gateways: gateways, age: age}
-	option := func(region string) []metric.AddOption {
-		return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(ofRegion, region)))}
-	}
-	for _, r := range regions {
-		all.regions = append(all.regions, option(string(r)))
-	}
-	all.none = option("none")
+	all.name(0, regions)
+	all.none = ofRegionOption("none")
 	return all, nil
+}
+
+func ofRegionOption(region string) []metric.AddOption {
+	return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(ofRegion, region)))}
+}
+
+// name says which regions have the places from first on. Nobody asks for these places before.
+func (m *metrics) name(first int, regions []im.Region) {
+	for i, r := range regions {
+		m.regions[first+i] = ofRegionOption(string(r))
+	}
+}
+
+// begin shows the counters of regions as 0, the first of which has that place.
+func (m *metrics) begin(first int, regions []im.Region) {
+	for i, r := range regions {
+		m.answers.Add(context.Background(), 0, m.regions[first+i]...)
+		m.held.Add(context.Background(), 0, metric.WithAttributes(attribute.String(ofRegion, string(r))))
+	}
 }
 
 // answered counts a list, by the index of its first gateway's region; -1: there was none to hand out.
@@ -84,11 +99,7 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 	for _, c := range []metric.Int64Counter{m.waits, m.same, m.signs, m.limits} {
 		c.Add(context.Background(), 0)
 	}
-	for i, name := range s.cfg.Regions {
-		of := metric.WithAttributes(attribute.String(ofRegion, string(name)))
-		m.answers.Add(context.Background(), 0, m.regions[i]...)
-		m.held.Add(context.Background(), 0, of)
-	}
+	m.begin(0, s.regions())
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		now := time.Now()
 		type key struct {
@@ -96,7 +107,7 @@ func (m *metrics) observe(s *IPConf) (stop func(), err error) {
 			state  string
 		}
 		counts := map[key]int64{}
-		for _, name := range s.cfg.Regions {
+		for _, name := range s.regions() {
 			counts[key{name, "usable"}] = 0
 			if age, _, known := s.fleet.age(name, now); known {
 				o.ObserveFloat64(m.age, age.Seconds(), metric.WithAttributes(attribute.String(ofRegion, string(name))))

@@ -23,10 +23,11 @@ type view struct {
 
 // look makes a view.
 func (s *IPConf) view(now time.Time) *view {
-	v := &view{regions: make([]rank.Region, len(s.cfg.Regions)), ipconfs: s.peerCount(), catalogue: s.catalogue.Load()}
+	names := s.regions()
+	v := &view{regions: make([]rank.Region, len(names)), ipconfs: s.peerCount(), catalogue: s.catalogue.Load()}
 	var list []rank.Gateway
-	list, v.gateways = s.fleet.candidates(s.cfg.Regions, s.weigh, now)
-	for i, name := range s.cfg.Regions {
+	list, v.gateways = s.fleet.candidates(names, s.weigh, now)
+	for i, name := range names {
 		var state im.RegionState
 		if s.deps.States != nil {
 			state = s.deps.States.State(name)
