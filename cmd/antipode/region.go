@@ -12,8 +12,58 @@ import (
 )
 
 func newRegionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "region", Short: "Drain regions, declare them lost, and bring them back"}
-	cmd.AddCommand(newRegionDrainCommand(), newRegionUndrainCommand(), newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
+	cmd := &cobra.Command{Use: "region", Short: "Add, drain and remove regions, declare them lost, and bring them back"}
+	cmd.AddCommand(newRegionAddCommand(), newRegionDrainCommand(), newRegionUndrainCommand(), newRegionRemoveCommand(),
+		newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
+	return cmd
+}
+
+func newRegionAddCommand() *cobra.Command {
+	var (
+		addr string
+		wait time.Duration
+	)
+	cmd := newRegionStateCommand(&cobra.Command{
+		Use:   "add REGION",
+		Short: "Let the running regions follow a new one",
+		Long: `Let the running regions follow a new one.
+
+The new region's configuration names all regions and itself in origins, and the others' replicators in replicator.peers;
+antipode migrate has been run in it. Its services may run already or be started later. In the other regions nothing is
+configured or restarted: they make topics for its log, link to it at the given address, apply what comes, and hand its
+gateways out once it is active, which it is by itself when it has caught up (replicator.join_lag).
+
+The command returns when all others follow the new region. It takes the configuration of a replicator of any region that
+runs.`,
+	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		m := im.Member{Region: r, Origins: []im.Origin{im.NewOrigin(r, 1)}, Replicator: addr}
+		return fmt.Sprintf("region %s is added: all others follow it", r), o.Add(ctx, m, progress)
+	})
+	cmd.Flags().StringVar(&addr, "replicator", "", "host:port at which the others reach its replicator")
+	cmd.Flags().DurationVar(&wait, "wait", 5*time.Minute, "how long to wait until all others follow it")
+	_ = cmd.MarkFlagRequired("replicator") // fails only for a flag that there is not
+	return cmd
+}
+
+func newRegionRemoveCommand() *cobra.Command {
+	var wait time.Duration
+	cmd := newRegionStateCommand(&cobra.Command{
+		Use:   "remove REGION",
+		Short: "Take out a region for good that is drained or was lost",
+		Long: `Take out a region for good that is drained or was lost.
+
+The log of a drained region is sealed first, where it ends: its services stop by that. Then the others end their links to
+it, drop its routes, and do not wait for it any more. Their copies of its log stay, and what its users wrote.
+
+It takes the configuration of a replicator of a region that stays.`,
+	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		return fmt.Sprintf("region %s is removed", r), o.Remove(ctx, r, progress)
+	})
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Minute, "how long sealing may take")
 	return cmd
 }
 

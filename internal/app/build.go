@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -27,8 +29,11 @@ type process struct {
 	binding  Binding
 	identity *certs.Identity
 	tel      *telemetry.Telemetry
-	until    time.Time              // when a start stops waiting for backends
-	dialers  map[string]*rpc.Dialer // by service and region
+	until    time.Time // when a start stops waiting for backends
+	dialing  sync.Mutex
+	dialers  map[string]*rpc.Dialer // by service and region; guarded by dialing
+
+	membership atomic.Pointer[membership] // what regions there are now
 }
 
 // begin starts building a service. Whoever calls it closes the process if it does not get built.
@@ -52,6 +57,13 @@ func begin(site Site, env Env, service string, b Binding) (*process, error) {
 			tel.Log.Warn("telemetry was not sent in time", "error", err)
 		}
 	})
+	p.onClose(func() {
+		p.dialing.Lock()
+		defer p.dialing.Unlock()
+		for _, d := range p.dialers {
+			d.Close()
+		}
+	})
 	p.push("admin", tel.Run)
 	return p, nil
 }
@@ -67,6 +79,8 @@ func (e *Env) dial() func(ctx context.Context, addr string) (net.Conn, error) {
 // conns returns connections to the instances of a service of a region, which must show that service's certificate.
 func (p *process) conns(service string, r im.Region) *rpc.Dialer {
 	key := service + "." + string(r)
+	p.dialing.Lock()
+	defer p.dialing.Unlock()
 	if d := p.dialers[key]; d != nil {
 		return d
 	}
@@ -74,21 +88,26 @@ func (p *process) conns(service string, r im.Region) *rpc.Dialer {
 		TLS: p.identity.Client(service, r), Log: p.tel.Log, Tracer: p.tel.TracerProvider, Dial: p.env.dial(),
 	})
 	p.dialers[key] = d
-	p.onClose(func() { d.Close() })
 	return d
 }
 
-// serve binds the RPC server. The services of the given regions may call it; with none given, those of the own region.
-func (p *process) serve(callers ...im.Region) (*rpc.Server, error) {
-	if len(callers) == 0 {
-		callers = []im.Region{p.site.Region}
-	}
+// serve binds the RPC server, which services of the own region may call.
+func (p *process) serve() (*rpc.Server, error) {
+	return p.serveTo(func() []im.Region { return []im.Region{p.site.Region} })
+}
+
+// serveAll is serve for services that those of all other regions may call too.
+func (p *process) serveAll() (*rpc.Server, error) {
+	return p.serveTo(func() []im.Region { return p.members().regions() })
+}
+
+func (p *process) serveTo(callers func() []im.Region) (*rpc.Server, error) {
 	listen := p.site.listenShared(p.service)
 	if listen == nil && p.env.Network != nil {
 		listen = p.env.Network.Listen
 	}
 	return rpc.NewServer(rpc.ServerConfig{
-		Addr: p.binding.RPC, Listen: listen, TLS: p.identity.Server(callers...), Drain: drainTimeout,
+		Addr: p.binding.RPC, Listen: listen, TLS: p.identity.ServerOf(callers), Drain: drainTimeout,
 		Log: p.tel.Log, Tracer: p.tel.TracerProvider,
 	})
 }
@@ -117,7 +136,10 @@ func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluste
 			}
 			p.onClose(log.Close)
 		}
-		return log.VerifyTopics(ctx, p.site.topics(families...))
+		if err := log.VerifyTopics(ctx, p.site.topics(families...)); err != nil {
+			return err
+		}
+		return p.fresh(ctx, log, p.members())
 	})
 	if err != nil {
 		return nil, err

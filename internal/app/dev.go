@@ -52,15 +52,20 @@ type Dev struct {
 	cfg      DevConfig
 	ports    ports
 	listener net.Listener // of the pages; it also keeps the ports
-	regions  []*devRegion
-	links    map[linkName]*devLink
-	issuer   *issue.Issuer
-	spans    *telemetry.SpanStore
-	log      *slog.Logger
-	watcher  *watcher
-	closers  []func()
-	pages    *http.Server
-	served   chan error
+	postgres *embedded.Postgres
+	region1  func(index int, name im.Region, origins []im.Origin) (*devRegion, error)
+
+	mu      sync.Mutex
+	regions []*devRegion          // replaced, not changed; guarded by mu
+	links   map[linkName]*devLink // likewise
+
+	issuer  *issue.Issuer
+	spans   *telemetry.SpanStore
+	log     *slog.Logger
+	watcher *watcher
+	closers []func()
+	pages   *http.Server
+	served  chan error
 }
 
 type linkName struct{ from, to im.Region }
@@ -177,7 +182,7 @@ func (d *Dev) URL() string { return "http://" + d.ports.at(0) }
 // Regions lists the regions.
 func (d *Dev) Regions() []im.Region {
 	var names []im.Region
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		names = append(names, r.site.Region)
 	}
 	return names
@@ -185,7 +190,7 @@ func (d *Dev) Regions() []im.Region {
 
 // IPConf is the base URL of a region's ipconf.
 func (d *Dev) IPConf(region im.Region) string {
-	for i, r := range d.regions {
+	for i, r := range d.all() {
 		if r.site.Region == region {
 			return "http://" + d.ports.region(i, portIPConf)
 		}
@@ -221,10 +226,10 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 			origins = append(origins, im.NewOrigin(r, epoch))
 		}
 	}
-	for i, name := range names {
+	d.region1 = func(i int, name im.Region, origins []im.Origin) (*devRegion, error) {
 		site, err := d.site(i, name, origins)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		env := Env{
 			Discovery: discovery,
@@ -243,7 +248,14 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 			StartWait: devStartWait,
 			Network:   network,
 		}
-		d.regions = append(d.regions, newDevRegion(i, site, env, network, d.ports, d.cfg.Data, d.log))
+		return newDevRegion(i, site, env, network, d.ports, d.cfg.Data, d.log), nil
+	}
+	for i, name := range names {
+		r, err := d.region1(i, name, origins)
+		if err != nil {
+			return err
+		}
+		d.regions = append(d.regions, r)
 	}
 	d.watcher = newWatcher(d)
 	for i, from := range names {
@@ -251,19 +263,27 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 			if from == to {
 				continue
 			}
-			target := d.ports.region(i, portRPC) // the replicator's, which is the first service
-			proxy, err := faultnet.Listen(d.ports.link(i, j), target)
+			l, err := d.proxy(i, j)
 			if err != nil {
 				return fmt.Errorf("link %s → %s: %w", from, to, err)
 			}
-			d.onClose(func() { proxy.Close() })
-			proxy.Delay(d.cfg.Delay)
-			l := &devLink{proxy: proxy}
-			l.delay.Store(int64(d.cfg.Delay))
 			d.links[linkName{from, to}] = l
 		}
 	}
 	return nil
+}
+
+// proxy is what a link passes, by the indexes of regions.
+func (d *Dev) proxy(from, to int) (*devLink, error) {
+	proxy, err := faultnet.Listen(d.ports.link(from, to), d.ports.region(from, portRPC)) // the replicator's, which is the first service
+	if err != nil {
+		return nil, err
+	}
+	d.onClose(func() { proxy.Close() })
+	proxy.Delay(d.cfg.Delay)
+	l := &devLink{proxy: proxy}
+	l.delay.Store(int64(d.cfg.Delay))
+	return l, nil
 }
 
 // site configures a region as an operator would: a config.Config, turned into a Site like any other.
@@ -330,17 +350,16 @@ func (d *Dev) Start(ctx context.Context) error {
 			d.log.Warn("postgres did not stop in time", "error", err)
 		}
 	})
-	for _, r := range d.regions {
-		database := "antipode_" + strings.ReplaceAll(string(r.site.Region), "-", "_")
-		if err := pg.CreateDatabase(ctx, database); err != nil {
+	d.postgres = pg
+	for _, r := range d.all() {
+		if err := d.database(ctx, r); err != nil {
 			return err
 		}
-		r.site.Timelines.URLs = []string{pg.URL(database)}
 	}
 	d.onClose(d.stopRegions)
-	errs := make([]error, len(d.regions))
+	errs := make([]error, len(d.all()))
 	var wg sync.WaitGroup
-	for i, r := range d.regions {
+	for i, r := range d.all() {
 		wg.Go(func() { errs[i] = r.start(ctx) })
 	}
 	wg.Wait()
@@ -360,9 +379,19 @@ func (d *Dev) Start(ctx context.Context) error {
 	return nil
 }
 
+// database makes a region's.
+func (d *Dev) database(ctx context.Context, r *devRegion) error {
+	database := "antipode_" + strings.ReplaceAll(string(r.site.Region), "-", "_")
+	if err := d.postgres.CreateDatabase(ctx, database); err != nil {
+		return err
+	}
+	r.site.Timelines.URLs = []string{d.postgres.URL(database)}
+	return nil
+}
+
 func (d *Dev) stopRegions() {
 	var wg sync.WaitGroup
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		wg.Go(r.stop)
 	}
 	wg.Wait()
@@ -394,7 +423,7 @@ func (d *Dev) ready(ctx context.Context) error {
 
 // missing names the first thing that is not as it should be.
 func (d *Dev) missing(ctx context.Context) string {
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		if state, err := r.state(); state != UnitUp {
 			return fmt.Sprintf("region %s is %s: %v", r.site.Region, state, err)
 		}
@@ -421,7 +450,7 @@ func (d *Dev) missing(ctx context.Context) string {
 		if err != nil {
 			return fmt.Sprintf("ipconf of %s: %v", r.site.Region, err)
 		}
-		if want := len(d.regions) * len(r.gateways); n < want {
+		if want := len(d.all()) * len(r.gateways); n < want {
 			return fmt.Sprintf("ipconf of %s hands out %d of %d gateways", r.site.Region, n, want)
 		}
 	}
@@ -430,7 +459,7 @@ func (d *Dev) missing(ctx context.Context) string {
 
 func (d *Dev) servePages() error {
 	var endpoints []console.Endpoint
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		endpoints = append(endpoints, console.Endpoint{Region: r.site.Region, IPConf: d.IPConf(r.site.Region)})
 	}
 	handler, err := console.New(console.Config{Endpoints: endpoints, Hosts: []string{d.ports.host}}, console.Deps{
@@ -462,7 +491,7 @@ func (d *Dev) Close() {
 }
 
 func (d *Dev) region(name im.Region) (*devRegion, error) {
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		if r.site.Region == name {
 			return r, nil
 		}
@@ -471,7 +500,7 @@ func (d *Dev) region(name im.Region) (*devRegion, error) {
 }
 
 func (d *Dev) link(from, to im.Region) (*devLink, error) {
-	l := d.links[linkName{from, to}]
+	l := d.wires()[linkName{from, to}]
 	if l == nil {
 		return nil, fmt.Errorf("link %s → %s: %w", from, to, console.ErrUnknown)
 	}
@@ -565,7 +594,7 @@ func (d *Dev) Digests(ctx context.Context) (map[im.Region]map[string]string, err
 
 func (d *Dev) truth() truth {
 	var t truth
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		t = append(t, r.truth())
 	}
 	return t

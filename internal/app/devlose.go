@@ -55,5 +55,5 @@ type DevTruth struct{ truth }
 
 // RegionStates lists what discovery says of regions.
 func (d *Dev) RegionStates(ctx context.Context) ([]im.RegionState, error) {
-	return d.regions[0].env.Discovery.RegionStates(ctx)
+	return d.all()[0].env.Discovery.RegionStates(ctx)
 }

@@ -32,8 +32,8 @@ func (o *Operator) Drain(ctx context.Context, r im.Region, progress func(string)
 	switch states[r].State {
 	case im.StateDrained:
 		return nil
-	case im.StateDead:
-		return fmt.Errorf("region %s is dead: there is nothing to drain", r)
+	case im.StateDead, im.StateRemoved:
+		return fmt.Errorf("region %s is %s: there is nothing to drain", r, states[r].State)
 	}
 	others, open := o.others(r, states), false
 	for _, other := range others {
@@ -111,7 +111,7 @@ func (o *Operator) say(ctx context.Context, r im.Region, s im.State) error {
 // others are the regions beside one that are not lost.
 func (o *Operator) others(r im.Region, states map[im.Region]im.RegionState) []im.Region {
 	return slices.DeleteFunc(slices.Clone(o.site.Regions), func(other im.Region) bool {
-		return other == r || states[other].State == im.StateDead
+		return other == r || states[other].State.Gone()
 	})
 }
 

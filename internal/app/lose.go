@@ -46,6 +46,10 @@ func NewOperator(site Site, env Env) (*Operator, error) {
 		return nil, err
 	}
 	o := &Operator{site: site, env: env}
+	if err := o.learn(); err != nil {
+		return nil, err
+	}
+	site = o.site
 	o.links = rpc.NewLinks(func(r im.Region) (rpc.LinkTarget, error) {
 		addr, ok := site.Peers[r]
 		if !ok && r == site.Region {
@@ -216,7 +220,7 @@ func (p *process) sentence(ctx context.Context) error {
 	region := p.site.Region
 	judge := func(states []im.RegionState) error {
 		for _, s := range states {
-			if s.Region == region && s.State == im.StateDead {
+			if s.Region == region && s.State.Gone() {
 				return &im.LostError{Origin: p.site.Origin, By: region, Stamp: s.Stamp}
 			}
 		}

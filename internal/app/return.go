@@ -95,7 +95,7 @@ func (o *Operator) away(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("whether region %s was declared lost is not known: %w", o.site.Region, err)
 	}
-	if !slices.ContainsFunc(states, func(s im.RegionState) bool { return s.Region == o.site.Region && s.State == im.StateDead }) {
+	if !slices.ContainsFunc(states, func(s im.RegionState) bool { return s.Region == o.site.Region && s.State.Gone() }) {
 		return fmt.Errorf("region %s is not marked dead: there is nothing to return from", o.site.Region)
 	}
 	for _, service := range []string{ServiceIMServer, ServiceRouter, ServiceReplicator} {

@@ -51,6 +51,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	if err := p.sentence(ctx); err != nil {
 		return nil, err
 	}
+	p.learn(ctx)
 	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead)
 	if err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	}
 
 	cfg := p.site.IMServer
-	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.members().origins, p.site.Partitions
 	cfg.Databases = store.Databases()
 	s, err := imserver.New(cfg, imserver.Deps{
 		Log:       log,
@@ -92,6 +93,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	rpc.RegisterView(server, s)
 	p.push("rpc", server.Run)
 	p.push("imserver", s.Run)
+	p.followMembers(log, func(m *membership) error { return s.Follow(m.origins, m.live()) })
 	self := p.instance(server.Addr())
 	self.Serves = []string{wire.ServiceIM}
 	_, err = p.list(ctx, self)
@@ -129,6 +131,7 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 	if err := p.sentence(ctx); err != nil {
 		return nil, err
 	}
+	p.learn(ctx)
 	log, err := p.log(ctx, im.FamilyRoute)
 	if err != nil {
 		return nil, err
@@ -138,7 +141,7 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 		return nil, err
 	}
 	cfg := p.site.Router
-	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Origins, p.site.Partitions
+	cfg.Region, cfg.Origin, cfg.Origins, cfg.Partitions = p.site.Region, p.site.Origin, p.members().live(), p.site.Partitions
 	var snapshots router.Snapshots
 	if p.site.RouteSnapshot != "" {
 		snapshots = snapshotFile{p.site.RouteSnapshot}
@@ -169,6 +172,7 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 		return server.Run(ctx)
 	})
 	p.push("router", r.Run)
+	p.followMembers(log, func(m *membership) error { return r.Follow(m.live()) })
 	_, err = p.list(ctx, p.instance(server.Addr()))
 	return r, err
 }
@@ -228,21 +232,18 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	if err := p.sentence(ctx); err != nil {
 		return nil, err
 	}
+	p.learn(ctx)
 	log, err := p.log(ctx, im.FamilyMsg, im.FamilyRead, im.FamilyRoute)
 	if err != nil {
 		return nil, err
 	}
 	cfg := p.site.Replicator
 	cfg.Region, cfg.Origin, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Partitions
-	for _, r := range p.site.Regions {
-		if o, ok := p.site.newest(r); ok && r != p.site.Region { // former epochs are sealed: nothing comes of them any more
-			cfg.Peers = append(cfg.Peers, replicator.Peer{Region: r, Origin: o})
-		}
-	}
+	cfg.Peers = peersOf(p.members(), p.site.Region)
 	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
-		addr, ok := p.site.Peers[peer]
+		addr, ok := p.members().addrs[peer]
 		if !ok {
-			return rpc.LinkTarget{}, fmt.Errorf("no address of region %s is configured", peer)
+			return rpc.LinkTarget{}, fmt.Errorf("no address of region %s is configured, or told by discovery", peer)
 		}
 		return rpc.LinkTarget{Addr: addr, TLS: p.identity.Client(ServiceReplicator, peer)}, nil
 	})
@@ -257,18 +258,28 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	if err != nil {
 		return nil, err
 	}
-	server, err := p.serve(p.site.Regions...)
+	server, err := p.serveAll()
 	if err != nil {
 		return nil, err
 	}
 	rpc.RegisterReplicator(server, r, rpc.ReplicatorAccess{Region: p.site.Region, Identify: certs.Identify})
 	p.push("rpc", server.Run)
 	p.push("replicator", p.confess(r.Run))
+	p.followMembers(log, func(m *membership) error { return r.Follow(peersOf(m, p.site.Region)) })
 	if err := p.join(ctx, r, views); err != nil {
 		return nil, err
 	}
 	_, err = p.list(ctx, p.instance(server.Addr()))
 	return r, err
+}
+
+// peersOf are those that links are kept open to. Former epochs are sealed: nothing comes of them any more.
+func peersOf(m *membership, own im.Region) []replicator.Peer {
+	var peers []replicator.Peer
+	for _, o := range m.linked(own) {
+		peers = append(peers, replicator.Peer{Region: o.Region(), Origin: o})
+	}
+	return peers
 }
 
 // packing gives the log's readers the type that the replicator knows.
@@ -305,6 +316,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	if err := p.sentence(ctx); err != nil {
 		return nil, err
 	}
+	p.learn(ctx)
 	tokens, err := auth.NewVerifier(p.site.Tokens)
 	if err != nil {
 		return nil, &ConfigError{err}
@@ -397,8 +409,9 @@ func IPConf(ctx context.Context, site Site, env Env, b Binding) (Service, *ipcon
 }
 
 func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
+	p.learn(ctx)
 	cfg := p.site.IPConf
-	cfg.Region, cfg.Regions, cfg.Listen = p.site.Region, p.site.Regions, p.binding.Public
+	cfg.Region, cfg.Regions, cfg.Listen = p.site.Region, p.members().regions(), p.binding.Public
 	states := newRegionStates()
 	p.push("region states", func(ctx context.Context) error {
 		err := p.env.Discovery.WatchRegionStates(ctx, states.set)
@@ -407,10 +420,6 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 		}
 		return err
 	})
-	peers := map[im.Region]rpc.Conns{}
-	for _, r := range p.site.Regions {
-		peers[r] = p.conns(ServiceIPConf, r)
-	}
 	places, err := p.geo()
 	if err != nil {
 		return nil, err
@@ -419,14 +428,14 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 		Geo:       places,
 		Discovery: p.env.Discovery,
 		Gateways:  rpc.NewGatewayLoads(p.conns(ServiceGateway, p.site.Region)),
-		Peers:     rpc.NewIPConfPeers(func(r im.Region) rpc.Conns { return peers[r] }),
+		Peers:     rpc.NewIPConfPeers(func(r im.Region) rpc.Conns { return p.conns(ServiceIPConf, r) }),
 		States:    states,
 		Logger:    p.tel.Log, Meter: p.tel.Meter,
 	})
 	if err != nil {
 		return nil, err
 	}
-	server, err := p.serve(p.site.Regions...)
+	server, err := p.serveAll()
 	if err != nil {
 		return nil, err
 	}
@@ -434,6 +443,7 @@ func (p *process) ipconf(ctx context.Context) (*ipconf.IPConf, error) {
 	p.tel.Handle("GET "+ExplainPath, s.Explain())
 	p.push("rpc", server.Run)
 	p.push("ipconf", s.Run)
+	p.followMembers(nil, func(m *membership) error { return s.Follow(m.regions()) })
 	self := p.instance(server.Addr())
 	self.URL = cmp.Or(p.site.PublicURL, "http://"+s.Addr())
 	_, err = p.list(ctx, self)

@@ -78,6 +78,7 @@ func (s *Site) databases() postgres.Config {
 type Discovery interface {
 	registry.Registry
 	registry.States
+	registry.Members
 }
 
 // Env is what a service process brings along: production and dev differ here, and nowhere else.

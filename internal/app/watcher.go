@@ -178,7 +178,7 @@ func (w *watcher) refresh(ctx context.Context) {
 	open := map[linkName]console.Link{}
 	behind := map[linkName]int64{}     // by the sender, who knows the end of its log also when the receiver does not
 	closed := map[linkName]time.Time{} // since when
-	for _, r := range d.regions {
+	for _, r := range d.all() {
 		name := r.site.Region
 		unit, why := r.state()
 		region := console.Region{
@@ -229,7 +229,7 @@ func (w *watcher) refresh(ctx context.Context) {
 			}
 		}
 	}
-	for name, dl := range d.links {
+	for name, dl := range d.wires() {
 		l, ok := open[name]
 		if !ok {
 			l = w.unreceived(name, behind[name], time.Now())

@@ -176,7 +176,9 @@ func (t *Table) at(p im.Partition) (*shard, int, bool) {
 func (t *Table) Expect(p im.Partition, local int64) {
 	if s, o, ok := t.at(p); ok {
 		s.mu.Lock()
-		s.logs[o].expect = local
+		if !s.logs[o].gone {
+			s.logs[o].expect = local
+		}
 		s.mu.Unlock()
 	}
 }
@@ -189,6 +191,9 @@ func (t *Table) Jump(p im.Partition, local int64) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.logs[o].gone {
+		return
+	}
 	s.logs[o].tail.Jump(local)
 	s.logs[o].mark = Mark{}
 	s.forget(func(r row) bool { return s.origin(r) == o })

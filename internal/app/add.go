@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// learn adds to what the configuration names what discovery says of regions. One that was removed is none any more.
+func (o *Operator) learn() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	said, err := o.env.Discovery.Members(ctx)
+	if err != nil {
+		return fmt.Errorf("what regions there are is not known: %w", err)
+	}
+	states, err := o.env.Discovery.RegionStates(ctx)
+	if err != nil {
+		return fmt.Errorf("the states of regions are not known: %w", err)
+	}
+	m := o.site.members(said, states)
+	o.site.Origins, o.site.Peers = m.origins, m.addrs
+	o.site.Regions = slices.DeleteFunc(m.regions(), func(r im.Region) bool { return m.removed[r] && r != o.site.Region })
+	return nil
+}
+
+// Add makes a region known to all others, which follow it from then on: they make topics for its log, link to it, and apply
+// what comes. It returns when they do, or when ctx ends; then they do so later.
+func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) error {
+	m.Stamp = im.StampAt(time.Now())
+	if err := m.Check(); err != nil {
+		return err
+	}
+	states, err := o.states(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(o.site.Regions, m.Region) || states[m.Region].State.Gone() {
+		return fmt.Errorf("region %s is known already: one that was lost or removed comes back by antipode region return", m.Region)
+	}
+	for _, origin := range o.site.Origins {
+		if newest, _ := o.site.newest(origin.Region()); newest != origin || states[origin.Region()].State.Gone() {
+			return fmt.Errorf("the log of %s is sealed, and no link brings it to a new region: the timelines of %s would lack it. Nothing was changed", origin, m.Region)
+		}
+	}
+	if err := o.env.Discovery.SetMember(ctx, m); err != nil {
+		return fmt.Errorf("region %s is not added: %w", m.Region, err)
+	}
+	origin := m.Origins[len(m.Origins)-1]
+	wait := waiting{progress: progress, why: fmt.Sprintf("region %s is added, and not all others follow it yet", m.Region)}
+	return wait.until(ctx, func(ctx context.Context) (string, error) {
+		for _, r := range o.others(m.Region, states) {
+			if _, err := o.holds(ctx, r, origin); err != nil {
+				return "", err
+			}
+		}
+		return "", nil
+	})
+}
+
+// Remove takes a region out for good that is drained or was lost. The log of a drained one is sealed first, as that of a lost
+// one is: its services stop by that. The others end their links to it, drop its routes and keep its copies.
+func (o *Operator) Remove(ctx context.Context, r im.Region, progress func(string)) error {
+	states, err := o.states(ctx)
+	if err != nil {
+		return err
+	}
+	switch state := states[r].State; state {
+	case im.StateRemoved:
+		return nil
+	case im.StateDrained:
+		settled, err := o.Lose(ctx, LoseOrder{Region: r, Reachable: true, Progress: progress})
+		if err != nil {
+			return err
+		}
+		for _, s := range settled {
+			progress(DescribeSettled(s))
+		}
+		if states, err = o.states(ctx); err != nil {
+			return err
+		}
+	case im.StateDead:
+	case "":
+		return fmt.Errorf("region %s is not drained: nothing was said of it; drain it first, or declare it lost", r)
+	default:
+		return fmt.Errorf("region %s is %s: drain it first, or declare it lost", r, state)
+	}
+	state := im.RegionState{Region: r, State: im.StateRemoved, Stamp: max(im.StampAt(time.Now()), states[r].Stamp)}
+	return o.env.Discovery.SetRegionState(ctx, state)
+}

@@ -1,0 +1,107 @@
+package dev
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/demo"
+	"github.com/antipode-im/antipode/ipconf"
+)
+
+// TestFourthRegion: a fourth region is added to three whose users write all the time, by one order. Nothing of the three is
+// started again; the fourth takes clients once it has what they have, and then all four hold the same. Then it is drained
+// and removed: the three go on, as if it had never been, with what its users wrote.
+func TestFourthRegion(t *testing.T) {
+	d := startWith(t, app.DevConfig{
+		Regions: []string{"eu", "us", "ap"}, Configure: func(c *config.Config) { c.IPConf.DrainOver = time.Second },
+	})
+	before := d.Running()
+	traffic, err := demo.StartTraffic(t.Context(), demo.TrafficConfig{
+		Name: "add", Pairs: 1, Group: true, Every: 20 * time.Millisecond, Log: func(s string) { t.Log(s) },
+	}, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(traffic.Close)
+	begun := time.Now()
+	await(t, "everybody writes to everybody", func() bool { ok, _ := traffic.Flows(begun, nil, nil); return ok })
+
+	if err := d.AddRegion(minute(t), "sa"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "sa has caught up, and all ipconfs name it", func() bool {
+		return stateOf(t, d, "sa") == im.StateActive && handsOut(t, d, "eu", "sa") && handsOut(t, d, "us", "sa") && handsOut(t, d, "ap", "sa")
+	})
+	chat := im.Direct("cid", "ann")
+	cid, ann := connect(t, d, "cid", "sa"), connect(t, d, "ann", "eu")
+	if ack := cid.send(t, chat, "from the new region"); ack.Origin != "sa" {
+		t.Errorf("sa takes messages as %q", ack.Origin)
+	}
+	ann.next(t, "from the new region")
+	ann.send(t, chat, "to the new region")
+	cid.next(t, "to the new region")
+	since := time.Now()
+	await(t, "everybody goes on", func() bool { ok, _ := traffic.Flows(since, nil, nil); return ok })
+
+	h, err := traffic.Settle(t.Context(), time.Minute, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range checker.Check(h) {
+		t.Error(v)
+	}
+	if len(h.Digests) != 4 {
+		t.Errorf("%d regions were compared", len(h.Digests))
+	}
+	for name, was := range before {
+		if d.Running()[name] != was {
+			t.Errorf("%s was started again", name)
+		}
+	}
+
+	operator, err := d.Operator("eu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := func(line string) { t.Log(line) }
+	if err := operator.Remove(minute(t), "sa", log); err == nil || !strings.Contains(err.Error(), "drain it first") {
+		t.Fatalf("a region that takes clients is removed: %v", err)
+	}
+	if err := operator.Drain(minute(t), "sa", log); err != nil {
+		t.Fatal(err)
+	}
+	if err := operator.Remove(minute(t), "sa", log); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []im.Region{"eu", "us", "ap"} {
+		await(t, string(r)+" does not ask for the log of sa any more", func() bool {
+			linked, err := d.Linked(r)
+			return err == nil && len(linked) == 2 && !slices.Contains(linked, "sa")
+		})
+	}
+	cid.send(t, chat, "from elsewhere")
+	ann.next(t, "from elsewhere")
+	left := d.Without("sa")
+	await(t, "the three hold the same", func() bool {
+		digests, err := left.Digests(t.Context())
+		return err == nil && len(digests) == 3 && len(checker.Check(&checker.History{Digests: digests})) == 0
+	})
+	for name, was := range before {
+		if d.Running()[name] != was {
+			t.Errorf("%s was started again", name)
+		}
+	}
+}
+
+// handsOut tells whether an ipconf lets clients into a region.
+func handsOut(t *testing.T, d *app.Dev, asked, region im.Region) bool {
+	t.Helper()
+	e, ok := explained(t, d, asked)
+	return ok && slices.ContainsFunc(e.Ranked, func(r ipconf.Reason) bool { return r.Region == region })
+}
