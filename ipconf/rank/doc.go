@@ -28,4 +28,7 @@
 // what it may take while it comes back, free the part of its capacity that is not taken. A client that it does not take is
 // displaced to one of the others with a probability in proportion to spare conns · share · ramp · proximity². So is one
 // whose nearest region is closed: a dead, draining or full region's clients spread by room and nearness.
+//
+// A list names a few gateways of the first region, some of each other, drawn in the order in which clients are displaced, and
+// then the rest of the first: who goes down its list because a region died spreads as well.
 package rank

@@ -59,6 +59,10 @@ func (t *Table) rtt(c *Client, i int) time.Duration {
 	return t.settings.FarRTT
 }
 
+// lead is how many gateways of the first region come before those of the others, and the rest of it after them. Clients go
+// through a list from its top, and a host that does not answer costs a timeout: when so many fail, it is the region.
+const lead = 5
+
 // wanted is added to the proximity of the wanted region, which is then above all others.
 const wanted = 10
 
@@ -117,17 +121,19 @@ func (t *Table) Draw(dst []Place, c *Client, seed uint64) []Place {
 		first, why = t.displace(open[:n], nearest, &d), Displaced
 	}
 	open[0], open[first] = open[first], open[0]
-	for i := 2; i < n; i++ { // the others by how good they are; there are few
-		for j := i; j > 1 && open[j].value() > open[j-1].value(); j-- {
-			open[j], open[j-1] = open[j-1], open[j]
-		}
+	for i := 1; i < n-1; i++ { // the others as who is displaced goes there: this is what happens if the first region dies
+		next := i + t.displace(open[i:n], -1, &d)
+		open[i], open[next] = open[next], open[i]
 	}
 	begin := len(dst)
 	dst = t.last(dst, c, open[:n], luck)
 	limit := max(perRegion, t.settings.Limit-perRegion*(n-1))
-	for i := range n {
-		dst = t.draw(dst, begin, &open[i], limit, why, c.Canary, &d)
-		limit, why = perRegion, Other
+	dst = t.draw(dst, begin, &open[0], min(limit, lead), why, c.Canary, &d)
+	for i := 1; i < n; i++ {
+		dst = t.draw(dst, begin, &open[i], perRegion, Other, c.Canary, &d)
+	}
+	if r := &t.regions[open[0].Region]; limit > lead && len(r.stable.members)+len(r.canary.members) > lead {
+		dst = t.draw(dst, begin, &open[0], limit-lead, why, c.Canary, &d)
 	}
 	return dst
 }
@@ -170,8 +176,6 @@ func (t *Table) Order(c *Client) uint64 {
 	}
 	return uint64(d)
 }
-
-func (s *Standing) value() float64 { return s.Proximity * s.Open }
 
 // displace chooses among the regions but one (-1: none) by their spare conns and proximity.
 func (t *Table) displace(open []Standing, but int, d *dice) int {

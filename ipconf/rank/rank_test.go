@@ -83,6 +83,37 @@ func TestEveryAnswer(t *testing.T) {
 	})
 }
 
+// A list is walked from its top. If the first region is dead, a few failures lead to the others, which come in an order drawn
+// by room and nearness: the clients of a dead region, told so or not, do not all go next door.
+func TestOtherRegionsFollowSoonAndSpread(t *testing.T) {
+	var gateways []Gateway
+	for r := range 3 {
+		for i := range 40 {
+			gateways = append(gateways, Gateway{ID: fmt.Sprintf("%02d", i), Region: r, Conns: 500, Capacity: 1000, Served: -1})
+		}
+	}
+	table := Build(gateways, []Region{{Name: "a", Share: 1}, {Name: "b", Share: 1}, {Name: "c", Share: 1}}, Settings{})
+	c := Nobody()
+	c.RTT[0], c.RTT[1], c.RTT[2] = 10, 50, 80 // proximities of b and c: 1/2, 1/2.6
+	const times = 10_000
+	next := [3]int{}
+	for seed := range uint64(times) {
+		places := table.Draw(nil, &c, seed)
+		of := func(i int) int { return gateways[places[i].Gateway].Region }
+		if len(places) != 32 || of(0) != 0 || of(lead-1) != 0 || of(31) != 0 {
+			t.Fatalf("%d places, of region %d first", len(places), of(0))
+		}
+		if of(lead+perRegion-1) != of(lead) || of(lead+perRegion) == of(lead) {
+			t.Fatalf("the %d places after the first %d are of several regions: %v", perRegion, lead, places)
+		}
+		next[of(lead)]++
+	}
+	near, far := 0.5*0.5, 1/2.6/2.6
+	if got, want := float64(next[1])/times, near/(near+far); next[0] > 0 || math.Abs(got-want) > 0.02 {
+		t.Errorf("the nearer region comes next for %.3f of the clients, want %.3f: %v", got, want, next)
+	}
+}
+
 // One moment's newcomers: an empty gateway among n that are three quarters full gets what its room is worth, no more.
 func TestNoStampede(t *testing.T) {
 	for _, n := range []int{2, 3, 5, 10, 30} {

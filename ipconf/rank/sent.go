@@ -19,6 +19,25 @@ const (
 	arrival = time.Second
 )
 
+const (
+	// believed is how many reports about a silent gateway are needed, beside a fifth of those sent there.
+	believed     = 3
+	believedPart = 0.2
+	// Ban is how long a silent gateway that clients complain of is left out before it is tried again.
+	Ban = 30 * time.Second
+	// MaxErrors bounds what clients' reports can do to a gateway that answers: they may be forged.
+	MaxErrors = 0.5
+	// fewSent is counted beside those sent, so that one report about a quiet gateway says little.
+	fewSent = 20
+)
+
+// Believed tells whether clients are believed that they could not use a gateway that is silent, of so many reports while so
+// many were sent there.
+func Believed(failed, sent float64) bool { return failed >= believed && failed >= believedPart*sent }
+
+// Errors is the error rate that reports make of a gateway that answers.
+func Errors(failed, sent float64) float64 { return min(MaxErrors, failed/(failed+sent+fewSent)) }
+
 // Add notes that a newcomer was sent.
 func (s *Sent) Add(now time.Time) {
 	second := uint64(now.Unix()) & 0xffffffff

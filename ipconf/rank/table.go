@@ -38,6 +38,17 @@ type Region struct {
 	Why   string  // what makes them less than 1
 }
 
+// returnFloor is the part that a region takes that is back this moment.
+const returnFloor = 0.1
+
+// Ramp is the part of its clients that a region takes so long after it came back, if it takes over to take all.
+func Ramp(since, over time.Duration) float64 {
+	if since >= over {
+		return 1
+	}
+	return returnFloor + (1-returnFloor)*max(0, float64(since))/float64(over)
+}
+
 // Settings are the constants of the formula. The zero value takes the defaults in brackets.
 type Settings struct {
 	HalfLife  time.Duration // after which a load is half trusted [10 s]
