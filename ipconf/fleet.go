@@ -28,7 +28,7 @@ type region struct {
 	ordered  []*gateway          // by id
 	asOf     time.Time           // when the catalogue last said anything; zero: never
 	held     bool                // its last word would drop more than half, and waits for a second look
-	usable   bool                // some gateway was usable when a view was last made
+	usable   bool                // some gateway was usable when a view was last made, and heard since there was none
 	seen     bool                // some gateway ever was
 	backAt   time.Time           // since when it is usable again; zero: it always was
 }
@@ -53,18 +53,7 @@ type window struct {
 	n        int
 }
 
-const (
-	windowSize = 5 // measurements: ten seconds of polls
-	// believed is how many reports about a silent gateway are needed, beside a fifth of those sent there.
-	believed     = 3
-	believedPart = 0.2
-	// banTime is how long a silent gateway that clients complain of is left out before it is tried again.
-	banTime = 30 * time.Second
-	// maxErrors bounds what clients' reports can do to a gateway that answers: they may be forged.
-	maxErrors = 0.5
-	// fewSent is counted beside those sent, so that one report about a quiet gateway says little.
-	fewSent = 20
-)
+const windowSize = 5 // measurements: ten seconds of polls
 
 func (w *window) add(cpu, net float64) {
 	w.cpu[w.n%windowSize], w.net[w.n%windowSize] = cpu, net
@@ -198,8 +187,8 @@ func (f *fleet) report(g *gateway, now time.Time) {
 	}
 	failed, _ := g.failed.Count(now)
 	sent, _ := g.sent.Count(now)
-	if failed >= believed && failed >= believedPart*sent {
-		g.banned = now.Add(banTime)
+	if rank.Believed(failed, sent) {
+		g.banned = now.Add(rank.Ban)
 	}
 }
 
@@ -236,7 +225,7 @@ func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight
 	var gateways []*gateway
 	for i, name := range names {
 		r := f.regions[name]
-		deaf, usable := true, false
+		deaf, usable, heard := true, false, false
 		for _, g := range r.ordered {
 			deaf = deaf && f.unhealthy(g, now)
 		}
@@ -249,7 +238,7 @@ func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight
 			c.CPU, c.Net = g.window.mean()
 			c.Recent, c.InFlight = g.sent.Count(now)
 			if failed, _ := g.failed.Count(now); failed > 0 {
-				c.Errors = min(maxErrors, failed/(failed+c.Recent+fewSent))
+				c.Errors = rank.Errors(failed, c.Recent)
 			}
 			c.Version, c.Canary = weigh(g.load.Version)
 			if !g.measured.IsZero() {
@@ -259,16 +248,17 @@ func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight
 				c.Served = now.Sub(g.served)
 			}
 			usable = usable || !c.Dead && !c.Draining
+			heard = heard || !c.Dead && !c.Draining && !f.unhealthy(g, now)
 			list = append(list, c)
 			gateways = append(gateways, g)
 		}
-		switch {
-		case usable && !r.usable && r.seen:
+		// Once it had none, a region is back when one is heard. Those that are only tried again since their ban is over get the
+		// floor of the ramp: the region may be as dead as before.
+		if usable && r.seen && !r.usable {
 			r.backAt = now
-		case usable:
-			r.seen = true
 		}
-		r.usable = usable
+		r.usable = usable && (r.usable || heard || !r.seen)
+		r.seen = r.seen || usable
 	}
 	return list, gateways
 }

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/ipconf/rank"
 )
 
 func named(ids ...string) []im.Instance {
@@ -107,7 +108,7 @@ func TestReports(t *testing.T) {
 	for range 1000 {
 		f.report(a, now)
 	}
-	if errors, dead := look(); dead || errors != maxErrors {
+	if errors, dead := look(); dead || errors != rank.MaxErrors {
 		t.Fatalf("a gateway that answers is complained of: errors %v, dead %v", errors, dead)
 	}
 	now = now.Add(4 * time.Second)
@@ -131,9 +132,55 @@ func TestReports(t *testing.T) {
 	if _, dead := look(); !dead {
 		t.Fatal("three reports about a gateway of a silent region were not believed")
 	}
-	now = now.Add(banTime)
+	now = now.Add(rank.Ban)
 	if _, dead := look(); dead {
 		t.Fatal("it is never tried again")
+	}
+}
+
+// A region whose gateways clients could not reach is back when it is heard, not when its gateways are tried again.
+func TestARegionIsBackWhenItIsHeard(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	eu := []im.Region{"eu"}
+	f := newFleet(eu, 5*time.Second, 3*time.Second)
+	f.catalogue("eu", named("a", "b"), false, now)
+	heard(f, now, "a", "b")
+	look := func() (usable int) {
+		list, _ := f.candidates(eu, anyVersion, now)
+		for _, g := range list {
+			if !g.Dead {
+				usable++
+			}
+		}
+		return usable
+	}
+	if look(); !f.back("eu").IsZero() {
+		t.Fatal("a region that was never without gateways is back")
+	}
+	now = now.Add(6 * time.Second)
+	for _, id := range []string{"a", "b"} {
+		for range 3 {
+			f.report(f.regions["eu"].gateways[id], now)
+		}
+	}
+	if look() != 0 {
+		t.Fatal("gateways of a silent region that clients could not reach are handed out")
+	}
+	for range 20 { // their ban is over, and on
+		now = now.Add(rank.Ban / 10)
+		if look() > 0 && f.back("eu") != now {
+			t.Fatalf("a region of which nothing is heard takes more clients from %v on", f.back("eu"))
+		}
+	}
+	now = now.Add(rank.Ban)
+	heard(f, now, "a")
+	if look() != 1 || f.back("eu") != now {
+		t.Fatalf("a region that is heard again is back since %v, want %v", f.back("eu"), now)
+	}
+	back := now
+	now = now.Add(4 * time.Second)
+	if look(); f.back("eu") != back {
+		t.Fatal("a region that is back is back again")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/ipconf/rank"
 )
 
 // States tells what operators made of a region: its state, "" for one that nothing was said of (active), and when it was
@@ -13,10 +14,7 @@ type States interface {
 	State(r im.Region) im.RegionState
 }
 
-const (
-	drainSteps  = 10  // in which a draining region's share goes down
-	returnFloor = 0.1 // of a region that is back this moment
-)
+const drainSteps = 10 // in which a draining region's share goes down
 
 // share is the part of its clients that a region lets in: all while it is active, a part that steps down over drainOver
 // while it drains, none in any other state. A region that became active, or has gateways again, takes returnOver to take
@@ -34,7 +32,7 @@ func share(s im.RegionState, back time.Time, drainOver, returnOver time.Duration
 		if since >= returnOver {
 			return 1, 1, ""
 		}
-		return 1, returnFloor + (1-returnFloor)*float64(since)/float64(returnOver), "coming back"
+		return 1, rank.Ramp(since, returnOver), "coming back"
 	case im.StateDraining:
 		step := 1 + math.Floor(drainSteps*float64(since)/float64(drainOver))
 		return max(0, 1-step/drainSteps), 1, "draining"
