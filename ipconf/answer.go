@@ -221,11 +221,18 @@ func appendString(b []byte, s string) []byte {
 // last list then too.
 const staleIfError = 24 * time.Hour
 
+// homeHeader is where a trusted proxy, which has looked at who the user is, says where the user is at home: it is believed
+// before the client's own word. The last one counts, which is the proxy's own.
+const homeHeader = "Antipode-Home"
+
 func (s *IPConf) endpoints(w http.ResponseWriter, r *http.Request) {
 	s.allow(w, r)
 	v := s.current.Load()
 	q := parseQuery(r.URL.RawQuery)
 	q.itself = true
+	if home, ok := r.Header[homeHeader]; ok && contains(s.cfg.TrustedProxies, hostAddr(r.RemoteAddr)) {
+		q.home = home[len(home)-1]
+	}
 	ip := clientAddr(hostAddr(r.RemoteAddr), r.Header["X-Forwarded-For"], s.cfg.TrustedProxies)
 	now := time.Now()
 	if !s.admit(w, r, ip, now) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"testing"
@@ -87,40 +86,6 @@ func TestWhereAClientIs(t *testing.T) {
 		if c.forwarded == "198.51.100.2" && len(e.Gateways) != 2 {
 			t.Errorf("a forbidden region is named: %s", b)
 		}
-	}
-}
-
-func TestProxyProtocol(t *testing.T) {
-	cfg := quick()
-	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
-	cfg.ProxyProtocol = true
-	cfg.Location.Overrides = map[netip.Prefix]im.Region{netip.MustParsePrefix("2001:db8::/32"): "us"}
-	p := run(t, two(1), cfg, nil)
-	exchange := func(header string) string {
-		c, err := net.DialTimeout("tcp", p.Addr(), 5*time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
-		fmt.Fprintf(c, "%sGET /v1/endpoints HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", header)
-		b, _ := io.ReadAll(c) // a refused one is reset
-		return string(b)
-	}
-	first := ""
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && first != "us"; time.Sleep(5 * time.Millisecond) {
-		answer := exchange("PROXY TCP6 2001:db8::9 2001:db8::1 4711 443\r\n")
-		if _, body, ok := bytes.Cut([]byte(answer), []byte("\r\n\r\n")); ok {
-			if e, err := wire.DecodeEndpoints(body); err == nil && len(e.Gateways) > 0 {
-				first = string(e.Gateways[0].Region)
-			}
-		}
-	}
-	if first != "us" {
-		t.Errorf("the proxy's word about the address is not taken: %q", first)
-	}
-	if answer := exchange(""); bytes.Contains([]byte(answer), []byte("200 OK")) {
-		t.Errorf("a connection without the header is served: %q", answer)
 	}
 }
 
