@@ -217,7 +217,8 @@ func (f *fleet) loads(name im.Region, now time.Time) (loads []im.Load, age time.
 }
 
 // candidates lists every gateway of the regions, in their order, as the ranking takes it. A region in which no gateway at all
-// was heard of lately has all of them back, but those that clients could not reach: then it may be we who do not hear.
+// was heard of lately has all of them back, but those that clients could not reach: then it may be we who do not hear. Not if
+// that is so of more than half of them: then they are dead, those as well that got too few clients to be complained of.
 func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight float64, canary bool), now time.Time) ([]rank.Gateway, []*gateway) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -226,9 +227,14 @@ func (f *fleet) candidates(names []im.Region, weigh func(version string) (weight
 	for i, name := range names {
 		r := f.regions[name]
 		deaf, usable, heard := true, false, false
+		banned := 0
 		for _, g := range r.ordered {
 			deaf = deaf && f.unhealthy(g, now)
+			if now.Before(g.banned) {
+				banned++
+			}
 		}
+		deaf = deaf && 2*banned <= len(r.ordered)
 		for _, g := range r.ordered {
 			c := rank.Gateway{
 				ID: g.instance.ID, Region: i, Conns: g.load.Conns, Capacity: g.load.Capacity, Age: -1, Served: -1,

@@ -184,6 +184,35 @@ func TestARegionIsBackWhenItIsHeard(t *testing.T) {
 	}
 }
 
+// In a silent region most of whose gateways clients could not reach, none is handed out.
+func TestASilentRegionThatClientsComplainOf(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	f := newFleet([]im.Region{"eu"}, 5*time.Second, 3*time.Second)
+	f.catalogue("eu", named("a", "b", "c", "d"), false, now)
+	heard(f, now, "a", "b", "c", "d")
+	now = now.Add(6 * time.Second)
+	usable := func() (ids string) {
+		list, _ := f.candidates([]im.Region{"eu"}, anyVersion, now)
+		for _, g := range list {
+			if !g.Dead {
+				ids += g.ID
+			}
+		}
+		return ids
+	}
+	for _, c := range []struct{ id, left string }{{"a", "bcd"}, {"b", "cd"}, {"c", ""}} {
+		for range 3 {
+			f.report(f.regions["eu"].gateways[c.id], now)
+		}
+		if got := usable(); got != c.left {
+			t.Fatalf("after complaints of %s %q are handed out, want %q", c.id, got, c.left)
+		}
+	}
+	if heard(f, now, "d"); usable() != "d" {
+		t.Fatalf("one is heard, %q are handed out", usable())
+	}
+}
+
 // Whatever single readings discovery gives, one look never removes more than half of a region.
 func TestOneLookNeverEmpties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
