@@ -36,7 +36,7 @@ type Config struct {
 	DrainOver    time.Duration // in which a draining region's share steps down to nothing [1 min]
 	ReturnOver   time.Duration // in which a region that is back takes up its share [1 min]
 	AddressRate  float64       // requests a second of one public address, of IPv6 one /64; ten seconds' worth may come at once [100]
-	GatewayRate  float64       // newcomers a second and gateway that all ipconfs together send at most [1,000]
+	GatewayRate  float64       // newcomers a second and gateway that all ipconfs together send at most [2,000]
 	Reserve      float64       // the part of all capacity below which some newcomers are told to wait [0.05]
 	Signing      *Signing      // of the catalogue; nil: none is served
 	CatalogueTTL time.Duration // how long a signed catalogue is good; it is signed anew at half of it [7 days]
@@ -115,7 +115,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.MaxAnswer = 32
 	}
 	if c.GatewayRate <= 0 {
-		c.GatewayRate = 1000
+		c.GatewayRate = 2000
 	}
 	if c.AddressRate <= 0 {
 		c.AddressRate = 100

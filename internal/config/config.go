@@ -356,7 +356,7 @@ func Defaults() *Config {
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,
-			AddressRate: 100, GatewayRate: 1000, Reserve: 0.05, Geo: Geo{Every: 10 * time.Second},
+			AddressRate: 100, GatewayRate: 2000, Reserve: 0.05, Geo: Geo{Every: 10 * time.Second},
 			Policy: Policy{
 				HeartbeatMin: 5 * time.Second, HeartbeatMax: 4 * time.Minute, ConnectTimeout: 5 * time.Second,
 				RaceWidth: 3, RaceStagger: 200 * time.Millisecond,

@@ -12,7 +12,7 @@ import (
 // WriteSVG draws the arrivals per gateway and second, the imbalance, and how many are connected again.
 func (r *Result) WriteSVG(w io.Writer) error {
 	n := len(r.Seconds)
-	if r.Settled > 0 {
+	if r.Config.Return < 0 && r.Settled > 0 {
 		n = min(n, int(r.Settled/time.Second)+3)
 	}
 	xs := make([]float64, n)
@@ -38,7 +38,7 @@ func (r *Result) WriteSVG(w io.Writer) error {
 		return v
 	}
 	arrivals := plot.Chart{
-		Title: "Arrivals at a gateway in a second", XLabel: "seconds since the region died", YLabel: "logins/s", XMax: end, YMax: most * 1.1,
+		Title: "Arrivals at a surviving gateway in a second", XLabel: "seconds since the region died", YLabel: "logins/s", XMax: end, YMax: most * 1.1,
 		Bands: []plot.Band{{
 			Name: "5 % to 95 % of the gateways", Color: "#b6d7ff", X: xs,
 			Low: column(func(s Second) float64 { return float64(s.Low) }), High: column(func(s Second) float64 { return float64(s.High) }),
@@ -46,13 +46,14 @@ func (r *Result) WriteSVG(w io.Writer) error {
 		Lines: []plot.Line{
 			{Name: "median", Color: "#0969da", X: xs, Y: column(func(s Second) float64 { return float64(s.Median) })},
 			{Name: "most", Color: "#cf222e", X: xs, Y: column(func(s Second) float64 { return float64(s.Max) })},
+			{Name: "most, in the region that died", Color: "#1a7f37", X: xs, Y: column(func(s Second) float64 { return float64(s.Returned) })},
 		},
 	}
 	flat := func(v float64) []float64 { return column(func(Second) float64 { return v }) }
 	imbalance := plot.Chart{
-		Title: "Imbalance: most that a gateway got, by its fair share of its region's arrivals", XLabel: "seconds", YLabel: "× fair share", XMax: end, YMax: worst,
+		Title: "Imbalance: most that a gateway got, by its fair share of its region's newcomers", XLabel: "seconds", YLabel: "× fair share", XMax: end, YMax: worst,
 		Lines: []plot.Line{
-			{Name: "in each second (with 100 arrivals a gateway or more)", Color: "#8250df", X: xs, Y: column(func(s Second) float64 { return unknown(s.Imbalance) })},
+			{Name: "in each second (with 400 newcomers a gateway or more)", Color: "#8250df", X: xs, Y: column(func(s Second) float64 { return unknown(s.Imbalance) })},
 			{Name: "bound: 1.2", Color: "#cf222e", Dashed: true, X: xs, Y: flat(1.2)},
 		},
 	}
@@ -60,13 +61,14 @@ func (r *Result) WriteSVG(w io.Writer) error {
 		Title: "Connected again, and told to wait", XLabel: "seconds", YLabel: "part of the clients", XMax: end, YMax: 1,
 		Lines: []plot.Line{
 			{Name: "connected", Color: "#1a7f37", X: xs, Y: column(func(s Second) float64 { return s.Connected })},
+			{Name: "in the region that died", Color: "#0969da", X: xs, Y: column(func(s Second) float64 { return s.Home })},
 			{Name: "told to wait, in this second", Color: "#bf8700", X: xs, Y: column(func(s Second) float64 { return float64(s.Waits) / float64(r.Config.Clients) })},
 		},
 	}
 	for _, m := range []struct {
 		at   time.Duration
 		text string
-	}{{r.Settled95, "95 %"}, {r.Settled, "99.9 %"}} {
+	}{{r.Settled95, "95 %"}, {r.Settled, "99.5 %"}} {
 		if m.at > 0 {
 			connected.Marks = append(connected.Marks, plot.Mark{X: m.at.Seconds(), Text: fmt.Sprintf("%s after %v s", m.text, m.at.Seconds())})
 		}
