@@ -376,7 +376,9 @@ func known(t *testing.T, create maker) {
 			t.Fatal(err)
 		}
 		for i := range logs.Entries[p] {
-			tail.Take(&logs.Entries[p][i])
+			if _, err := tail.Take(&logs.Entries[p][i]); err != nil {
+				t.Fatal(err)
+			}
 		}
 		part := tail.Cut()
 		view.Number(part.Records, model.Last)

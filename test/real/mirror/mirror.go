@@ -80,7 +80,7 @@ func (r Region) follow(ctx context.Context, table *routes.Table, p im.Partition,
 		return err
 	}
 	if end := bounds[p].End; at.Local != end {
-		return fmt.Errorf("Redis holds %v up to %d, the log ends at %d", p, at.Local, end)
+		return fmt.Errorf("in Redis %v stands at %d, the log ends at %d", p, at.Local, end)
 	}
 	for local := bounds[p].Start; local < at.Local; {
 		batch, err := r.Log.Read(ctx, p, local, 1<<20)
