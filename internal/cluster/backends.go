@@ -19,7 +19,7 @@ func kafkaOf(p *Plan, r *RegionPlan, m MemberPlan) *backend.Kafka {
 	_, controller := hostPort(m.RPC)
 	c := backend.KafkaConfig{
 		Name: m.Name, Dir: m.Dir, Host: host, Port: port, ControllerPort: controller, Node: m.Number,
-		Cluster: "antipode-" + string(r.Name), Heap: p.File.Kafka.Heap,
+		Cluster: "antipode-" + string(r.Name), Heap: p.File.Kafka.Heap, Quick: p.File.Kafka.Quick,
 	}
 	for _, peer := range r.Of(backendKafka) {
 		host, port := hostPort(peer.RPC)

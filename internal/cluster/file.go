@@ -28,9 +28,10 @@ type File struct {
 
 // Kafka is how each region's Kafka runs.
 type Kafka struct {
-	Brokers    int `yaml:"brokers"`    // 1, or 3 for a quorum
-	Heap       int `yaml:"heap"`       // of each broker, MB
-	Partitions int `yaml:"partitions"` // of every topic; cannot change while there is data
+	Brokers    int  `yaml:"brokers"`    // 1, or 3 for a quorum
+	Heap       int  `yaml:"heap"`       // of each broker, MB
+	Partitions int  `yaml:"partitions"` // of every topic; cannot change while there is data
+	Quick      bool `yaml:"quick"`      // compile quickly rather than well: brokers start with half the work, and serve less
 }
 
 // Postgres is how each region's timelines are kept: partition p lives in database p mod Databases.

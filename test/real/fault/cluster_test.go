@@ -92,7 +92,7 @@ func (w *world) twoRegions() cluster.File {
 	f := cluster.DefaultFile()
 	f.Data, f.Listen, f.Traces = w.env.Dir(fmt.Sprintf("cluster-%d", w.runs)), w.env.Host(0)+":7400", ""
 	f.LinkDelay = 20 * time.Millisecond
-	f.Kafka.Heap = 192
+	f.Kafka.Heap, f.Kafka.Quick = 192, true
 	f.Postgres.Databases = 2
 	f.Services = cluster.Services{IPConf: 1, Gateway: 2, Router: 2, IMServer: 2, Replicator: 1}
 	f.Set = map[string]string{"timelines.connect_timeout": "2s", "timelines.statement_timeout": "2s"} // they are to fire

@@ -105,7 +105,7 @@ func TestDemo(t *testing.T) {
 	c := shared.healthy(t)
 	began := time.Now()
 	h, err := demo.Run(t.Context(), demo.Config{
-		PerPair: 400, Users: 3, Group: 60, Length: 12 * time.Second, Settle: settleLimit, Gateway: "gateway-1",
+		PerPair: 200, Users: 3, Group: 60, Length: 6 * time.Second, Settle: settleLimit, Gateway: "gateway-1",
 		Log: func(line string) { t.Log(line) },
 	}, c, c, c)
 	if err != nil {
@@ -119,7 +119,7 @@ func TestDemo(t *testing.T) {
 	for _, v := range violations {
 		t.Error(v)
 	}
-	if s := checker.Summarize(h); s.ReceivedOnce != s.Sent || s.Sent < 400 || s.Digests != 2 {
+	if s := checker.Summarize(h); s.ReceivedOnce != s.Sent || s.Sent < 200 || s.Digests != 2 {
 		t.Errorf("%+v", s)
 	}
 }

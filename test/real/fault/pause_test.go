@@ -3,6 +3,7 @@
 package fault
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -20,7 +21,7 @@ import (
 // have.
 func TestPause(t *testing.T) {
 	for _, c := range []struct {
-		member string
+		members string // those that nothing connects hang at once
 		// during is held to while it hangs, with what goes on elsewhere.
 		during func(f *fault)
 	}{
@@ -37,18 +38,13 @@ func TestPause(t *testing.T) {
 			f.accepts(time.Now(), 20*time.Second)
 			f.flows(time.Now(), 20*time.Second, nil, []im.Region{us})
 		}},
-		{"eu/redis", func(f *fault) {
+		{"eu/redis and eu/consul", func(f *fault) {
 			f.reads("eu/router-1", "redis", f.address("eu/redis"))
-			f.flows(time.Now(), 20*time.Second, nil, nil)
-			f.unnoticed()
-		}},
-		{"eu/consul", func(f *fault) {
 			f.reads("eu/imserver-1", "consul", f.address("eu/consul"))
 			f.flows(time.Now(), 20*time.Second, nil, nil)
 			f.unnoticed()
 		}},
-		{"eu/imserver-1", func(f *fault) { f.flows(f.broke, 20*time.Second, nil, nil) }},
-		{"eu/router-1", func(f *fault) { f.flows(f.broke, 20*time.Second, nil, nil) }},
+		{"eu/imserver-1 and us/router-1", func(f *fault) { f.flows(f.broke, 20*time.Second, nil, nil) }},
 		{"eu/gateway-1", func(f *fault) { f.accepts(time.Now(), 10*time.Second, us) }},
 		{"eu/replicator-1", func(f *fault) {
 			f.logs("us/replicator-1", "eu is silent for ") // replicator.link_timeout
@@ -57,13 +53,18 @@ func TestPause(t *testing.T) {
 		}},
 		{"eu", func(f *fault) { f.flows(time.Now(), 10*time.Second, []im.Region{us}, []im.Region{us}) }},
 	} {
-		t.Run(c.member, func(t *testing.T) {
-			f := begin(t, "pause of "+c.member)
+		t.Run(c.members, func(t *testing.T) {
+			f := begin(t, "pause of "+c.members)
 			f.mark()
-			f.breaks(f.Pause, c.member)
+			var resumes []func(context.Context) error
+			f.broke = time.Now()
+			for member := range strings.SplitSeq(c.members, " and ") {
+				f.do(f.Pause, member)
+				resumes = append(resumes, f.resumes(member))
+			}
 			f.lasts(4 * time.Second)
 			c.during(f)
-			f.heals(f.resumes(c.member))
+			f.heals(resumes...)
 			f.ends()
 		})
 	}

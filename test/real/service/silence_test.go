@@ -161,9 +161,8 @@ func TestConsulSilent(t *testing.T) {
 		gone func() error
 		back func() error
 	}{
-		{"dies", agent.Kill, func() error { return agent.Start(t.Context()) }},
 		{"hangs", agent.Pause, agent.Resume},
-		{"loses its memory", func() error {
+		{"dies, and loses its memory", func() error {
 			if err := agent.Kill(); err != nil {
 				return err
 			}

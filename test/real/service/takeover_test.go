@@ -46,7 +46,7 @@ func TestTakeOver(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			all := fleet(t, kind, 3, over)
 			t.Logf("%v of %d partitions", share(t, all...), partitions)
-			for n := range 4 {
+			for n := range 2 {
 				victim := all[n%len(all)]
 				others := without(all, victim)
 				began := time.Now()

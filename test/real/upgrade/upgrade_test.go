@@ -97,7 +97,7 @@ func start(t *testing.T, env *testenv.Env, released, present string) *mixed {
 	f := cluster.DefaultFile()
 	f.Data, f.Listen, f.Traces = env.Dir("cluster"), env.Host(0)+":7400", ""
 	f.LinkDelay = 20 * time.Millisecond
-	f.Kafka.Heap = 192
+	f.Kafka.Heap, f.Kafka.Quick = 192, true
 	f.Services = cluster.Services{IPConf: 1, Gateway: 2, Router: 2, IMServer: 2, Replicator: 1}
 	f.Regions = []cluster.Region{{Name: "eu", Host: env.Host(1)}, {Name: "us", Host: env.Host(2)}}
 	c, err := app.NewCluster(app.ClusterConfig{File: f, Binary: present, Progress: func(line string) {
