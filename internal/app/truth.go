@@ -22,29 +22,25 @@ type truthRegion struct {
 	routes    func(context.Context) (map[string]string, error) // of a router's view
 }
 
-// Logged reads every origin's own message log from its start. Of an origin that was lost, and of the former epochs of one
-// that came back, it reads what the copies of the first region hold up to the seal.
+// Logged reads every origin's message log from its start, and every other region's copy of it. Of an origin that was lost,
+// and of the former epochs of one that came back, there are copies up to the seal.
 func (t truth) Logged(ctx context.Context) ([]checker.Logged, error) {
 	var all []checker.Logged
-	own := map[im.Origin]bool{}
 	for _, r := range t {
-		own[r.site.Origin] = true
-	}
-	for i, r := range t {
 		log, err := kafka.Open(ctx, r.site.Kafka, kafka.Deps{})
 		if err != nil {
 			return nil, err
 		}
-		partitions := r.site.ownMessages()
 		for _, o := range r.site.Origins {
-			if i == 0 && !own[o] {
-				partitions = append(partitions, r.site.messages(o)...)
-			}
-		}
-		for _, p := range partitions {
-			if all, err = logged(ctx, log, p, all); err != nil {
-				log.Close()
-				return nil, err
+			for _, p := range r.site.messages(o) {
+				first := len(all)
+				if all, err = logged(ctx, log, p, all); err != nil {
+					log.Close()
+					return nil, err
+				}
+				for i := first; i < len(all); i++ {
+					all[i].In = r.site.Region
+				}
 			}
 		}
 		log.Close()

@@ -29,11 +29,18 @@ type Sighting struct {
 	Place im.Place
 }
 
-// Logged is a record of a conversation as it stands in its origin's log.
+// Logged is a record of a conversation as it stands in its origin's log, or in a copy of it.
 type Logged struct {
 	Origin im.Origin
 	ID     im.ID
 	Stamp  im.Stamp
+	In     im.Region // whose Kafka it was read from; empty: the origin's
+}
+
+// Page is one answer to a pull.
+type Page struct {
+	Asked, Returned im.Cursor
+	Records         []Sighting // what it held, repeats included
 }
 
 // Timeline is what one region holds of one conversation.
@@ -42,6 +49,7 @@ type Timeline struct {
 	Conversation im.Conversation
 	Records      []Sighting // every record that takes a seq, repeats included, in any order
 	Shown        []Sighting // the visible messages in the order they are displayed
+	Pages        []Page     // by which it was pulled from the beginning
 	Unfinished   bool       // a pull with the final cursor still returned something (I7)
 }
 
@@ -115,16 +123,31 @@ func Check(h *History) []Violation {
 	return r.violations
 }
 
-// acked: I1, an acked record is in its origin's log, and every region shows it.
+// home tells whether it was read where its origin writes.
+func (l *Logged) home() bool { return l.In == "" || l.In == l.Origin.Region() }
+
+// acked: I1, an acked record is in its origin's log, one that was acked as global in another region's copy too, and every
+// region shows it.
 func (r *report) acked(h *History) {
 	type key struct {
 		id     im.ID
 		origin im.Origin
 		stamp  im.Stamp
 	}
-	logged := make(map[key]bool, len(h.Logs))
+	logged, copied := make(map[key]bool, len(h.Logs)), map[key]bool{}
+	own, copies := map[im.Origin]bool{}, false // whose own logs were read, and whether anybody's copies were
 	for _, l := range h.Logs {
-		logged[key{l.ID, l.Origin, l.Stamp}] = true
+		own[l.Origin] = own[l.Origin] || l.home()
+		copies = copies || !l.home()
+	}
+	for _, l := range h.Logs {
+		k := key{l.ID, l.Origin, l.Stamp}
+		if !l.home() {
+			copied[k] = true
+		}
+		if l.home() || !own[l.Origin] { // of an origin that is lost there are copies only
+			logged[k] = true
+		}
 	}
 	shown := map[im.Region]map[im.ID]bool{}
 	for _, t := range h.Timelines {
@@ -141,6 +164,9 @@ func (r *report) acked(h *History) {
 		}
 		if len(h.Logs) > 0 && !logged[key{s.ID, s.Ack.Origin, s.Ack.Stamp}] {
 			r.add("I1", "%s was acked by %s at %v but is not in its log", name(s.ID), s.Ack.Origin, s.Ack.Stamp)
+		}
+		if copies && s.Ack.Global && !copied[key{s.ID, s.Ack.Origin, s.Ack.Stamp}] {
+			r.add("I1", "%s was acked as global by %s at %v but no other region's copy has it", name(s.ID), s.Ack.Origin, s.Ack.Stamp)
 		}
 		for region, ids := range shown {
 			if !ids[s.ID] {
@@ -313,9 +339,22 @@ func (r *report) once(h *History) {
 	}
 }
 
-// pulled: I7, pulling until empty is the end.
+// pulled: I7, a cursor only grows, pulling with one returns nothing that it covers, and pulling until empty is the end.
 func (r *report) pulled(h *History) {
 	for _, t := range h.Timelines {
+		for _, p := range t.Pages {
+			if !p.Returned.CoversAll(p.Asked) {
+				r.add("I7", "region %s was asked for %s from the cursor %v and returned %v, which is behind it", t.Region, t.Conversation, p.Asked, p.Returned)
+			}
+			for _, s := range p.Records {
+				if p.Asked.Covers(s.Place.Origin, s.Place.Seq) {
+					r.add("I7", "region %s returned %s at %s, which the cursor %v covers", t.Region, name(s.ID), s.Place, p.Asked)
+				}
+				if !p.Returned.Covers(s.Place.Origin, s.Place.Seq) {
+					r.add("I7", "region %s returned %s at %s with the cursor %v, which does not cover it", t.Region, name(s.ID), s.Place, p.Returned)
+				}
+			}
+		}
 		if t.Unfinished {
 			r.add("I7", "region %s returned records of %s for the cursor that covers them all", t.Region, t.Conversation)
 		}

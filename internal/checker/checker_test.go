@@ -31,11 +31,18 @@ func good() *checker.History {
 	shown := []checker.Sighting{records[0], records[1]}
 	h := &checker.History{
 		Submits: []checker.Submit{
-			{ID: id(1), Conn: "a", Acked: true, Ack: im.Ack{ID: id(1), Stamp: 10, Origin: "eu"}},
+			{ID: id(1), Conn: "a", Acked: true, Ack: im.Ack{ID: id(1), Stamp: 10, Origin: "eu", Global: true}},
 			{ID: id(2), Conn: "a", Seen: 10, Acked: true, Ack: im.Ack{ID: id(2), Stamp: 30, Origin: "us"}},
 			{ID: id(3), Conn: "a"},
 		},
-		Logs: []checker.Logged{{"eu", id(1), 10}, {"eu", id(2), 20}, {"us", id(2), 30}},
+		Logs: []checker.Logged{
+			{"eu", id(1), 10, "eu"},
+			{"eu", id(2), 20, "eu"},
+			{"us", id(2), 30, "us"},
+			{"eu", id(1), 10, "us"},
+			{"eu", id(2), 20, "us"},
+			{"us", id(2), 30, "eu"},
+		},
 		Receivers: []checker.Receiver{
 			{Name: "bob", Conversation: conversation, Emitted: []im.ID{id(1), id(2)}, Shown: slices.Clone(shown)},
 		},
@@ -44,6 +51,10 @@ func good() *checker.History {
 	for _, region := range []im.Region{"eu", "us"} {
 		h.Timelines = append(h.Timelines, checker.Timeline{
 			Region: region, Conversation: conversation, Records: slices.Clone(records), Shown: slices.Clone(shown),
+			Pages: []checker.Page{
+				{Asked: im.Cursor{}, Returned: im.Cursor{"eu": 1}, Records: slices.Clone(records[:1])},
+				{Asked: im.Cursor{"eu": 1}, Returned: im.Cursor{"eu": 2, "us": 1}, Records: slices.Clone(records[1:])},
+			},
 		})
 		h.Digests[region] = map[string]string{"timelines": "a", "routes": "b"}
 	}
@@ -61,6 +72,15 @@ func TestGoodHistoryHasNoViolation(t *testing.T) {
 	}
 }
 
+// What a lost origin acked is looked for in the copies that are left.
+func TestOnlyCopiesAreLeft(t *testing.T) {
+	h := good()
+	h.Logs = slices.DeleteFunc(h.Logs, func(l checker.Logged) bool { return l.In == "eu" })
+	if v := checker.Check(h); len(v) > 0 {
+		t.Fatal(v)
+	}
+}
+
 // TestEachFaultIsNamed breaks the good history in one way at a time.
 func TestEachFaultIsNamed(t *testing.T) {
 	for _, c := range []struct {
@@ -68,6 +88,10 @@ func TestEachFaultIsNamed(t *testing.T) {
 		breakIt         func(*checker.History)
 	}{
 		{"acked record missing from its log", "I1", func(h *checker.History) { h.Logs = h.Logs[1:] }},
+		{"acked as global, in no copy", "I1", func(h *checker.History) { h.Logs = slices.Delete(h.Logs, 3, 4) }},
+		{"acked by an origin that is lost, in no copy", "I1", func(h *checker.History) {
+			h.Logs = slices.DeleteFunc(h.Logs, func(l checker.Logged) bool { return l.In == "eu" || l.ID == id(2) && l.Origin == "us" })
+		}},
 		{"acked message shown nowhere in a region", "I1", func(h *checker.History) {
 			h.Timelines[1].Shown = h.Timelines[1].Shown[1:]
 		}},
@@ -91,6 +115,9 @@ func TestEachFaultIsNamed(t *testing.T) {
 			h.Receivers[0].Emitted = append(h.Receivers[0].Emitted, id(1))
 		}},
 		{"shown, never emitted", "I6", func(h *checker.History) { h.Receivers[0].Emitted = h.Receivers[0].Emitted[:1] }},
+		{"a cursor shrinks", "I7", func(h *checker.History) { h.Timelines[1].Pages[1].Returned = im.Cursor{"us": 1} }},
+		{"a pull returns what is covered", "I7", func(h *checker.History) { h.Timelines[1].Pages[1].Asked = im.Cursor{"eu": 2} }},
+		{"a cursor does not cover its page", "I7", func(h *checker.History) { h.Timelines[1].Pages[1].Returned = im.Cursor{"eu": 2} }},
 		{"pull never ends", "I7", func(h *checker.History) { h.Timelines[0].Unfinished = true }},
 		{"a view is behind its log", "I8", func(h *checker.History) {
 			h.Behind = []checker.Behind{{"us", im.Partition{Topic: "msg.eu.direct", Number: 1}, 3, 4}}

@@ -36,6 +36,7 @@ func (p *crowd) pull(ctx context.Context, r im.Region, c *chat) (checker.Timelin
 		if err != nil {
 			return t, err
 		}
+		first := len(t.Records)
 		for _, rec := range page.Records {
 			id, err := wire.RecordID(rec)
 			if err != nil {
@@ -57,6 +58,15 @@ func (p *crowd) pull(ctx context.Context, r im.Region, c *chat) (checker.Timelin
 				Place: im.Place{Stamp: im.Stamp(rep.Stamp), Origin: im.Origin(rep.Origin), Seq: rep.Seq},
 			})
 		}
+		asked, err := im.ParseCursor(cursor)
+		if err != nil {
+			return t, err
+		}
+		returned, err := im.ParseCursor(page.Cursor)
+		if err != nil {
+			return t, err
+		}
+		t.Pages = append(t.Pages, checker.Page{Asked: asked, Returned: returned, Records: t.Records[first:]})
 		if !page.More && page.Cursor == cursor {
 			t.Unfinished = len(page.Records)+len(page.Repeats) > 0
 			break
@@ -73,33 +83,38 @@ type refusal struct{ text string }
 func (r *refusal) Error() string { return r.text }
 
 func pullPage(ctx context.Context, base, token string, q *wire.PullRequest) (*wire.PullResponse, error) {
+	page := new(wire.PullResponse)
+	return page, call(ctx, base, token, wire.MethodPull, q, page)
+}
+
+// call asks a gateway over HTTP.
+func call(ctx context.Context, base, token, method string, q, a proto.Message) error {
 	body, err := proto.Marshal(q)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/pull", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/"+method, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
 		if resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests {
-			return nil, &refusal{fmt.Sprintf("%s answers %s: %.200s", base, resp.Status, answer)}
+			return &refusal{fmt.Sprintf("%s answers %s: %.200s", base, resp.Status, answer)}
 		}
-		return nil, fmt.Errorf("%s answers %s: %.200s", base, resp.Status, answer)
+		return fmt.Errorf("%s answers %s: %.200s", base, resp.Status, answer)
 	}
-	page := new(wire.PullResponse)
-	return page, proto.Unmarshal(answer, page)
+	return proto.Unmarshal(answer, a)
 }
 
 // gatewayOf asks an ipconf for a gateway of a region.

@@ -13,6 +13,7 @@ import (
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // TrafficConfig says who writes to whom, and how often.
@@ -20,6 +21,8 @@ type TrafficConfig struct {
 	Name  string        // begins the uids, so that one cluster can carry several traffics after each other
 	Pairs int           // pairs of users within each region, and between every two regions
 	Group bool          // one conversation of users of all regions besides
+	Super bool          // and one in the lane of super groups
+	Churn bool          // somebody comes into the group and is removed again, all the time
 	Every time.Duration // between one answer and a user's next message
 	Ack   im.AckLevel   // that they ask for; im.AckRegion if empty
 	Log   func(string)  // what is going on; may be nil
@@ -37,6 +40,7 @@ type Traffic struct {
 	stop    chan struct{}
 	stopped sync.Once
 	writers sync.WaitGroup
+	group   *chat // nil without one
 }
 
 // StartTraffic connects everybody and lets them write until Settle or Close.
@@ -58,6 +62,9 @@ func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Tra
 		for _, u := range c.members {
 			t.writers.Go(func() { t.chatter(c, u) })
 		}
+	}
+	if t.cfg.Churn && t.group != nil {
+		t.writers.Go(func() { t.churn(im.UID(t.cfg.Name + "-guest")) })
 	}
 	return t, nil
 }
@@ -81,25 +88,84 @@ func (t *Traffic) gather(ctx context.Context) error {
 			}
 		}
 	}
-	var uids []im.UID
-	if t.cfg.Group {
+	direct := len(chats)
+	crowd := func(name string) (uids []im.UID) {
 		for _, r := range regions {
-			uids = append(uids, im.UID(fmt.Sprintf("%s-group-%s", t.cfg.Name, r)))
+			uids = append(uids, im.UID(fmt.Sprintf("%s-%s-%s", t.cfg.Name, name, r)))
 		}
 		seat(uids, regions...)
+		return uids
+	}
+	var group, super []im.UID
+	if t.cfg.Group {
+		group = crowd("group")
+	}
+	if t.cfg.Super {
+		super = crowd("super")
 	}
 	if err := t.seat(ctx, chats, seats, homes); err != nil {
 		return err
 	}
+	at := direct
 	if t.cfg.Group {
-		group := chats[len(chats)-1]
 		var err error
-		if group.conversation, err = group.members[0].client.CreateGroup(ctx, t.cfg.Name, uids); err != nil {
+		if chats[at].conversation, err = chats[at].members[0].client.CreateGroup(ctx, t.cfg.Name, group); err != nil {
 			return fmt.Errorf("create a group: %w", err)
+		}
+		t.group, at = chats[at], at+1
+	}
+	if t.cfg.Super {
+		var err error
+		if chats[at].conversation, err = t.createSuper(ctx, chats[at].members[0], super); err != nil {
+			return fmt.Errorf("create a super group: %w", err)
 		}
 	}
 	t.chats = chats
 	return nil
+}
+
+// createSuper creates a super group over HTTP: clients make ordinary ones only.
+func (t *Traffic) createSuper(ctx context.Context, by *user, members []im.UID) (im.Conversation, error) {
+	region, origin := by.client.Region()
+	base, err := gatewayOf(ctx, t.cluster.IPConf(region), region)
+	if err != nil {
+		return "", err
+	}
+	token, _, err := t.cluster.Token(by.uid)
+	if err != nil {
+		return "", err
+	}
+	id := im.NewUUID(time.Now())
+	group := im.Conversation("s:" + string(origin) + ":" + id.String())
+	create := &wire.Create{Title: t.cfg.Name}
+	for _, m := range members {
+		create.Members = append(create.Members, string(m))
+	}
+	return group, call(ctx, base, token, wire.MethodSubmit, &wire.SubmitRequest{
+		Conversation: string(group), ClientId: id.String(), Content: &wire.SubmitCreate{Create: create},
+	}, new(wire.SubmitResponse))
+}
+
+// churn has somebody added to the group and removed, who never connects: the group's records are not messages alone.
+func (t *Traffic) churn(guest im.UID) {
+	by, in := t.group.members[0].client, t.group.conversation
+	for n := 0; ; n++ {
+		change := by.AddMembers
+		if n%2 == 1 {
+			change = by.RemoveMembers
+		}
+		if _, err := change(t.ctx, in, guest); err != nil {
+			if t.ctx.Err() == nil {
+				t.log(fmt.Sprintf("change %d of the members of %s was refused: %v", n, in, err))
+			}
+			return
+		}
+		select {
+		case <-time.After(2 * t.cfg.Every):
+		case <-t.stop:
+			return
+		}
+	}
 }
 
 // seat connects the members of chats.

@@ -55,7 +55,7 @@ func beginIn(t *testing.T, c *app.Cluster, what string) *fault {
 			f.show()
 		}
 	})
-	f.traffic = f.more(demo.TrafficConfig{Pairs: 1, Group: true, Every: 250 * time.Millisecond})
+	f.traffic = f.more(demo.TrafficConfig{Pairs: 1, Group: true, Super: true, Churn: true, Every: 250 * time.Millisecond})
 	f.flows(time.Now(), 30*time.Second, nil, nil)
 	return f
 }
