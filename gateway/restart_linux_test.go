@@ -409,17 +409,10 @@ func restartUnderLoad(t testing.TB, clients int, pace time.Duration) *storm {
 	return s
 }
 
-func at(sorted []time.Duration, share float64) time.Duration {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[min(len(sorted)-1, int(share*float64(len(sorted))))]
-}
-
 // While clients send and are pushed to, nobody is cut, and nothing is lost or done twice.
 func TestHotRestartUnderLoad(t *testing.T) {
 	s := restartUnderLoad(t, 300, 40*time.Millisecond)
-	t.Logf("%d submits, %d pushes; the slowest submit of a client: median %v, p99 %v", s.sent.Load(), s.pushed.Load(), at(s.slowest, .5), at(s.slowest, .99))
+	t.Logf("%d submits, %d pushes; the slowest submit of a client: median %v, p99 %v", s.sent.Load(), s.pushed.Load(), share(s.slowest, .5), share(s.slowest, .99))
 }
 
 // BenchmarkHotRestart tells the pause: the slowest answer that each of 5,000 clients got, most of which met the restart,
@@ -427,9 +420,9 @@ func TestHotRestartUnderLoad(t *testing.T) {
 func BenchmarkHotRestart(b *testing.B) {
 	for b.Loop() {
 		s := restartUnderLoad(b, 5000, time.Second)
-		b.ReportMetric(float64(at(s.latency, .5).Microseconds())/1000, "ms-p50")
-		b.ReportMetric(float64(at(s.slowest, .5).Microseconds())/1000, "ms-pause-p50")
-		b.ReportMetric(float64(at(s.slowest, .99).Microseconds())/1000, "ms-pause-p99")
+		b.ReportMetric(float64(share(s.latency, .5).Microseconds())/1000, "ms-p50")
+		b.ReportMetric(float64(share(s.slowest, .5).Microseconds())/1000, "ms-pause-p50")
+		b.ReportMetric(float64(share(s.slowest, .99).Microseconds())/1000, "ms-pause-p99")
 		b.ReportMetric(float64(s.disconnects.Load()), "disconnects")
 		b.ReportMetric(float64(s.sent.Load()-s.replied.Load()), "lost")
 	}
