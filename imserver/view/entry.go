@@ -136,3 +136,13 @@ func readableTrace(t string) bool {
 	}
 	return true
 }
+
+// Derive looks once more at a record that was stored raw. It tells whether this build can show it, where the one that applied
+// it could not. One whose value did not decode stays as it is: it has no id.
+func (r *Record) Derive() bool {
+	if r.Shown || r.Opaque {
+		return false
+	}
+	r.Shown = r.Known() && decodes(r.Kind, r.Body)
+	return r.Shown
+}

@@ -27,6 +27,8 @@ const (
 	// migrateTimeout bounds what is done to one backend: brokers take seconds to make many topics, and a migration may
 	// rewrite a table.
 	migrateTimeout = 5 * time.Minute
+	// deriveTimeout bounds the look through all messages for what was stored raw.
+	deriveTimeout = time.Hour
 	// settleTimeout is how long a backend that answers may go on failing: a broker that has just made a topic does not know
 	// at once that it leads it.
 	settleTimeout = 20 * time.Second
@@ -65,6 +67,18 @@ func migrateAll(ctx context.Context, site *Site, until time.Time, log *slog.Logg
 			return err
 		}
 		progress(fmt.Sprintf("postgres at %s: the schema is this build's", at.address))
+		records := 0
+		err = at.persist(ctx, site, time.Now().Add(settleTimeout), deriveTimeout, log, func(ctx context.Context) error {
+			n, err := postgres.Derive(ctx, cfg)
+			records += n
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if records > 0 {
+			progress(fmt.Sprintf("postgres at %s: %d records that an older build had stored raw are derived: restart imservers that run, one by one", at.address, records))
+		}
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (w *writes) movedPositions() statement {
 }
 
 // packGeneration puts the checksum of a position's last record above its link generation, which takes 32 bits of the column's
-// 64 (docs/adr/014-a-position-names-its-last-record.md). A build that knows no checksums reads the lower half and writes 0 above
+// 64 (docs/adr/016-a-position-names-its-last-record.md). A build that knows no checksums reads the lower half and writes 0 above
 // it: not known.
 func packGeneration(p view.Position) int64 {
 	return int64(uint64(p.Checksum)<<32 | uint64(p.Generation))

@@ -50,6 +50,7 @@ func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
 			"behaves like the view":  func(t *testing.T, create maker) { behavesLikeView(t, count, create) },
 			"knows heads and groups": known,
 			"keeps how far was sent": plain(sent),
+			"derives what was raw":   func(t *testing.T, create maker) { derives(t, count, create) },
 		})
 	}
 	run(1, tests{
