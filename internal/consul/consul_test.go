@@ -609,8 +609,12 @@ func TestComplainsAgain(t *testing.T) {
 		err   error
 		tell  bool
 	}{
-		{0, errNoLeader, true}, {time.Second, errNoLeader, false}, {time.Second, refused, true}, {time.Second, refused, false},
-		{toldAgain, refused, true}, {time.Second, refused, false},
+		{0, errNoLeader, true},
+		{time.Second, errNoLeader, false},
+		{time.Second, refused, true},
+		{time.Second, refused, false},
+		{toldAgain, refused, true},
+		{time.Second, refused, false},
 	} {
 		at = at.Add(step.after)
 		if tell := s.fails("the watch of imserver", step.err, at); tell != step.tell {
