@@ -422,20 +422,15 @@ func (g *Gateway) newPoller() (poll.Poller, error) {
 	return poll.New((runtime.GOMAXPROCS(0) + 1) / 2)
 }
 
-// tick does what is due every so often: sessions whose resume window has passed, the load, allowances of users who left.
+// tick does once a second what costs the same however many sessions there are: the load, allowances of users who left.
 func (g *Gateway) tick() {
-	every := min(time.Second, max(g.cfg.ResumeWindow/4, 10*time.Millisecond))
-	t := time.NewTicker(every)
+	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
 		select {
 		case <-g.base.Done():
 			return
 		case now := <-t.C:
-			due := expired(now)
-			for _, s := range g.hub.all() {
-				g.endSession(s, errNoSession, due)
-			}
 			g.load.sample(now)
 			g.rates.sweep(now)
 			g.admission.sample(now)

@@ -156,6 +156,7 @@ func (g *Gateway) login(c *conn, uid im.UID, h *wire.Hello) (s *session, has uin
 		g.metrics.resumed("refused")
 	}
 	s = newSession(&g.cfg, g.random, uid, h, connNo)
+	g.windUp(s)
 	claim := s.claim()
 	g.hub.add(s)
 	g.metrics.sessions(1)
@@ -215,6 +216,24 @@ func (g *Gateway) claimFailed(s *session, login uint64, err error) {
 			g.claims.put(offline)
 		}
 	}
+}
+
+// windUp gives a session that nobody else knows yet its timing wheel.
+func (g *Gateway) windUp(s *session) {
+	s.clock, s.due = g.clocks[int(s.id[1])%len(g.clocks)], g.sessionDue // ids are random
+}
+
+// sessionDue ends a session whose resume window has passed.
+func (g *Gateway) sessionDue(s *session) {
+	if g.frozen.Load() { // it may be being moved
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.ended == "" && !s.deadline.IsZero() {
+			s.endBy(time.Now().Add(linger))
+		}
+		return
+	}
+	g.endSession(s, errNoSession, expired(time.Now()))
 }
 
 // endSession takes a session out for good, if match agrees: its socket is closed with the reason, its route released.

@@ -95,6 +95,7 @@ func (h *hub) end(s *session, why im.Code, match func(*session) bool) (c *conn, 
 	c, release = s.conn, s.claim()
 	release.Release, release.Offline = true, false
 	s.conn, s.unacked, s.bytes = nil, nil, 0
+	s.endBy(time.Time{})
 	s.mu.Unlock()
 
 	h.unmapConn(s.connNo) // no longer changes: the session has ended

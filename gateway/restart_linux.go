@@ -260,9 +260,10 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 		connNo: m.ConnNo, previous: m.Previous, login: m.Login, seen: m.Seen, missed: m.Missed,
 		number: m.Number, sentMax: m.SentMax, behind: m.Behind,
 	}
+	g.windUp(s)
 	now := time.Now()
 	if m.Left != 0 {
-		s.deadline = now.Add(m.Left)
+		s.endBy(now.Add(m.Left))
 	}
 	if m.Slow != 0 {
 		s.slowAt = now.Add(-m.Slow)

@@ -55,6 +55,17 @@ func handoffAt(t testing.TB) func(*Config) {
 	return func(c *Config) { c.Handoff = path }
 }
 
+// A session without a socket has as long in the next process as it had left.
+func TestHotRestartWithinWindow(t *testing.T) {
+	r := newRig(t, handoffAt(t), func(c *Config) { c.ResumeWindow = time.Second })
+	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	p.ws.NetConn().Close()
+	eventually(t, "the session has no socket", func() bool { return r.routers.last().Offline })
+	n := r.next(t)
+	r.ended()
+	eventually(t, "the window ends it", func() bool { return n.g.hub.size() == 0 && r.routers.last().Release })
+}
+
 // Whatever a conn is in the middle of goes on in the next process.
 func TestHotRestart(t *testing.T) {
 	both(t, func(t *testing.T, subprotocol string) {

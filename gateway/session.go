@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/antipode-im/antipode/gateway/wheel"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -16,7 +17,7 @@ import (
 // client acknowledged them, so a conn only remembers up to which number it was sent, and a resume is a conn that begins
 // at another number.
 //
-// Lock order: session.mu before conn.mu and hub.mu.
+// Lock order: session.mu before conn.mu and hub.mu, and before that of the wheel.
 type session struct {
 	id       sessionID
 	secret   resumeSecret
@@ -26,6 +27,8 @@ type session struct {
 
 	maxUnacked, maxBytes int
 	slow                 time.Duration
+	clock                *wheel.Wheel // nil in tests of the session alone
+	due                  func(*session)
 
 	mu       sync.Mutex
 	conn     *conn     // nil without a socket
@@ -34,6 +37,7 @@ type session struct {
 	previous uint64    // the conn before: pushes that were under way at a resume name it
 	login    uint64    // of the route; grows with every socket
 	deadline time.Time // without a socket: when the session ends
+	timer    wheel.Timer // set while there is a deadline
 	ended    im.Code   // why it was taken out of the hub, after which nothing reaches it; empty while it lives
 	seen     im.Stamp  // the highest stamp acked
 	missed   bool      // a login failed under way: routers may push to a conn that leads nowhere
@@ -245,8 +249,8 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	case s.login != login:
 		return errTakenFrom
 	}
-	s.conn, s.joining = c, false
-	s.deadline, s.slowAt = time.Time{}, time.Time{}
+	s.conn, s.joining, s.slowAt = c, false, time.Time{}
+	s.endBy(time.Time{})
 	s.ack(has)
 	if s.missed { // as if one more push had been made and dropped: the client pulls
 		s.number++
@@ -264,7 +268,8 @@ func (s *session) detach(c *conn, deadline time.Time) (offline im.Claim, ok bool
 	if s.ended != "" || s.conn != c {
 		return im.Claim{}, false
 	}
-	s.conn, s.deadline = nil, deadline
+	s.conn = nil
+	s.endBy(deadline)
 	return s.claim(), true
 }
 
@@ -282,9 +287,23 @@ func (s *session) takeOver(connNo, login, has uint64, deadline time.Time) (old *
 		return nil, 0, im.Claim{}, im.Errorf(im.CodeLoginTie, "the login number must be above %d, the last one of this session", s.login)
 	}
 	old, unmapped = s.conn, s.previous
-	s.conn, s.joining, s.deadline = nil, true, deadline
+	s.conn, s.joining = nil, true
+	s.endBy(deadline)
 	s.previous, s.connNo, s.login = s.connNo, connNo, login
 	return old, unmapped, s.claim(), nil
+}
+
+// endBy sets when the session ends without a socket; zero: not. The caller holds mu.
+func (s *session) endBy(deadline time.Time) {
+	had := !s.deadline.IsZero()
+	s.deadline = deadline
+	switch {
+	case s.clock == nil:
+	case !deadline.IsZero():
+		s.clock.Set(&s.timer, deadline, func(*wheel.Timer) { s.due(s) })
+	case had:
+		s.clock.Stop(&s.timer)
+	}
 }
 
 // giveUp takes back a login whose claim failed. What routers push to may be neither of the conns that the session still

@@ -3,10 +3,12 @@ package gateway
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/antipode-im/antipode/gateway/wheel"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -146,6 +148,52 @@ func TestSessionTooSlow(t *testing.T) {
 	}
 	step(1200, fits)
 	step(1201, dropped)
+}
+
+// The resume window ends a session once, when it has been without a socket for as long, and costs nothing until then.
+func TestSessionWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const window = time.Minute
+		clock := wheel.New(tick)
+		done := make(chan struct{})
+		go clock.Run(done)
+		defer close(done)
+		cfg := Config{MaxUnacked: 1, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
+		s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+		ends := 0
+		s.clock, s.due = clock, func(due *session) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if due != s || !expired(time.Now())(s) {
+				t.Errorf("session %p is due, or is not: %p", due, s)
+			}
+			ends++
+		}
+		after := func(d time.Duration, timers, want int) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if clock.Len() != timers || ends != want {
+				t.Fatalf("%d timers, ended %d times; want %d and %d", clock.Len(), ends, timers, want)
+			}
+		}
+		for login := uint64(1); login < 4; login++ {
+			c := &conn{flusher: newFlusher()}
+			if err := s.attach(c, login, 0); err != nil {
+				t.Fatal(err)
+			}
+			after(2*window, 0, 0) // with a socket
+			s.detach(c, time.Now().Add(window))
+			after(window-time.Second, 1, 0)
+			if _, _, _, err := s.takeOver(login+1, login+1, 0, time.Now().Add(window)); err != nil {
+				t.Fatal(err)
+			}
+			after(window-time.Second, 1, 0) // a login under way has its time, too
+		}
+		after(time.Second+2*tick, 0, 1)
+	})
 }
 
 func TestTakeOverRefuses(t *testing.T) {
