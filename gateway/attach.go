@@ -89,6 +89,8 @@ func (g *Gateway) pushTo(s *session, p *wire.PreparedPush, now time.Time, traced
 	switch s.push(p, now, traced) {
 	case dropped:
 		g.metrics.shed("behind")
+	case astray:
+		g.metrics.shed("astray")
 	case tooSlow:
 		g.metrics.shed("slow")
 		g.closeSocket(s, im.Errorf(im.CodeSlowConsumer, "pushes were not acknowledged for %v: reconnect and pull", g.cfg.SlowTimeout))

@@ -39,6 +39,7 @@ type Config struct {
 	IdleTimeout  time.Duration // without any frame: closed as idle
 	ResumeWindow time.Duration // how long a session waits without a socket
 	SlowTimeout  time.Duration // how long after the first dropped push a session may go on without acknowledging
+	MoveTimeout  time.Duration // how long another gateway may take to give up a session; what comes late is passed on for twice as long
 	DrainTimeout time.Duration // from the end of Run's context to its return
 
 	KeepAlive     time.Duration // silence after which the kernel probes a client; negative: never
@@ -97,6 +98,7 @@ func (c Config) Defaults() Config {
 	duration(&c.IdleTimeout, 60*time.Second)
 	duration(&c.ResumeWindow, 60*time.Second)
 	duration(&c.SlowTimeout, 10*time.Second)
+	duration(&c.MoveTimeout, time.Second)
 	duration(&c.DrainTimeout, 10*time.Second)
 	duration(&c.KeepAlive, 2*time.Minute)
 	duration(&c.UserTimeout, 30*time.Second)
@@ -163,6 +165,7 @@ func (c Config) Check() error {
 		{"idle_timeout", c.IdleTimeout},
 		{"resume_window", c.ResumeWindow},
 		{"slow_timeout", c.SlowTimeout},
+		{"move_timeout", c.MoveTimeout},
 		{"drain_timeout", c.DrainTimeout},
 		{"poll_hold", c.PollHold},
 	} {

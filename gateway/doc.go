@@ -22,6 +22,6 @@
 //
 // Limits. Everything that a client can make grow is bounded: conns, conns of an address, long polls, a frame, calls under way, calls
 // queued behind a key, unacknowledged pushes (in number and bytes), queued replies (in bytes), sessions without a socket
-// (by the resume window and by the number of conns). A gateway that stops takes its sessions with it: clients log in
-// elsewhere and pull.
+// (by the resume window and by the number of conns). A gateway that drains gives its sessions up to others (giveup.go); with one
+// that crashes they are lost: clients log in elsewhere and pull.
 package gateway

@@ -212,6 +212,7 @@ func decodeExample(t *testing.T, steps []step) []*wire.Frame {
 // What the example makes up.
 const (
 	exampleSession      = "5e55105e55105e55105e55105e55105e"
+	exampleAt           = "@eu/eu-1"
 	exampleKept         = 100 // unacknowledged pushes
 	exampleResumeSecret = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
 )
@@ -265,10 +266,10 @@ func writeExample(t *testing.T) {
 	hello := &wire.Hello{Token: signed, Device: "phone-7f3a", Platform: "ios", Login: 41, Agent: "example/1.0"}
 	again := proto.Clone(hello).(*wire.Hello)
 	again.Login = 42
-	again.Resume = &wire.Resume{Session: exampleSession, Secret: exampleResumeSecret, Push: 3}
+	again.Resume = &wire.Resume{Session: exampleSession + exampleAt, Secret: exampleResumeSecret, Push: 3}
 	defaults := Config{}.Defaults()
 	welcome := &wire.Welcome{
-		Uid: "ann", Session: exampleSession, ResumeSecret: exampleResumeSecret,
+		Uid: "ann", Session: exampleSession + exampleAt, ResumeSecret: exampleResumeSecret,
 		ResumeWindowMs: uint32(defaults.ResumeWindow.Milliseconds()), Region: "eu", Origin: "eu", Gateway: "eu-1",
 		ServerTimeMs: exampleTime.UnixMilli(), HeartbeatMs: uint32(defaults.Heartbeat.Milliseconds()),
 		MaxFrameBytes: uint32(defaults.MaxFrame), MaxTextBytes: uint32(defaults.MaxText),

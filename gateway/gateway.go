@@ -66,6 +66,8 @@ type Deps struct {
 	// NextEpoch takes a new gateway epoch, greater than every earlier one of this id, after the current one was fenced.
 	// Discovery must tell the new one when it returns.
 	NextEpoch func(ctx context.Context) (uint64, error)
+	// Neighbours gives up sessions whose clients resume here. It may be nil: then a session ends with its gateway.
+	Neighbours Neighbours
 	// Alternatives returns WebSocket URLs of other gateways, best first, for clients to move to. It may be nil.
 	Alternatives func() []string
 
@@ -116,6 +118,7 @@ type Gateway struct {
 	frozen      atomic.Bool  // sockets and sessions are being moved: nothing is due
 	callsUnder  atomic.Int64 // calls under way on conns
 	upgrading   atomic.Int64 // upgrades under way
+	departed    atomic.Int64 // sessions that were given up, while what comes for them is passed on
 
 	connTurn atomic.Uint64  // spreads conns over flushers and clocks
 	joining  atomic.Int64   // logins under way
@@ -331,19 +334,23 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return err
 }
 
-// drain moves clients to other gateways: half of the time is theirs to go, then they are closed.
+// drain moves clients to other gateways: half of the time is theirs to go, then they are closed. Their sessions can be taken
+// by other gateways nearly to the end, and what still comes for those that were is passed on.
 func (g *Gateway) drain(server *http.Server) {
 	began := time.Now()
 	part := func(tenths int) time.Time { return began.Add(g.cfg.DrainTimeout * time.Duration(tenths) / 10) }
 	g.Drain()
 	g.await(part(5), func() bool { return g.conns.size.Load() == 0 })
+	if left := g.conns.all(); len(left) > 0 {
+		for _, c := range left {
+			c.close(errDraining)
+		}
+		g.await(part(8), func() bool { return g.conns.size.Load() == 0 && int64(g.hub.size()) == g.departed.Load() })
+	}
 	for _, s := range g.hub.all() {
 		g.endSession(s, errDraining, nil)
 	}
-	for _, c := range g.conns.all() {
-		c.close(errDraining)
-	}
-	g.await(part(8), func() bool { return g.conns.size.Load() == 0 })
+	g.await(part(9), func() bool { return g.departed.Load() == 0 })
 	ctx, cancel := context.WithDeadline(context.Background(), part(10))
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {

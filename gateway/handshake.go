@@ -90,7 +90,7 @@ func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
 		return nil, err
 	}
 	welcome := &wire.Welcome{
-		Uid: string(s.uid), Session: s.id.String(), ResumeSecret: s.secret.String(),
+		Uid: string(s.uid), Session: g.at(s), ResumeSecret: s.secret.String(),
 		ResumeWindowMs: uint32(g.cfg.ResumeWindow.Milliseconds()), Resumed: resumed,
 		Region: string(g.cfg.Region), Origin: string(g.cfg.Origin), Gateway: g.cfg.Gateway.ID,
 		ServerTimeMs: g.now().UnixMilli(), HeartbeatMs: uint32(g.cfg.Heartbeat.Milliseconds()),
@@ -141,14 +141,20 @@ func checkHello(h *wire.Hello) error {
 func (g *Gateway) login(c *conn, uid im.UID, h *wire.Hello) (s *session, has uint64, resumed bool, err error) {
 	connNo := g.connNo.Add(1)
 	if h.Resume != nil {
+		how, settle := "resumed", func() {}
 		s, claim, err := g.takeOver(connNo, uid, h)
+		if errors.Is(err, errNoSession) {
+			how = "taken"
+			s, claim, settle, err = g.take(connNo, uid, h)
+		}
 		switch {
 		case err == nil:
 			if err := g.claimNow(claim); err != nil {
 				g.claimFailed(s, h.Login, err)
 				return nil, 0, false, err
 			}
-			g.metrics.resumed("resumed")
+			settle()
+			g.metrics.resumed(how)
 			return s, h.Resume.Push, true, nil
 		case !errors.Is(err, errNoSession):
 			return nil, 0, false, err
@@ -175,7 +181,7 @@ func (g *Gateway) takeOver(connNo uint64, uid im.UID, h *wire.Hello) (*session, 
 		return nil, im.Claim{}, errNoSession
 	}
 	// The secret is compared before anything else is, so that the answer tells nothing about a session to others.
-	if !s.knows(h.Resume.Secret) || s.uid != uid || string(s.device) != h.Device || string(s.platform) != h.Platform {
+	if !s.is(h.Resume.Secret, uid, im.DeviceID(h.Device), im.Platform(h.Platform)) {
 		return nil, im.Claim{}, errNoSession
 	}
 	g.hub.mapConn(connNo, s) // pushes find the session under the new number from the claim on, and under the old one
@@ -228,9 +234,12 @@ func (g *Gateway) sessionDue(s *session) {
 	if g.frozen.Load() { // it may be being moved
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.ended == "" && !s.deadline.IsZero() {
+		if !s.deadline.IsZero() {
 			s.endBy(time.Now().Add(linger))
 		}
+		return
+	}
+	if g.forget(s) {
 		return
 	}
 	g.endSession(s, errNoSession, expired(time.Now()))
@@ -260,7 +269,7 @@ func (g *Gateway) detach(c *conn, s *session) {
 	if !ok {
 		return
 	}
-	if g.draining.Load() || g.hub.size() > 2*g.cfg.MaxConns {
+	if g.hub.size() > 2*g.cfg.MaxConns {
 		g.endSession(s, errDraining, func(s *session) bool { return s.conn == nil })
 		return
 	}

@@ -98,19 +98,24 @@ func (h *hub) end(s *session, why im.Code, match func(*session) bool) (c *conn, 
 	s.endBy(time.Time{})
 	s.mu.Unlock()
 
-	h.unmapConn(s.connNo) // no longer changes: the session has ended
+	h.remove(s)
+	return c, release, true
+}
+
+// remove makes a session that has ended unreachable.
+func (h *hub) remove(s *session) {
+	h.unmapConn(s.connNo) // no longer changes
 	h.unmapConn(s.previous)
 	shard := h.id(s.id)
 	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	if shard.sessions[s.id] == s {
 		delete(shard.sessions, s.id)
 		h.count.Add(-1)
 	}
-	shard.mu.Unlock()
-	return c, release, true
 }
 
-// all lists the sessions.
+// all lists the sessions, those included that were given up and whose pushes are passed on.
 func (h *hub) all() []*session {
 	list := make([]*session, 0, h.count.Load())
 	for i := range h.ids {

@@ -57,15 +57,15 @@ func (i *interests) announce(c im.Claim) {
 	}
 }
 
-// join adds a session to groups, and claims those that are new here.
-func (i *interests) join(s *session, groups []im.UID, epoch uint64) {
+// join adds a session to groups, and claims those that are new here. False: the session has ended.
+func (i *interests) join(s *session, groups []im.UID, epoch uint64) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	s.mu.Lock()
 	ended := s.ended != ""
 	s.mu.Unlock()
 	if ended {
-		return
+		return false
 	}
 	for _, name := range groups {
 		g := i.groups[name]
@@ -76,7 +76,7 @@ func (i *interests) join(s *session, groups []im.UID, epoch uint64) {
 		}
 		if len(i.of[s]) >= maxInterests {
 			i.shed("groups")
-			return
+			return true
 		}
 		if g == nil {
 			g = &interest{group: name, conn: i.number(), sessions: map[*session]struct{}{}}
@@ -86,6 +86,7 @@ func (i *interests) join(s *session, groups []im.UID, epoch uint64) {
 		g.sessions[s] = struct{}{}
 		i.of[s] = append(i.of[s], g)
 	}
+	return true
 }
 
 // leave takes a session out of groups, and releases those that nobody here is in any more.
@@ -132,6 +133,17 @@ func (i *interests) each(conn uint64, fn func(*session)) {
 	}
 }
 
+// hold calls fn with the groups of a session, which joins no other meanwhile.
+func (i *interests) hold(s *session, fn func(groups []im.UID)) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	groups := make([]im.UID, 0, len(i.of[s]))
+	for _, g := range i.of[s] {
+		groups = append(groups, g.group)
+	}
+	fn(groups)
+}
+
 // claims lists the route of every group.
 func (i *interests) claims(epoch uint64) []im.Claim {
 	i.mu.RLock()
@@ -150,7 +162,9 @@ func (g *Gateway) interested(s *session, r *im.CallResult) {
 	}
 	epoch := g.epochNow()
 	g.interests.leave(s, r.Leave, epoch)
-	g.interests.join(s, r.Join, epoch)
+	if !g.interests.join(s, r.Join, epoch) {
+		s.passOnGroups(r)
+	}
 }
 
 func (g *Gateway) epochNow() uint64 {

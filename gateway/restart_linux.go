@@ -16,7 +16,6 @@ import (
 	"github.com/antipode-im/antipode/gateway/poll"
 	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/wire"
 )
 
 // The messages of a hot restart. Fields may be added: gob leaves unknown ones out.
@@ -56,6 +55,7 @@ type (
 		Number   uint64
 		SentMax  uint64
 		Behind   uint64
+		Resends  int
 		Slow     time.Duration // for how long it has been; 0: it is not
 		Pushes   []movedPush
 		Groups   []movedGroup
@@ -258,7 +258,7 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 		id: m.ID, secret: m.Secret, uid: m.UID, device: m.Device, platform: m.Platform,
 		maxUnacked: g.cfg.MaxUnacked, maxBytes: g.cfg.MaxUnackedBytes, slow: g.cfg.SlowTimeout,
 		connNo: m.ConnNo, previous: m.Previous, login: m.Login, seen: m.Seen, missed: m.Missed,
-		number: m.Number, sentMax: m.SentMax, behind: m.Behind,
+		number: m.Number, sentMax: m.SentMax, behind: m.Behind, resends: m.Resends,
 	}
 	g.windUp(s)
 	now := time.Now()
@@ -269,9 +269,7 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 		s.slowAt = now.Add(-m.Slow)
 	}
 	for _, p := range m.Pushes {
-		prepared := wire.PreparePush(p.Service, p.Method, p.Body, p.Trace)
-		s.unacked = append(s.unacked, numberedPush{number: p.Number, push: prepared})
-		s.bytes += prepared.Size()
+		s.keep(p.Number, &im.Late{Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace})
 	}
 	g.hub.add(s)
 	if s.previous != 0 {
@@ -508,6 +506,7 @@ func (g *Gateway) moveAll(c *handoff.Conn, poller *poll.Epoll) error {
 		return err
 	}
 	// From here on all of it is the other's.
+	g.breakOff()
 	if err := g.listener.Close(); err != nil {
 		g.log.Warn("the listener did not close", "err", err)
 	}
@@ -600,7 +599,7 @@ func (s *session) moved(window time.Duration) *movedSession {
 	m := &movedSession{
 		ID: s.id, Secret: s.secret, UID: s.uid, Device: s.device, Platform: s.platform,
 		ConnNo: s.connNo, Previous: s.previous, Login: s.login, Seen: s.seen, Missed: s.missed,
-		Number: s.number, SentMax: s.sentMax, Behind: s.behind,
+		Number: s.number, SentMax: s.sentMax, Behind: s.behind, Resends: s.resends,
 	}
 	switch {
 	case !s.deadline.IsZero():

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,16 +32,17 @@ type session struct {
 	due                  func(*session)
 
 	mu       sync.Mutex
-	conn     *conn     // nil without a socket
-	joining  bool      // a socket's login is under way: the route is claimed as that socket's
-	connNo   uint64    // of the route: the current conn's, or the last one's
-	previous uint64    // the conn before: pushes that were under way at a resume name it
-	login    uint64    // of the route; grows with every socket
-	deadline time.Time // without a socket: when the session ends
+	conn     *conn       // nil without a socket
+	joining  bool        // a socket's login is under way: the route is claimed as that socket's
+	connNo   uint64      // of the route: the current conn's, or the last one's
+	previous uint64      // the conn before: pushes that were under way at a resume name it
+	login    uint64      // of the route; grows with every socket
+	deadline time.Time   // without a socket: when the session ends
 	timer    wheel.Timer // set while there is a deadline
-	ended    im.Code   // why it was taken out of the hub, after which nothing reaches it; empty while it lives
-	seen     im.Stamp  // the highest stamp acked
-	missed   bool      // a login failed under way: routers may push to a conn that leads nowhere
+	ended    im.Code     // why it ended, after which nothing reaches it; empty while it lives
+	gone     *departure  // another gateway took it: that is why it ended, and what comes for it is passed on
+	seen     im.Stamp    // the highest stamp acked
+	missed   bool        // pushes may have been lost on the way here: the next socket is told that it is behind
 
 	number  uint64         // of the last push; the first is 1
 	sentMax uint64         // the highest that was put on any socket
@@ -48,6 +50,7 @@ type session struct {
 	bytes   int            // of unacked
 	behind  uint64         // pushes up to it were dropped unacknowledged; 0: none
 	slowAt  time.Time      // when the first of them was dropped with a socket there; zero: none
+	resends int            // sockets in a row that were sent again what had been sent, and acknowledged nothing
 }
 
 type numberedPush struct {
@@ -73,11 +76,10 @@ func randomText(n int) string {
 
 // sessionID names a session, and resumeSecret proves it: bytes here, in hexadecimal on the wire.
 type (
-	sessionID    [16]byte
+	sessionID    = im.SessionID
 	resumeSecret [32]byte
 )
 
-func (i sessionID) String() string    { return hex.EncodeToString(i[:]) }
 func (r resumeSecret) String() string { return hex.EncodeToString(r[:]) }
 
 func idOf(text string) (id sessionID) {
@@ -85,7 +87,10 @@ func idOf(text string) (id sessionID) {
 	return id
 }
 
+// sessionIDOf reads the id from what welcome told: the id in hexadecimal, and where the session was, as in
+// 0123456789abcdef0123456789abcdef@eu/gateway-1.
 func sessionIDOf(text string) (id sessionID, ok bool) {
+	text, _, _ = strings.Cut(text, "@")
 	if len(text) != hex.EncodedLen(len(id)) {
 		return id, false
 	}
@@ -119,6 +124,7 @@ const (
 	fits    overflow = iota
 	dropped          // bodies were dropped; the client is told that it is behind
 	tooSlow          // and has been so for too long
+	astray           // another gateway has the session, and cannot be told
 )
 
 // push numbers a push and keeps it. When the buffer is full, every body in it is dropped: the client is told to pull,
@@ -126,6 +132,9 @@ const (
 func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overflow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.gone != nil {
+		return s.passOn(lateOf(p))
+	}
 	if s.ended != "" {
 		return fits
 	}
@@ -142,7 +151,7 @@ func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overfl
 	result := fits
 	if len(s.unacked) > s.maxUnacked || s.bytes > s.maxBytes {
 		result = dropped
-		s.unacked, s.bytes, s.behind = nil, 0, s.number
+		s.fallBehind()
 		switch {
 		case s.conn == nil:
 		case s.slowAt.IsZero():
@@ -156,6 +165,29 @@ func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overfl
 	}
 	return result
 }
+
+// fallBehind drops what is kept: the client is told to pull. The caller holds mu.
+func (s *session) fallBehind() { s.unacked, s.bytes, s.behind = nil, 0, s.number }
+
+// miss has the client told that it is behind: something may have been lost on the way here.
+func (s *session) miss() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.gone != nil:
+		s.gone.out.Break() // what was passed on over two gateways
+	case s.conn == nil:
+		s.missed = true
+	default: // as if one more push had been made and dropped
+		s.number++
+		s.fallBehind()
+		s.conn.poke()
+	}
+}
+
+// maxResends is to how many sockets in a row pushes are sent again that none of them acknowledged. A client that cannot get
+// them through pulls: a page at a time, and what it still needs.
+const maxResends = 3
 
 // replaceDepth is how far back a receipt looks for one that it replaces.
 const replaceDepth = 32
@@ -188,6 +220,9 @@ func (s *session) ack(number uint64) {
 	case i > 0:
 		clear(s.unacked[:i])
 		s.unacked = s.unacked[i:]
+	}
+	if i > 0 {
+		s.resends = 0
 	}
 	if number >= s.behind {
 		s.behind, s.slowAt = 0, time.Time{}
@@ -244,6 +279,8 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.gone != nil:
+		return errTakenFrom
 	case s.ended != "":
 		return im.Errorf(s.ended, "the session ended during the login")
 	case s.login != login:
@@ -252,9 +289,17 @@ func (s *session) attach(c *conn, login, has uint64) error {
 	s.conn, s.joining, s.slowAt = c, false, time.Time{}
 	s.endBy(time.Time{})
 	s.ack(has)
+	if len(s.unacked) > 0 && s.unacked[0].number <= s.sentMax {
+		s.resends++
+	}
+	if s.resends > maxResends {
+		s.fallBehind()
+		s.resends = 0
+	}
 	if s.missed { // as if one more push had been made and dropped: the client pulls
 		s.number++
-		s.unacked, s.bytes, s.behind, s.missed = nil, 0, s.number, false
+		s.fallBehind()
+		s.missed = false
 	}
 	c.sent = has
 	c.poke()
@@ -284,7 +329,7 @@ func (s *session) takeOver(connNo, login, has uint64, deadline time.Time) (old *
 	case has > s.number:
 		return nil, 0, im.Claim{}, errNoSession
 	case login <= s.login:
-		return nil, 0, im.Claim{}, im.Errorf(im.CodeLoginTie, "the login number must be above %d, the last one of this session", s.login)
+		return nil, 0, im.Claim{}, s.tie()
 	}
 	old, unmapped = s.conn, s.previous
 	s.conn, s.joining = nil, true
@@ -304,6 +349,11 @@ func (s *session) endBy(deadline time.Time) {
 	case had:
 		s.clock.Stop(&s.timer)
 	}
+}
+
+// tie says that a login number is not above the session's. The caller holds mu.
+func (s *session) tie() error {
+	return im.Errorf(im.CodeLoginTie, "the login number must be above %d, the last one of this session", s.login)
 }
 
 // giveUp takes back a login whose claim failed. What routers push to may be neither of the conns that the session still

@@ -196,6 +196,52 @@ func TestSessionWindow(t *testing.T) {
 	})
 }
 
+// What three sockets in a row were sent again and none acknowledged is not sent a fourth time: the client pulls. A socket that
+// acknowledges anything begins the count anew.
+func TestResendsAreBounded(t *testing.T) {
+	cfg := Config{MaxUnacked: 100, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
+	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+	login := uint64(1)
+	var c *conn
+	socket := func(has, behind uint64, pushes int) {
+		t.Helper()
+		if login > 1 {
+			if _, _, _, err := s.takeOver(login, login, has, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c = &conn{flusher: newFlusher()}
+		if err := s.attach(c, login, has); err != nil {
+			t.Fatal(err)
+		}
+		login++
+		if b, p := s.next(c, make([]numberedPush, 0, 10)); b != behind || len(p) != pushes {
+			t.Fatalf("login %d: behind %d, %d pushes; want %d and %d", login-1, b, len(p), behind, pushes)
+		}
+	}
+	push := func() { s.push(wire.PreparePush("im", "event", nil, ""), time.Time{}, false) }
+	push()
+	push()
+	socket(0, 0, 2)
+	for range maxResends {
+		socket(0, 0, 2)
+	}
+	socket(1, 0, 1) // one came through
+	for range maxResends - 1 {
+		socket(1, 0, 1)
+	}
+	push()
+	socket(1, 3, 0)
+	if !s.acked(c, 3) {
+		t.Fatal("behind is not acknowledged")
+	}
+	for range 2 * maxResends { // nothing to send again
+		socket(3, 0, 0)
+	}
+	push()
+	socket(3, 0, 1)
+}
+
 func TestTakeOverRefuses(t *testing.T) {
 	cfg := Config{MaxUnacked: 4, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
 	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 5}, 1)

@@ -73,10 +73,10 @@ func (x *metrics) begin() {
 	}
 	x.conns(0)
 	x.sessions(0)
-	for _, reason := range []string{"admission", "behind", "calls", "handshake", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
+	for _, reason := range []string{"admission", "astray", "behind", "calls", "handshake", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
 		x.sheds.Add(ctx, 0, x.labels.One("reason", reason))
 	}
-	for _, how := range []string{"resumed", "refused"} {
+	for _, how := range []string{"resumed", "taken", "refused"} {
 		x.resumes.Add(ctx, 0, x.labels.One("outcome", how))
 	}
 	for _, c := range im.Codes() {

@@ -91,7 +91,7 @@ func (s *Site) tune(c *config.Config) error {
 	s.Gateway = gateway.Config{
 		URL: c.PublicURL, Origins: g.WebOrigins, TrustedProxies: gatewayProxies, ProxyProtocol: g.ProxyProtocol,
 		HelloTimeout: g.HelloTimeout, CallTimeout: g.CallTimeout, Heartbeat: g.Heartbeat, IdleTimeout: g.IdleTimeout,
-		ResumeWindow: g.ResumeWindow, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
+		ResumeWindow: g.ResumeWindow, MoveTimeout: g.MoveTimeout, DrainTimeout: c.Drain, Bandwidth: g.Bandwidth, MaxConns: g.MaxConns, MaxConnsPerIP: g.MaxConnsPerIP,
 		MaxFrame: g.MaxFrame, MaxText: g.MaxText, Rate: g.Rate, Burst: g.Burst,
 		MaxLogins: g.MaxLogins, HandshakeRate: g.HandshakeRate, HandshakeBurst: g.HandshakeBurst, LoginRate: g.LoginRate, LoginBurst: g.LoginBurst,
 		FailureRate: g.FailureRate, FailureBurst: g.FailureBurst, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,

@@ -331,6 +331,11 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 		Conns: p.conns(ServiceRouter, p.site.Region), Watch: p.watch(ServiceRouter), Owner: ownership.Pick, Logger: p.tel.Log,
 	})
 
+	neighbours := rpc.NewNeighbours(rpc.NeighboursConfig{}, rpc.NeighboursDeps{
+		Conns: p.conns(ServiceGateway, p.site.Region), Watch: p.watch(ServiceGateway), Logger: p.tel.Log,
+	})
+	p.push("neighbours", neighbours.Run)
+
 	cfg := p.site.Gateway
 	cfg.Gateway = im.Gateway{ID: p.binding.ID, Epoch: uint64(time.Now().UnixMilli())}
 	cfg.Region, cfg.Origin, cfg.Listen = p.site.Region, p.site.Origin, p.binding.Public
@@ -343,7 +348,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	}
 	var listed *listing // set before Run, which alone can be fenced
 	g, err := gateway.New(cfg, gateway.Deps{
-		Backend: backends, Routers: routers, Tokens: tokens,
+		Backend: backends, Routers: routers, Tokens: tokens, Neighbours: neighbours,
 		NextEpoch: func(context.Context) (uint64, error) {
 			epoch := max(listed.self.Epoch+1, uint64(time.Now().UnixMilli()))
 			return epoch, listed.set(epoch)
@@ -364,8 +369,12 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	rpc.RegisterGateway(server, g)
-	p.push("rpc", server.Run)
+	streams, stop := context.WithCancel(context.Background())
+	rpc.RegisterGateway(streams, server, g, rpc.GatewayAccess{Region: p.site.Region, Identify: certs.Identify})
+	p.push("rpc", func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, stop)()
+		return server.Run(ctx)
+	})
 	p.push("gateway", g.Run)
 	p.evacuate(g.Evacuate)
 	if err := p.joinFirst(ctx); err != nil {

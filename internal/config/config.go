@@ -159,6 +159,7 @@ type Gateway struct {
 	Heartbeat      time.Duration `yaml:"heartbeat"`
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`
 	ResumeWindow   time.Duration `yaml:"resume_window"`
+	MoveTimeout    time.Duration `yaml:"move_timeout"`     // how long another gateway may take to give up a session that a client resumes here
 	MaxLogins      int           `yaml:"max_logins"`       // under way at once; resumes may be twice as many
 	HandshakeRate  float64       `yaml:"handshake_rate"`   // connections, and calls over HTTP, per second of one address (of IPv6: each /64, as with all limits of addresses)
 	HandshakeBurst int           `yaml:"handshake_burst"`  // and how many above that at once
@@ -349,7 +350,7 @@ func Defaults() *Config {
 		Gateway: Gateway{
 			MaxConns: 50_000, MaxConnsPerIP: 10_000, MaxFrame: 64 << 10, MaxText: 8 << 10, Rate: 100, Burst: 400,
 			HelloTimeout: 5 * time.Second, CallTimeout: 10 * time.Second,
-			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute,
+			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute, MoveTimeout: time.Second,
 			MaxLogins: 4096, HandshakeRate: 1000, HandshakeBurst: 10_000, LoginRate: 1, LoginBurst: 100, FailureRate: 10, FailureBurst: 200,
 			TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
 			MaxPolls: 5000, PollHold: 25 * time.Second, TLS: ClientTLS{Handshakes: 4096},

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
 
 	"google.golang.org/grpc"
 
@@ -12,16 +13,30 @@ import (
 // GatewayService is the gateway behind the RPC server.
 type GatewayService interface {
 	Load() im.Load
+	// GiveUp answers another gateway that asks for a session, once, and passes on through out what comes for it afterwards. It
+	// must not block.
+	GiveUp(ask im.SessionAsk, out TakeOutlet)
+	// Settled hears that the new route of a session that was given up is claimed.
+	Settled(id im.SessionID)
 }
 
-// RegisterGateway serves a gateway's load to ipconf.
-func RegisterGateway(s grpc.ServiceRegistrar, g GatewayService) {
-	antipodev1.RegisterGatewayServer(s, &gatewayServer{gateway: g})
+// GatewayAccess says who may take sessions: gateways of the own region.
+type GatewayAccess struct {
+	Region im.Region
+	// Identify reads service and region from a client's certificate; nil lets everyone call, for tests of one process.
+	Identify func(*x509.Certificate) (service string, region im.Region, err error)
+}
+
+// RegisterGateway serves a gateway's load to ipconf, and its sessions to other gateways until ctx ends.
+func RegisterGateway(ctx context.Context, s grpc.ServiceRegistrar, g GatewayService, access GatewayAccess) {
+	antipodev1.RegisterGatewayServer(s, &gatewayServer{gateway: g, access: access, ended: ctx.Done()})
 }
 
 type gatewayServer struct {
 	antipodev1.UnimplementedGatewayServer
 	gateway GatewayService
+	access  GatewayAccess
+	ended   <-chan struct{}
 }
 
 func (s *gatewayServer) Load(context.Context, *antipodev1.LoadRequest) (*antipodev1.LoadResponse, error) {

@@ -15,6 +15,12 @@ type fixedLoad im.Load
 
 func (l fixedLoad) Load() im.Load { return im.Load(l) }
 
+func (fixedLoad) GiveUp(_ im.SessionAsk, out TakeOutlet) {
+	out.Refused("", im.Errorf(im.CodeSessionExpired, "none"))
+}
+
+func (fixedLoad) Settled(im.SessionID) {}
+
 type dialer struct{ t *testing.T }
 
 func (d dialer) Conn(addr string) (grpc.ClientConnInterface, error) {
@@ -33,7 +39,7 @@ func TestGatewayLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	RegisterGateway(s, fixedLoad(want))
+	RegisterGateway(t.Context(), s, fixedLoad(want), GatewayAccess{})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -173,6 +173,11 @@ func (s *replicatorServer) caller(ctx context.Context) (string, im.Region, error
 	if s.access.Identify == nil {
 		return "", "", nil
 	}
+	return callerOf(ctx, s.access.Identify)
+}
+
+// callerOf reads the caller's service and region from its certificate.
+func callerOf(ctx context.Context, identify func(*x509.Certificate) (string, im.Region, error)) (string, im.Region, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return "", "", im.Errorf(im.CodeBadToken, "the caller has no address")
@@ -181,7 +186,7 @@ func (s *replicatorServer) caller(ctx context.Context) (string, im.Region, error
 	if !ok || len(info.State.PeerCertificates) == 0 {
 		return "", "", im.Errorf(im.CodeBadToken, "the caller shows no certificate")
 	}
-	service, region, err := s.access.Identify(info.State.PeerCertificates[0])
+	service, region, err := identify(info.State.PeerCertificates[0])
 	if err != nil {
 		return "", "", im.Errorf(im.CodeBadToken, "%v", err)
 	}

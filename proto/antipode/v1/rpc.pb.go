@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: antipode/v1/rpc.proto
 
-// East-west calls. Calls go one way (gateway → router, gateway → imserver, imserver → router, router → replicator,
-// replicator → replicator); pushes and kicks return on the stream that the gateway opened.
+// East-west calls. Calls go one way (gateway → router, gateway → imserver, imserver → router, router → replicator;
+// gateway → gateway and replicator → replicator between equals); pushes and kicks return on the stream that the gateway opened.
 
 package antipodev1
 
@@ -3913,6 +3913,605 @@ func (x *PeerClock) GetAheadUs() int64 {
 	return 0
 }
 
+// TakeRequest is one message of the gateway that takes.
+type TakeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*TakeRequest_Session
+	//	*TakeRequest_Settled
+	Kind          isTakeRequest_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeRequest) Reset() {
+	*x = TakeRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeRequest) ProtoMessage() {}
+
+func (x *TakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
+func (*TakeRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *TakeRequest) GetKind() isTakeRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *TakeRequest) GetSession() *TakeSession {
+	if x != nil {
+		if x, ok := x.Kind.(*TakeRequest_Session); ok {
+			return x.Session
+		}
+	}
+	return nil
+}
+
+func (x *TakeRequest) GetSettled() *TakeSettled {
+	if x != nil {
+		if x, ok := x.Kind.(*TakeRequest_Settled); ok {
+			return x.Settled
+		}
+	}
+	return nil
+}
+
+type isTakeRequest_Kind interface {
+	isTakeRequest_Kind()
+}
+
+type TakeRequest_Session struct {
+	Session *TakeSession `protobuf:"bytes,1,opt,name=session,proto3,oneof"`
+}
+
+type TakeRequest_Settled struct {
+	Settled *TakeSettled `protobuf:"bytes,2,opt,name=settled,proto3,oneof"`
+}
+
+func (*TakeRequest_Session) isTakeRequest_Kind() {}
+
+func (*TakeRequest_Settled) isTakeRequest_Kind() {}
+
+// TakeSession asks for a session, with what its client showed.
+type TakeSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"` // answered by TakenSession
+	Session       []byte                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	Secret        string                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	Uid           string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"` // authenticated
+	Device        string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	Platform      string                 `protobuf:"bytes,6,opt,name=platform,proto3" json:"platform,omitempty"`
+	Login         uint64                 `protobuf:"varint,7,opt,name=login,proto3" json:"login,omitempty"`
+	Push          uint64                 `protobuf:"varint,8,opt,name=push,proto3" json:"push,omitempty"`
+	Gateway       string                 `protobuf:"bytes,9,opt,name=gateway,proto3" json:"gateway,omitempty"` // who asks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeSession) Reset() {
+	*x = TakeSession{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeSession) ProtoMessage() {}
+
+func (x *TakeSession) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeSession.ProtoReflect.Descriptor instead.
+func (*TakeSession) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *TakeSession) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *TakeSession) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *TakeSession) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *TakeSession) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *TakeSession) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *TakeSession) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *TakeSession) GetLogin() uint64 {
+	if x != nil {
+		return x.Login
+	}
+	return 0
+}
+
+func (x *TakeSession) GetPush() uint64 {
+	if x != nil {
+		return x.Push
+	}
+	return 0
+}
+
+func (x *TakeSession) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+// TakeSettled says that the session's new route is claimed: routers stop pushing to the old one.
+type TakeSettled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeSettled) Reset() {
+	*x = TakeSettled{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeSettled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeSettled) ProtoMessage() {}
+
+func (x *TakeSettled) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeSettled.ProtoReflect.Descriptor instead.
+func (*TakeSettled) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *TakeSettled) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+// TakeResponse is one message of the gateway that gives up.
+type TakeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*TakeResponse_Taken
+	//	*TakeResponse_Late
+	Kind          isTakeResponse_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeResponse) Reset() {
+	*x = TakeResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeResponse) ProtoMessage() {}
+
+func (x *TakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
+func (*TakeResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *TakeResponse) GetKind() isTakeResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *TakeResponse) GetTaken() *TakenSession {
+	if x != nil {
+		if x, ok := x.Kind.(*TakeResponse_Taken); ok {
+			return x.Taken
+		}
+	}
+	return nil
+}
+
+func (x *TakeResponse) GetLate() *TakenLate {
+	if x != nil {
+		if x, ok := x.Kind.(*TakeResponse_Late); ok {
+			return x.Late
+		}
+	}
+	return nil
+}
+
+type isTakeResponse_Kind interface {
+	isTakeResponse_Kind()
+}
+
+type TakeResponse_Taken struct {
+	Taken *TakenSession `protobuf:"bytes,1,opt,name=taken,proto3,oneof"`
+}
+
+type TakeResponse_Late struct {
+	Late *TakenLate `protobuf:"bytes,2,opt,name=late,proto3,oneof"`
+}
+
+func (*TakeResponse_Taken) isTakeResponse_Kind() {}
+
+func (*TakeResponse_Late) isTakeResponse_Kind() {}
+
+// TakenSession is a session that was given up, or why it was not.
+type TakenSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Elsewhere     string                 `protobuf:"bytes,3,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"` // the gateway that took it before; nothing else is set then
+	Seen          uint64                 `protobuf:"fixed64,4,opt,name=seen,proto3" json:"seen,omitempty"`
+	Missed        bool                   `protobuf:"varint,5,opt,name=missed,proto3" json:"missed,omitempty"`
+	Number        uint64                 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`
+	Sent          uint64                 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"`
+	Behind        uint64                 `protobuf:"varint,8,opt,name=behind,proto3" json:"behind,omitempty"`
+	Resends       uint32                 `protobuf:"varint,9,opt,name=resends,proto3" json:"resends,omitempty"`
+	Pushes        []*TakenPush           `protobuf:"bytes,10,rep,name=pushes,proto3" json:"pushes,omitempty"` // not acknowledged, in order
+	Groups        []string               `protobuf:"bytes,11,rep,name=groups,proto3" json:"groups,omitempty"`
+	PassOnMs      int64                  `protobuf:"varint,12,opt,name=pass_on_ms,json=passOnMs,proto3" json:"pass_on_ms,omitempty"` // for how long after TakeSettled what comes late is passed on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakenSession) Reset() {
+	*x = TakenSession{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakenSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakenSession) ProtoMessage() {}
+
+func (x *TakenSession) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakenSession.ProtoReflect.Descriptor instead.
+func (*TakenSession) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *TakenSession) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *TakenSession) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *TakenSession) GetElsewhere() string {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return ""
+}
+
+func (x *TakenSession) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *TakenSession) GetMissed() bool {
+	if x != nil {
+		return x.Missed
+	}
+	return false
+}
+
+func (x *TakenSession) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *TakenSession) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *TakenSession) GetBehind() uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *TakenSession) GetResends() uint32 {
+	if x != nil {
+		return x.Resends
+	}
+	return 0
+}
+
+func (x *TakenSession) GetPushes() []*TakenPush {
+	if x != nil {
+		return x.Pushes
+	}
+	return nil
+}
+
+func (x *TakenSession) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *TakenSession) GetPassOnMs() int64 {
+	if x != nil {
+		return x.PassOnMs
+	}
+	return 0
+}
+
+// TakenPush is a numbered push.
+type TakenPush struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Method        string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	Trace         string                 `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakenPush) Reset() {
+	*x = TakenPush{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakenPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakenPush) ProtoMessage() {}
+
+func (x *TakenPush) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakenPush.ProtoReflect.Descriptor instead.
+func (*TakenPush) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *TakenPush) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *TakenPush) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *TakenPush) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *TakenPush) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *TakenPush) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+// TakenLate is what came for a session after it was given up: a push, or groups.
+type TakenLate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Push          *TakenPush             `protobuf:"bytes,2,opt,name=push,proto3" json:"push,omitempty"` // without a number; absent if there is none
+	Join          []string               `protobuf:"bytes,3,rep,name=join,proto3" json:"join,omitempty"`
+	Leave         []string               `protobuf:"bytes,4,rep,name=leave,proto3" json:"leave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakenLate) Reset() {
+	*x = TakenLate{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakenLate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakenLate) ProtoMessage() {}
+
+func (x *TakenLate) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakenLate.ProtoReflect.Descriptor instead.
+func (*TakenLate) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *TakenLate) GetSession() []byte {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *TakenLate) GetPush() *TakenPush {
+	if x != nil {
+		return x.Push
+	}
+	return nil
+}
+
+func (x *TakenLate) GetJoin() []string {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
+func (x *TakenLate) GetLeave() []string {
+	if x != nil {
+		return x.Leave
+	}
+	return nil
+}
+
 // LoadRequest asks for the load.
 type LoadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3922,7 +4521,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3934,7 +4533,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3947,7 +4546,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 // LoadResponse is a gateway's load.
@@ -3968,7 +4567,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4579,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4592,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -4068,7 +4667,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4679,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4692,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
 }
 
 // LoadsResponse returns them with their age.
@@ -4108,7 +4707,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4719,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4732,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -4168,7 +4767,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4180,7 +4779,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4193,7 +4792,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -4223,7 +4822,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4834,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4847,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -4289,7 +4888,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4301,7 +4900,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4314,7 +4913,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -4336,7 +4935,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4348,7 +4947,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4361,7 +4960,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -4681,7 +5280,53 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x05peers\x18\x02 \x03(\v2\x16.antipode.v1.PeerClockR\x05peers\">\n" +
 	"\tPeerClock\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x19\n" +
-	"\bahead_us\x18\x02 \x01(\x03R\aaheadUs\"\r\n" +
+	"\bahead_us\x18\x02 \x01(\x03R\aaheadUs\"\x81\x01\n" +
+	"\vTakeRequest\x124\n" +
+	"\asession\x18\x01 \x01(\v2\x18.antipode.v1.TakeSessionH\x00R\asession\x124\n" +
+	"\asettled\x18\x02 \x01(\v2\x18.antipode.v1.TakeSettledH\x00R\asettledB\x06\n" +
+	"\x04kind\"\xe3\x01\n" +
+	"\vTakeSession\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x18\n" +
+	"\asession\x18\x02 \x01(\fR\asession\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\tR\x06secret\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\x12\x1a\n" +
+	"\bplatform\x18\x06 \x01(\tR\bplatform\x12\x14\n" +
+	"\x05login\x18\a \x01(\x04R\x05login\x12\x12\n" +
+	"\x04push\x18\b \x01(\x04R\x04push\x12\x18\n" +
+	"\agateway\x18\t \x01(\tR\agateway\"'\n" +
+	"\vTakeSettled\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\"w\n" +
+	"\fTakeResponse\x121\n" +
+	"\x05taken\x18\x01 \x01(\v2\x19.antipode.v1.TakenSessionH\x00R\x05taken\x12,\n" +
+	"\x04late\x18\x02 \x01(\v2\x16.antipode.v1.TakenLateH\x00R\x04lateB\x06\n" +
+	"\x04kind\"\xe0\x02\n" +
+	"\fTakenSession\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\x12\x1c\n" +
+	"\telsewhere\x18\x03 \x01(\tR\telsewhere\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\x06R\x04seen\x12\x16\n" +
+	"\x06missed\x18\x05 \x01(\bR\x06missed\x12\x16\n" +
+	"\x06number\x18\x06 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04sent\x18\a \x01(\x04R\x04sent\x12\x16\n" +
+	"\x06behind\x18\b \x01(\x04R\x06behind\x12\x18\n" +
+	"\aresends\x18\t \x01(\rR\aresends\x12.\n" +
+	"\x06pushes\x18\n" +
+	" \x03(\v2\x16.antipode.v1.TakenPushR\x06pushes\x12\x16\n" +
+	"\x06groups\x18\v \x03(\tR\x06groups\x12\x1c\n" +
+	"\n" +
+	"pass_on_ms\x18\f \x01(\x03R\bpassOnMs\"\x7f\n" +
+	"\tTakenPush\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\x12\x14\n" +
+	"\x05trace\x18\x05 \x01(\tR\x05trace\"{\n" +
+	"\tTakenLate\x12\x18\n" +
+	"\asession\x18\x01 \x01(\fR\asession\x12*\n" +
+	"\x04push\x18\x02 \x01(\v2\x16.antipode.v1.TakenPushR\x04push\x12\x12\n" +
+	"\x04join\x18\x03 \x03(\tR\x04join\x12\x14\n" +
+	"\x05leave\x18\x04 \x03(\tR\x05leave\"\r\n" +
 	"\vLoadRequest\"\x89\x02\n" +
 	"\fLoadResponse\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
@@ -4738,9 +5383,10 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"CopyDigest\x12\x1e.antipode.v1.CopyDigestRequest\x1a\x1f.antipode.v1.CopyDigestResponse\x12J\n" +
 	"\tCopyCheck\x12\x1d.antipode.v1.CopyCheckRequest\x1a\x1e.antipode.v1.CopyCheckResponse\x12O\n" +
 	"\n" +
-	"CopyRepair\x12\x1e.antipode.v1.CopyRepairRequest\x1a\x1f.antipode.v1.CopyRepairResponse0\x012F\n" +
+	"CopyRepair\x12\x1e.antipode.v1.CopyRepairRequest\x1a\x1f.antipode.v1.CopyRepairResponse0\x012\x87\x01\n" +
 	"\aGateway\x12;\n" +
-	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse2H\n" +
+	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse\x12?\n" +
+	"\x04Take\x12\x18.antipode.v1.TakeRequest\x1a\x19.antipode.v1.TakeResponse(\x010\x012H\n" +
 	"\x06IPConf\x12>\n" +
 	"\x05Loads\x12\x19.antipode.v1.LoadsRequest\x1a\x1a.antipode.v1.LoadsResponse2K\n" +
 	"\x05Calls\x12B\n" +
@@ -4758,7 +5404,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -4819,19 +5465,26 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*ClockRequest)(nil),        // 56: antipode.v1.ClockRequest
 	(*ClockResponse)(nil),       // 57: antipode.v1.ClockResponse
 	(*PeerClock)(nil),           // 58: antipode.v1.PeerClock
-	(*LoadRequest)(nil),         // 59: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 60: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 61: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 62: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 63: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 64: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 65: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 66: antipode.v1.CarriedAnswer
-	nil,                         // 67: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 68: antipode.v1.Error
+	(*TakeRequest)(nil),         // 59: antipode.v1.TakeRequest
+	(*TakeSession)(nil),         // 60: antipode.v1.TakeSession
+	(*TakeSettled)(nil),         // 61: antipode.v1.TakeSettled
+	(*TakeResponse)(nil),        // 62: antipode.v1.TakeResponse
+	(*TakenSession)(nil),        // 63: antipode.v1.TakenSession
+	(*TakenPush)(nil),           // 64: antipode.v1.TakenPush
+	(*TakenLate)(nil),           // 65: antipode.v1.TakenLate
+	(*LoadRequest)(nil),         // 66: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 67: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 68: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 69: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 70: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 71: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 72: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 73: antipode.v1.CarriedAnswer
+	nil,                         // 74: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 75: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	68, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	75, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -4840,12 +5493,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	68, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	75, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	67, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	74, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	25, // 15: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
 	33, // 16: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
 	27, // 17: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
@@ -4871,58 +5524,67 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	42, // 37: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
 	20, // 38: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
 	58, // 39: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	60, // 40: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	64, // 41: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	66, // 42: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 43: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 44: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 45: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 46: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 47: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 48: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 49: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 50: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	38, // 51: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 52: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	54, // 53: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	56, // 54: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	31, // 55: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	34, // 56: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	35, // 57: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	37, // 58: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	29, // 59: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	23, // 60: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
-	26, // 61: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
-	59, // 62: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	61, // 63: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	63, // 64: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 65: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 66: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 67: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 68: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 69: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 70: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 71: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 72: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	45, // 73: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 74: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	55, // 75: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	57, // 76: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	32, // 77: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	48, // 78: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	32, // 79: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	32, // 80: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	30, // 81: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	24, // 82: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
-	28, // 83: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
-	60, // 84: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	62, // 85: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	65, // 86: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	65, // [65:87] is the sub-list for method output_type
-	43, // [43:65] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	60, // 40: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
+	61, // 41: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
+	63, // 42: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
+	65, // 43: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
+	75, // 44: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
+	64, // 45: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
+	64, // 46: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
+	67, // 47: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	71, // 48: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	73, // 49: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 50: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 51: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 52: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 53: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 54: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 55: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 56: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 57: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	38, // 58: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 59: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	54, // 60: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	56, // 61: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	31, // 62: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	34, // 63: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	35, // 64: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	37, // 65: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	29, // 66: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	23, // 67: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	26, // 68: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	66, // 69: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	59, // 70: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
+	68, // 71: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	70, // 72: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 73: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 74: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 75: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 76: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 77: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 78: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 79: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 80: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	45, // 81: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 82: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	55, // 83: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	57, // 84: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	32, // 85: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	48, // 86: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	32, // 87: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	32, // 88: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	30, // 89: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	24, // 90: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	28, // 91: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	67, // 92: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	62, // 93: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
+	69, // 94: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	72, // 95: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	73, // [73:96] is the sub-list for method output_type
+	50, // [50:73] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -4955,13 +5617,21 @@ func file_antipode_v1_rpc_proto_init() {
 		(*LinkResponse_Status)(nil),
 		(*LinkResponse_Batches)(nil),
 	}
+	file_antipode_v1_rpc_proto_msgTypes[59].OneofWrappers = []any{
+		(*TakeRequest_Session)(nil),
+		(*TakeRequest_Settled)(nil),
+	}
+	file_antipode_v1_rpc_proto_msgTypes[62].OneofWrappers = []any{
+		(*TakeResponse_Taken)(nil),
+		(*TakeResponse_Late)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   68,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -4,8 +4,8 @@
 // - protoc             (unknown)
 // source: antipode/v1/rpc.proto
 
-// East-west calls. Calls go one way (gateway → router, gateway → imserver, imserver → router, router → replicator,
-// replicator → replicator); pushes and kicks return on the stream that the gateway opened.
+// East-west calls. Calls go one way (gateway → router, gateway → imserver, imserver → router, router → replicator;
+// gateway → gateway and replicator → replicator between equals); pushes and kicks return on the stream that the gateway opened.
 
 package antipodev1
 
@@ -1056,16 +1056,20 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Gateway_Load_FullMethodName = "/antipode.v1.Gateway/Load"
+	Gateway_Take_FullMethodName = "/antipode.v1.Gateway/Take"
 )
 
 // GatewayClient is the client API for Gateway service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Gateway answers ipconf.
+// Gateway answers ipconf, and the other gateways of its region.
 type GatewayClient interface {
 	// Load tells how loaded the gateway is.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadResponse, error)
+	// Take is another gateway's stream, on which it asks for sessions that clients resume there. A session that is given up is
+	// followed by what still comes for it here.
+	Take(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TakeRequest, TakeResponse], error)
 }
 
 type gatewayClient struct {
@@ -1086,14 +1090,30 @@ func (c *gatewayClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *gatewayClient) Take(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TakeRequest, TakeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Gateway_ServiceDesc.Streams[0], Gateway_Take_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TakeRequest, TakeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Gateway_TakeClient = grpc.BidiStreamingClient[TakeRequest, TakeResponse]
+
 // GatewayServer is the server API for Gateway service.
 // All implementations must embed UnimplementedGatewayServer
 // for forward compatibility.
 //
-// Gateway answers ipconf.
+// Gateway answers ipconf, and the other gateways of its region.
 type GatewayServer interface {
 	// Load tells how loaded the gateway is.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
+	// Take is another gateway's stream, on which it asks for sessions that clients resume there. A session that is given up is
+	// followed by what still comes for it here.
+	Take(grpc.BidiStreamingServer[TakeRequest, TakeResponse]) error
 	mustEmbedUnimplementedGatewayServer()
 }
 
@@ -1106,6 +1126,9 @@ type UnimplementedGatewayServer struct{}
 
 func (UnimplementedGatewayServer) Load(context.Context, *LoadRequest) (*LoadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedGatewayServer) Take(grpc.BidiStreamingServer[TakeRequest, TakeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Take not implemented")
 }
 func (UnimplementedGatewayServer) mustEmbedUnimplementedGatewayServer() {}
 func (UnimplementedGatewayServer) testEmbeddedByValue()                 {}
@@ -1146,6 +1169,13 @@ func _Gateway_Load_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Gateway_Take_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(GatewayServer).Take(&grpc.GenericServerStream[TakeRequest, TakeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Gateway_TakeServer = grpc.BidiStreamingServer[TakeRequest, TakeResponse]
+
 // Gateway_ServiceDesc is the grpc.ServiceDesc for Gateway service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1158,7 +1188,14 @@ var Gateway_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Gateway_Load_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Take",
+			Handler:       _Gateway_Take_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "antipode/v1/rpc.proto",
 }
 
