@@ -22,10 +22,12 @@ const (
 	submitSlots  = 48  // submits under way on one socket; the rest of a gateway's limit is for other calls
 )
 
-// session is a login that survives sockets. Only the reader of its one live conn changes pushed.
+// session is a login that survives sockets, and gateways. While it moves, two conns have it: the one that is left may still
+// bring pushes that the other one brings again.
 type session struct {
 	id, secret string
-	gateway    string // wire.Endpoint.Key
+	region     im.Region
+	gateway    string // wire.Endpoint.Key of the one that holds it
 	window     time.Duration
 	lost       time.Time // when its socket went
 	pushed     uint64    // the highest push number received without a gap

@@ -86,7 +86,7 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 	}
 	c.mu.Unlock()
 	if resume != nil {
-		// Only the gateway that holds the session can take it up.
+		// The gateway that holds the session takes it up without asking anybody.
 		if i := slices.IndexFunc(list, func(e wire.Endpoint) bool { return e.Key() == resume.gateway }); i > 0 && !c.endpoints.avoided(resume.gateway) {
 			e := list[i]
 			list = slices.Insert(slices.Delete(slices.Clone(list), i, i+1), 0, e)
@@ -191,7 +191,7 @@ func (c *Client) hello(ws *websocket.Conn, e wire.Endpoint, p wire.Policy, resum
 	hello := &wire.Hello{
 		Token: token, Device: string(state.Device), Platform: string(c.cfg.Platform), Login: state.Login, Agent: c.cfg.Agent,
 	}
-	if resume != nil && resume.gateway == e.Key() {
+	if resume != nil && (resume.region == e.Region || e.Region == "") { // the gateways of a region hand sessions to each other
 		c.mu.Lock()
 		hello.Resume = &wire.Resume{Session: resume.id, Secret: resume.secret, Push: resume.pushed}
 		c.mu.Unlock()
@@ -231,13 +231,12 @@ func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.T
 	s := resume
 	if !w.Resumed || s == nil {
 		w.Resumed = false
-		s = &session{id: w.Session, secret: w.ResumeSecret, gateway: k.endpoint.Key()}
-	} else {
-		s.secret = w.ResumeSecret
+		s = new(session)
 	}
-	s.window = ms(int64(w.ResumeWindowMs))
 	now := time.Now()
 	c.mu.Lock()
+	s.id, s.secret, s.window = w.Session, w.ResumeSecret, ms(int64(w.ResumeWindowMs))
+	s.region, s.gateway = im.Region(w.Region), wire.Endpoint{Region: im.Region(w.Region), ID: w.Gateway}.Key()
 	c.uid, c.origin = im.UID(w.Uid), im.Origin(w.Origin)
 	// The server read its clock between our sending and receiving: half way, for want of better (Cristian, 1989).
 	c.offset, c.known = time.UnixMilli(w.ServerTimeMs).Sub(sent.Add(now.Sub(sent)/2)), w.ServerTimeMs > 0
@@ -324,9 +323,6 @@ func (c *Client) serve(k *conn) error {
 		c.endpoints.avoid(k.endpoint.Key(), within+time.Minute)
 		c.endpoints.expire()
 		c.endpoints.alternatives(g.Alternatives)
-		c.mu.Lock()
-		c.session = nil // it ends with this gateway
-		c.mu.Unlock()
 		t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
 		defer t.Stop()
 		select {

@@ -134,17 +134,30 @@ func TestTokenExpired(t *testing.T) {
 	})
 }
 
-// A goaway is obeyed within its time, on another gateway, before the old socket is given up.
+// A goaway is obeyed within its time, on another gateway, before the old socket is given up; the session moves too.
 func TestGoaway(t *testing.T) {
 	scenario(t, func(t *testing.T, w *world) {
 		a, b := w.gateway("a", "eu"), w.gateway("b", "eu")
 		r := w.client(nil)
 		defer r.end()
 		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		a.push(w.say("eu", direct, "bob", "1"), "eu")
+		eventually(t, time.Second, "one", func() bool { return len(r.inserted()) == 1 })
+		b.mu.Lock() // as if it asked a
+		b.resumes["a-1"], b.pushed = 1, 1
+		b.mu.Unlock()
 		a.peer().send(wire.FrameOf(&wire.Goaway{WithinMs: 10_000}))
 		eventually(t, 9*time.Second, "moved", func() bool { return r.took(Connected{}) == 2 })
 		if len(b.logins()) != 1 {
-			t.Errorf("%d logins at b", len(b.logins()))
+			t.Fatalf("%d logins at b", len(b.logins()))
+		}
+		if h := b.logins()[0]; h.Resume == nil || h.Resume.Session != "a-1" || h.Resume.Push != 1 || h.Login != 2 {
+			t.Errorf("hello at b: %v", h)
+		}
+		b.push(w.say("eu", direct, "bob", "2"), "eu")
+		eventually(t, time.Second, "two", func() bool { return len(r.inserted()) == 2 })
+		if n := w.listed(); n != 1 {
+			t.Errorf("%d lists: a session that moved misses nothing", n)
 		}
 		if r.took(Disconnected{}) != 0 {
 			t.Error("there was a moment without a socket")
@@ -174,8 +187,8 @@ func TestGoawayNamesAlternatives(t *testing.T) {
 		if n := len(unlisted.logins()); n != 1 {
 			t.Fatalf("%d logins at the first alternative", n)
 		}
-		if unlisted.logins()[0].Resume != nil {
-			t.Error("it asked to resume a session of another gateway")
+		if h := unlisted.logins()[0]; h.Resume == nil || h.Resume.Session != "a-1" {
+			t.Errorf("hello at d: %v", h)
 		}
 		// One that cannot be reached is passed over; there is no list to be had meanwhile.
 		w.net.unlisten("ipconf:80")
@@ -259,6 +272,26 @@ func TestHTTPFallback(t *testing.T) {
 		eventually(t, 15*time.Second, "both", func() bool { return len(r.inserted()) == 2 })
 		if r.took(Connected{}) != 0 {
 			t.Error("connected")
+		}
+	})
+}
+
+// The gateways of another region cannot take a session: it is not shown to them.
+func TestSessionStaysInItsRegion(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		eu := w.gateway("e1", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(CaughtUp{}) == 1 })
+		us := w.gateway("u1", "us")
+		w.mu.Lock()
+		w.gateways = w.gateways[1:]
+		w.mu.Unlock()
+		w.net.unlisten("e1:80")
+		eu.drop()
+		eventually(t, 30*time.Second, "moved", func() bool { return r.took(Connected{}) == 2 })
+		if h := us.logins()[0]; h.Resume != nil {
+			t.Errorf("hello at u1: %v", h)
 		}
 	})
 }

@@ -340,8 +340,7 @@ export class Client extends Emitter {
   /**
    * Finds a gateway, says hello, and returns when welcome is there.
    * @param {Store} store
-   * @param {{force?: boolean, alternatives?: string[]}} how  alternatives: of a client that leaves its gateway, where it may go; nothing
-   *   is resumed then
+   * @param {{force?: boolean, alternatives?: string[]}} how  alternatives: of a client that leaves its gateway, where it may go
    * @returns {Promise<Link>}
    */
   async #connect(store, { force = false, alternatives }) {
@@ -356,7 +355,7 @@ export class Client extends Emitter {
     const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
     signal.addEventListener('abort', stop, { once: true });
     connection.on('closed', () => signal.removeEventListener('abort', stop));
-    const session = alternatives ? undefined : this.#session;
+    const session = this.#session; // any gateway of its region takes it up
     const asked = Date.now();
     const greeted = connection.hello(
       {
@@ -396,7 +395,7 @@ export class Client extends Emitter {
   }
 
   /**
-   * The gateways to try, best first: where the session is or where a goaway leads, then as ipconf ranks them.
+   * The gateways to try, best first: the last one or where a goaway leads, then as ipconf ranks them.
    * @param {Store} store @param {boolean} force @param {string[]} alternatives
    */
   async #order(store, force, alternatives) {
@@ -423,18 +422,20 @@ export class Client extends Emitter {
   #listen(link, session, store) {
     const { connection } = link;
     let unacked = 0;
+    let received = 0n; // on this connection: what came on another one is not to be acknowledged here
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     const ack = () => {
       clearTimeout(timer);
       timer = undefined;
       unacked = 0;
-      connection.pushAck(session.push);
+      connection.pushAck(received);
     };
     connection.on('push', (push) => {
       this.#heardAt = performance.now();
       if (push.number > session.push + 1n) void this.sync.refresh().catch(() => {}); // some were lost: the list knows what
       if (push.number > session.push) session.push = push.number;
+      received = push.number;
       if (push.service === 'im' && push.method === 'event') {
         this.sync.takeEvent(push.body);
         const id = push.body.record?.conversation;
@@ -445,6 +446,7 @@ export class Client extends Emitter {
     });
     connection.on('behind', (number) => {
       if (number > session.push) session.push = number;
+      received = number;
       ack();
       void this.sync.refresh().catch(() => {});
     });
