@@ -16,15 +16,15 @@ const (
 // lastWrite is how long a closed socket may take to write what it was given before.
 const lastWrite = time.Second
 
-// busy lends buffers to streams that bring more than one small frame at once.
-var busy = sync.Pool{New: func() any { return new([goBuffer]byte) }}
-
 // Goroutines is a Poller with a goroutine for each socket, and another while it has something to write.
-type Goroutines struct{ running sync.WaitGroup }
+type Goroutines struct {
+	running sync.WaitGroup
+	busy    sync.Pool // of *[goBuffer]byte: lent to streams that bring more than one small frame at once
+}
 
 // Add implements Poller.
 func (p *Goroutines) Add(c net.Conn, h Handler, start func(Socket)) error {
-	s := &goSocket{conn: c, handler: h, running: &p.running, resumed: make(chan struct{}, 1), closed: make(chan struct{})}
+	s := &goSocket{conn: c, handler: h, poller: p, resumed: make(chan struct{}, 1), closed: make(chan struct{})}
 	start(s)
 	p.running.Go(s.read)
 	return nil
@@ -36,7 +36,7 @@ func (p *Goroutines) Close() { p.running.Wait() }
 type goSocket struct {
 	conn    net.Conn
 	handler Handler
-	running *sync.WaitGroup
+	poller  *Goroutines
 	resumed chan struct{} // capacity 1
 	closed  chan struct{}
 	once    sync.Once
@@ -53,7 +53,7 @@ func (s *goSocket) read() {
 	var lent *[goBuffer]byte
 	defer func() {
 		if lent != nil {
-			busy.Put(lent)
+			s.poller.busy.Put(lent)
 		}
 	}()
 	for b := idle; ; {
@@ -79,10 +79,12 @@ func (s *goSocket) read() {
 			s.handler.Closed(err)
 			return
 		case n == len(b) && lent == nil: // more is there, most likely
-			lent, _ = busy.Get().(*[goBuffer]byte)
+			if lent, _ = s.poller.busy.Get().(*[goBuffer]byte); lent == nil {
+				lent = new([goBuffer]byte)
+			}
 			b = lent[:]
 		case n < idleBuffer && lent != nil:
-			busy.Put(lent)
+			s.poller.busy.Put(lent)
 			lent, b = nil, idle
 		}
 	}
@@ -166,7 +168,7 @@ func (s *goSocket) Write(b []byte) (int, error) {
 func (s *goSocket) start() {
 	if !s.writes {
 		s.writes = true
-		s.running.Go(s.write)
+		s.poller.running.Go(s.write)
 	}
 }
 
