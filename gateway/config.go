@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"time"
@@ -22,7 +23,9 @@ type Config struct {
 	// Certificate makes the public address speak TLS, 1.2 or newer: it gives the certificate of the moment. nil: TLS ends before
 	// the gateway, or there is none. With TLS, sockets have goroutines of their own, and no other process can take them over.
 	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	MaxHandshakes int // TLS connections whose first request has not come, each for HelloTimeout at most
+	MaxHandshakes int    // TLS connections whose first request has not come, each for HelloTimeout at most
+	QUIC          string // host:port, of UDP, on which WebTransport is served with the same certificate; empty: nowhere
+	MaxQUIC       int    // conns by WebTransport, which count as sockets too
 
 	Handoff    string // path of the Unix socket by which the next process of this gateway takes over; empty: none may
 	Goroutines bool   // every socket is read and written by goroutines of its own, as where there is no epoll
@@ -118,6 +121,7 @@ func (c Config) Defaults() Config {
 	number(&c.MaxSendBytes, 1<<20)
 	number(&c.MaxLogins, 4096)
 	number(&c.MaxHandshakes, 4096)
+	number(&c.MaxQUIC, 5000)
 	number(&c.HandshakeBurst, c.MaxConnsPerIP)
 	number(&c.LoginBurst, 100)
 	number(&c.FailureBurst, 200)
@@ -151,6 +155,17 @@ func (c Config) Check() error {
 		u, err := url.Parse(c.URL)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return fmt.Errorf("gateway: url %q: want http://host[:port] or https://host[:port]", c.URL)
+		}
+	}
+	if c.QUIC != "" {
+		_, port, err := net.SplitHostPort(c.QUIC)
+		switch {
+		case err != nil:
+			return fmt.Errorf("gateway: quic %q: want host:port", c.QUIC)
+		case c.Certificate == nil:
+			return fmt.Errorf("gateway: quic: there is no QUIC without TLS: set the certificate")
+		case c.Handoff != "" && port == "0":
+			return fmt.Errorf("gateway: quic %q: the next process needs to find the port: choose one", c.QUIC)
 		}
 	}
 	for _, d := range []struct {
@@ -187,6 +202,7 @@ func (c Config) Check() error {
 		{"max_polls", c.MaxPolls},
 		{"max_logins", c.MaxLogins},
 		{"max_handshakes", c.MaxHandshakes},
+		{"max_quic", c.MaxQUIC},
 		{"handshake_burst", c.HandshakeBurst},
 		{"login_burst", c.LoginBurst},
 		{"failure_burst", c.FailureBurst},

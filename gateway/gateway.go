@@ -111,6 +111,8 @@ type Gateway struct {
 	base context.Context // of calls and claims: ends when Run is about to return
 	end  context.CancelFunc
 
+	quic *quicServer // nil: no WebTransport
+
 	predecessor *predecessor  // the process to take over from; nil: none
 	successor   successor     // the process that takes over
 	reached     chan struct{} // closed when a router was first reached
@@ -187,6 +189,13 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if g.poller, err = g.newPoller(); err != nil {
 		g.listener.Close()
 		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	if g.cfg.QUIC != "" {
+		if g.quic, err = g.newQUIC(); err != nil {
+			g.listener.Close()
+			g.poller.Close()
+			return nil, err
+		}
 	}
 	g.admission = newAdmission(&g.cfg)
 	g.load.total = g.metrics.bytes.Load
@@ -302,6 +311,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 			failed <- fmt.Errorf("gateway: serve %s: %w", g.Addr(), err)
 		}
 	})
+	if g.quic != nil {
+		g.quic.begin()
+	}
 
 	var err error
 	select {
@@ -321,6 +333,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	server.Close()
 	for _, c := range g.conns.stop() { // before calls are cut short: a crash answers nothing
 		c.drop()
+	}
+	if g.quic != nil {
+		patience := linger
+		if errors.Is(context.Cause(ctx), im.ErrKilled) {
+			patience = 0
+		}
+		g.quic.stop(patience)
 	}
 	g.end()
 	g.logins.Wait()

@@ -229,7 +229,7 @@ func TestResumeAfterOffline(t *testing.T) {
 		p, w := r.login(subprotocol, "ann", 1)
 		r.push("1", 1)
 		p.expectPush(1, "1")
-		p.ws.NetConn().Close()
+		p.cut()
 		offline := im.Claim{UID: "ann", Device: "phone", Platform: "ios", Conn: 1, Login: 1, Offline: true}
 		eventually(t, "the route is claimed as offline", func() bool { return r.routers.last() == offline })
 		r.push("2", 1)
@@ -390,7 +390,7 @@ func TestResumeRefused(t *testing.T) {
 func TestResumeWindow(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.ResumeWindow = 50 * time.Millisecond })
 	p, w := r.login(wire.SubprotocolProtobuf, "ann", 1)
-	p.ws.NetConn().Close()
+	p.cut()
 	eventually(t, "the route is released", func() bool {
 		return r.routers.last() == im.Claim{UID: "ann", Device: "phone", Platform: "ios", Conn: 1, Login: 1, Release: true}
 	})
@@ -500,7 +500,7 @@ func TestConsumerThatDoesNotRead(t *testing.T) {
 		r.routers.toGateway().Push([]im.Push{{Conns: []uint64{1}, Service: "weather", Method: "now", Body: body}})
 	}
 	eventually(t, "its socket is dropped", func() bool { return r.routers.last().Offline })
-	p.ws.Close()
+	p.cut()
 }
 
 func TestIdle(t *testing.T) {
@@ -565,7 +565,7 @@ func TestDrain(t *testing.T) {
 		stays, _ := r.login(subprotocol, "bob", 1)
 		offline, _ := r.login(subprotocol, "cid", 1)
 		silent := r.dial(subprotocol) // has not said hello
-		offline.ws.NetConn().Close()
+		offline.cut()
 		eventually(t, "one is offline", func() bool { return r.routers.last().Offline })
 		r.stop(context.Canceled)
 		for _, p := range []*peer{leaves, stays} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/quic-go/webtransport-go"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
@@ -455,4 +457,42 @@ func TestTLSHotRestart(t *testing.T) {
 	after.expectPush(1, "one")
 	after.expectAlive()
 	r.ended()
+}
+
+// QUIC stays with the process that has it until that ends; the next one serves it then, at the same address. Sessions are
+// resumed there.
+func TestWebTransportHotRestart(t *testing.T) {
+	free, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	r := newRig(t, handoffAt(t), func(c *Config) { c.QUIC = free.LocalAddr().String() })
+	before := r.dialStream(wire.SubprotocolProtobuf)
+	before.send(r.hello("ann", 1))
+	welcome := expect(before, (*wire.Frame).GetWelcome)
+	n := r.next(t)
+	before.expectClose(im.CodeUnavailable)
+	before.cut()
+	r.ended()
+	if a, b := r.g.WebTransportURL(), n.g.WebTransportURL(); a != b {
+		t.Errorf("it was at %s and is at %s", a, b)
+	}
+	var session *webtransport.Session
+	eventually(t, "the next process serves WebTransport", func() bool {
+		_, _, session, err = n.dialSession("", wire.SubprotocolProtobuf)
+		return err == nil
+	})
+	stream, err := session.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := &peer{t: t, codec: before.codec, stream: &streamPeer{t: t, session: session, stream: stream}}
+	h := r.hello("ann", 2)
+	h.Resume = &wire.Resume{Session: welcome.Session, Secret: welcome.ResumeSecret}
+	after.send(h)
+	if !expect(after, (*wire.Frame).GetWelcome).Resumed {
+		t.Error("not resumed")
+	}
+	after.expectAlive()
 }

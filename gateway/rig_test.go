@@ -161,6 +161,9 @@ func prepareRig(t testing.TB, keys []auth.Key, change ...func(*Config)) *rig {
 	if strings.HasPrefix(t.Name(), "TestTLS/") {
 		withTLS(&cfg)
 	}
+	if strings.HasPrefix(t.Name(), "TestWebTransport") {
+		withQUIC(&cfg)
+	}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -223,10 +226,24 @@ type peer struct {
 	ws    *websocket.Conn
 	codec *wire.Codec
 	poll  *pollPeer // in place of ws
+
+	stream *streamPeer // likewise
+}
+
+// cut ends the socket without a word.
+func (p *peer) cut() {
+	if p.stream != nil {
+		p.stream.cut()
+		return
+	}
+	p.ws.NetConn().Close()
 }
 
 func (r *rig) dial(subprotocol string) *peer {
 	r.t.Helper()
+	if strings.HasPrefix(r.t.Name(), "TestWebTransport/") {
+		return r.dialStream(subprotocol)
+	}
 	p, response, err := r.tryDial(subprotocol, nil)
 	if err != nil {
 		r.t.Fatal(err, response)
@@ -260,6 +277,10 @@ func (p *peer) sendRaw(typ int, b []byte) {
 		p.poll.send(b)
 		return
 	}
+	if p.stream != nil {
+		p.stream.send(b)
+		return
+	}
 	if err := p.ws.WriteMessage(typ, b); err != nil {
 		p.t.Fatal(err)
 	}
@@ -273,6 +294,8 @@ func (p *peer) receive() (*wire.Frame, error) {
 	var err error
 	if p.poll != nil {
 		b, err = p.poll.receive()
+	} else if p.stream != nil {
+		b, err = p.stream.receive()
 	} else {
 		p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
 		typ, b, err = p.ws.ReadMessage()

@@ -82,12 +82,14 @@ type Held struct {
 
 // Instance is one running service as discovery knows it.
 type Instance struct {
-	Service  string // ipconf, gateway, router, imserver, replicator
-	ID       string // unique within region and service
-	Region   Region
-	Addr     string   // host:port of its RPC server
-	URL      string   // public URL, of gateways and ipconfs
-	Epoch    uint64   // of gateways: the gateway epoch
-	Draining bool     // takes no newcomers
-	Serves   []string // service names that gateways forward to it
+	Service string // ipconf, gateway, router, imserver, replicator
+	ID      string // unique within region and service
+	Region  Region
+	Addr    string // host:port of its RPC server
+	URL     string // public URL, of gateways and ipconfs
+	// WebTransport is the URL at which a gateway serves it; empty: it does not.
+	WebTransport string
+	Epoch        uint64   // of gateways: the gateway epoch
+	Draining     bool     // takes no newcomers
+	Serves       []string // service names that gateways forward to it
 }

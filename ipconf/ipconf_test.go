@@ -200,6 +200,8 @@ func TestAnswer(t *testing.T) {
 	s.add("eu", "e1", im.Load{Conns: 90_000, Capacity: 100_000})
 	s.add("eu", "e2", im.Load{Conns: 10_000, Capacity: 100_000})
 	s.add("us", "u1", im.Load{Conns: 10_000, Capacity: 100_000})
+	const stream = "https://e1.example:7443/v1/ws"
+	s.of["gateway/eu"][0].WebTransport = stream // the others do not announce it
 	p := start(t, s)
 	eventually(t, p, "?rtt=us:1,eu:300", "e1 e2 u1")
 	for range 1000 { // until the loads are known
@@ -211,6 +213,11 @@ func TestAnswer(t *testing.T) {
 	_, e, head := get(t, p, "?uid=ann&region=eu&last=e1")
 	if first := e.Gateways[0]; first.ID != "e1" || first.Region != "eu" || first.URL != "ws://e1.example:80/v1/ws" || first.PullURL != "http://e1.example:80" {
 		t.Errorf("the last gateway comes first, with its URLs; got %+v", first)
+	}
+	for _, g := range e.Gateways {
+		if (g.WebTransport == stream) != (g.ID == "e1") || g.ID != "e1" && g.WebTransport != "" {
+			t.Errorf("%s is offered at %q", g.ID, g.WebTransport)
+		}
 	}
 	if e.TTLMs != 42_000 || e.Region != "eu" || e.Policy != wire.DefaultPolicy() {
 		t.Errorf("ttl, region, policy: %+v", e)

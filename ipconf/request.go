@@ -76,5 +76,9 @@ func endpointJSON(e wire.Endpoint) []byte {
 	b = appendString(b, e.URL)
 	b = append(b, `,"pull_url":`...)
 	b = appendString(b, e.PullURL)
+	if e.WebTransport != "" {
+		b = append(b, `,"webtransport_url":`...)
+		b = appendString(b, e.WebTransport)
+	}
 	return append(b, `,"score":`...)
 }

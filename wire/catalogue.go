@@ -90,5 +90,5 @@ func EndpointOf(i im.Instance) Endpoint {
 	if rest, ok := strings.CutPrefix(base, "ws"); ok { // registered by its WebSocket URL
 		base = "http" + rest
 	}
-	return Endpoint{ID: i.ID, Region: i.Region, URL: WebSocketURL(base), PullURL: base}
+	return Endpoint{ID: i.ID, Region: i.Region, URL: WebSocketURL(base), PullURL: base, WebTransport: i.WebTransport}
 }

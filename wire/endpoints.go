@@ -27,6 +27,8 @@ type Endpoint struct {
 	URL     string    `json:"url"`      // of its WebSocket: ws(s)://host:port/v1/ws
 	PullURL string    `json:"pull_url"` // base of its HTTP fallback: append /v1/pull, /v1/submit, /v1/call/{service}/{method}
 	Score   float64   `json:"score"`    // 0 to 1
+	// WebTransport is the URL of its WebTransport: https://host:port/v1/ws, over UDP. Empty: it serves none.
+	WebTransport string `json:"webtransport_url,omitempty"`
 }
 
 // Key names the gateway among those of all regions: region/id. Ids are unique within a region only.
@@ -60,7 +62,7 @@ type Policy struct {
 	PushAckMs int64 `json:"push_ack_ms"`
 	// MaxFrameBytes: frames should be no larger, on networks where one more segment costs a round trip; 0: no such wish.
 	MaxFrameBytes int64 `json:"max_frame_bytes,omitempty"`
-	// WebTransport: gateways offer it, and the client may try it beside the WebSocket.
+	// WebTransport: the client may try it, at gateways that have a URL of it, before the WebSocket.
 	WebTransport bool `json:"webtransport,omitempty"`
 }
 

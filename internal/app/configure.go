@@ -97,6 +97,7 @@ func (s *Site) tune(c *config.Config) error {
 		FailureRate: g.FailureRate, FailureBurst: g.FailureBurst, MaxMemory: g.MaxMemory, MaxCPU: g.MaxCPU, Handoff: g.Handoff,
 		KeepAlive: orNever(g.TCPKeepAlive), UserTimeout: orNever(g.TCPUserTimeout), SendBuffer: g.SendBuffer, ReceiveBuffer: g.ReceiveBuffer,
 		MaxPolls: g.MaxPolls, PollHold: g.PollHold, MaxHandshakes: g.TLS.Handshakes,
+		QUIC: g.QUIC, MaxQUIC: g.MaxQUIC,
 	}
 	if s.IPConf, err = ipconfOf(&c.IPConf); err != nil {
 		return err

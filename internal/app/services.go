@@ -381,7 +381,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 		return nil, err
 	}
 	self := p.instance(server.Addr())
-	self.Epoch, self.URL = g.Gateway().Epoch, g.URL() // those of the process before, if there is one to take over from
+	self.Epoch, self.URL, self.WebTransport = g.Gateway().Epoch, g.URL(), g.WebTransportURL() // those of the process before, if there is one to take over from
 	listed, err = p.listWhile(ctx, self, tenure{begun: g.Begun(), over: g.Over(), ended: g.GaveOver})
 	return g, err
 }

@@ -203,6 +203,11 @@ var foreignRules = []foreign{
 		"WebSocket is the edge: only its two ends know it",
 	},
 	{
+		[]string{"github.com/quic-go"},
+		[]string{"gateway/...", "client/...", "test/...", "bench/..."},
+		"WebTransport is the edge: only its two ends know it",
+	},
+	{
 		[]string{"github.com/golang-jwt/jwt/v5"},
 		[]string{"gateway/auth", "gateway/issue"},
 		"tokens are verified in one place",

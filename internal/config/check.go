@@ -143,6 +143,7 @@ func checkAddresses(c *Config, bad report) {
 		}
 	}
 	checkClientTLS(&c.Gateway.TLS, bad)
+	checkQUIC(&c.Gateway, bad)
 	if c.Advertise != "" {
 		if why := badAddr(c.Advertise, false); why != "" {
 			bad("advertise", "%s", why)
@@ -196,6 +197,21 @@ func checkClientTLS(t *ClientTLS, bad report) {
 		bad("gateway.tls", "%s and %s are no pair: %v", t.Cert, t.Key, err)
 	case time.Now().After(pair.Leaf.NotAfter):
 		bad("gateway.tls.cert", "the certificate in %s was good until %s: renew it", t.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+}
+
+// checkQUIC holds the address of WebTransport to what a gateway can serve and clients can find.
+func checkQUIC(g *Gateway, bad report) {
+	if g.QUIC == "" {
+		return
+	}
+	if why := badAddr(g.QUIC, true); why != "" {
+		bad("gateway.quic", "%s", why)
+	} else if _, port, _ := net.SplitHostPort(g.QUIC); port == "0" && g.Handoff != "" {
+		bad("gateway.quic", "%q: choose a port: the process that takes over by gateway.handoff needs the same", g.QUIC)
+	}
+	if g.TLS.Cert == "" {
+		bad("gateway.quic", "needs gateway.tls.cert and gateway.tls.key: there is no QUIC without TLS, and none that ends outside")
 	}
 }
 
@@ -361,6 +377,7 @@ func checkLimits(c *Config, bad report) {
 		"gateway.max_conns": c.Gateway.MaxConns, "gateway.max_conns_per_ip": c.Gateway.MaxConnsPerIP,
 		"gateway.max_text": c.Gateway.MaxText, "gateway.max_polls": c.Gateway.MaxPolls, "gateway.burst": c.Gateway.Burst, "gateway.max_logins": c.Gateway.MaxLogins,
 		"gateway.handshake_burst": c.Gateway.HandshakeBurst, "gateway.login_burst": c.Gateway.LoginBurst, "gateway.failure_burst": c.Gateway.FailureBurst,
+		"gateway.max_quic":         c.Gateway.MaxQUIC,
 		"gateway.tls.handshakes":   c.Gateway.TLS.Handshakes,
 		"ipconf.policy.race_width": c.IPConf.Policy.RaceWidth,
 		"imserver.max_members":     c.IMServer.MaxMembers, "imserver.burst": c.IMServer.Burst, "imserver.batch_rows": c.IMServer.BatchRows,

@@ -176,6 +176,8 @@ type Gateway struct {
 	SendBuffer     int           `yaml:"send_buffer"`      // bytes of a socket's send buffer; 0: the kernel's choice
 	ReceiveBuffer  int           `yaml:"receive_buffer"`   // bytes of a socket's receive buffer; 0: the kernel's choice
 	TLS            ClientTLS     `yaml:"tls"`
+	QUIC           string        `yaml:"quic,omitempty"`    // host:port, of UDP, on which WebTransport is served with the pair of tls; clients find it at public_url's host and this port; empty: nowhere
+	MaxQUIC        int           `yaml:"max_quic"`          // clients by WebTransport; they count as conns too, and take some 120 KB each
 	Handoff        string        `yaml:"handoff,omitempty"` // path of a Unix socket: a gateway that is started on it takes the place of the running one
 }
 
@@ -259,7 +261,7 @@ type Policy struct {
 	FallbackPull   time.Duration `yaml:"fallback_pull"`
 	MarkInterval   time.Duration `yaml:"mark_interval"`
 	PushAck        time.Duration `yaml:"push_ack"`
-	WebTransport   bool          `yaml:"webtransport"` // gateways offer it, and clients may try it
+	WebTransport   bool          `yaml:"webtransport"` // clients may try it, at gateways that serve it (gateway.quic)
 }
 
 // Router bounds what routes may take.
@@ -353,7 +355,7 @@ func Defaults() *Config {
 			Heartbeat: 25 * time.Second, IdleTimeout: time.Minute, ResumeWindow: time.Minute, MoveTimeout: time.Second,
 			MaxLogins: 4096, HandshakeRate: 1000, HandshakeBurst: 10_000, LoginRate: 1, LoginBurst: 100, FailureRate: 10, FailureBurst: 200,
 			TCPKeepAlive: 2 * time.Minute, TCPUserTimeout: 30 * time.Second,
-			MaxPolls: 5000, PollHold: 25 * time.Second, TLS: ClientTLS{Handshakes: 4096},
+			MaxPolls: 5000, PollHold: 25 * time.Second, TLS: ClientTLS{Handshakes: 4096}, MaxQUIC: 5000,
 		},
 		IPConf: IPConf{
 			TTL: time.Minute, DeadAfter: 5 * time.Second, DrainOver: time.Minute, ReturnOver: time.Minute,

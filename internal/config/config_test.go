@@ -369,6 +369,27 @@ func TestClientTLS(t *testing.T) {
 	}
 }
 
+func TestQUIC(t *testing.T) {
+	at := filepath.Join(t.TempDir(), "good")
+	pair(t, at, time.Now().Add(time.Hour))
+	for _, c := range []struct{ quic, cert, handoff, want string }{
+		{":7443", at, "", ""},
+		{":0", at, "", ""},
+		{"7443", at, "", "gateway.quic: \"7443\" is not of the form host:port"},
+		{":0", at, "/run/g.sock", "gateway.quic: \":0\": choose a port"},
+		{":7443", "", "", "gateway.quic: needs gateway.tls.cert"},
+	} {
+		flags := map[string]string{"region": "eu", "gateway.quic": c.quic, "gateway.handoff": c.handoff}
+		if c.cert != "" {
+			flags["gateway.tls.cert"], flags["gateway.tls.key"] = c.cert+".pem", c.cert+"-key.pem"
+		}
+		_, err := Load(write(t, "region: eu\n"), nil, flags)
+		if said := fmt.Sprint(err); c.want == "" && err != nil || !strings.Contains(said, c.want) {
+			t.Errorf("%v: %s", c, said)
+		}
+	}
+}
+
 // pair writes a certificate and its key, good until a time.
 func pair(t *testing.T, path string, until time.Time) {
 	t.Helper()

@@ -19,6 +19,7 @@ const (
 	metaRegion   = "region"
 	metaAddr     = "addr"
 	metaURL      = "url"
+	metaStream   = "webtransport"
 	metaEpoch    = "epoch"
 	metaDraining = "draining"
 	metaServes   = "serves" // separated by commas
@@ -50,6 +51,9 @@ func (c *Consul) registration(i *im.Instance, lease string, since time.Time) *ap
 			CheckID: checkID(c.serviceID(i), lease), Name: "renewed by " + i.Service + " " + i.ID,
 			TTL: c.cfg.TTL.String(), Status: api.HealthPassing, DeregisterCriticalServiceAfter: reapAfter.String(),
 		},
+	}
+	if i.WebTransport != "" {
+		r.Meta[metaStream] = i.WebTransport
 	}
 	if i.Epoch > 0 {
 		r.Meta[metaEpoch] = strconv.FormatUint(i.Epoch, 10)
@@ -87,7 +91,7 @@ func (c *Consul) entries(r im.Region, list []*api.ServiceEntry) []entry {
 			continue
 		}
 		e := entry{Instance: im.Instance{
-			Service: service, ID: meta[metaID], Region: r, Addr: meta[metaAddr], URL: meta[metaURL], Draining: meta[metaDraining] == "true",
+			Service: service, ID: meta[metaID], Region: r, Addr: meta[metaAddr], URL: meta[metaURL], WebTransport: meta[metaStream], Draining: meta[metaDraining] == "true",
 		}, lease: meta[metaLease]}
 		e.Epoch, _ = strconv.ParseUint(meta[metaEpoch], 10, 64)
 		e.since, _ = strconv.ParseInt(meta[metaSince], 10, 64)
@@ -122,6 +126,6 @@ func compare(a, b im.Instance) int {
 }
 
 func equal(a, b im.Instance) bool {
-	return compare(a, b) == 0 && a.Region == b.Region && a.Addr == b.Addr && a.URL == b.URL && a.Epoch == b.Epoch &&
+	return compare(a, b) == 0 && a.Region == b.Region && a.Addr == b.Addr && a.URL == b.URL && a.WebTransport == b.WebTransport && a.Epoch == b.Epoch &&
 		a.Draining == b.Draining && slices.Equal(a.Serves, b.Serves)
 }

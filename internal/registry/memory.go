@@ -301,6 +301,6 @@ func clone(i im.Instance) im.Instance {
 func equal(a, b im.Instance) bool {
 	same := slices.Equal(a.Serves, b.Serves)
 	a.Serves, b.Serves = nil, nil
-	return same && a.Service == b.Service && a.ID == b.ID && a.Region == b.Region && a.Addr == b.Addr && a.URL == b.URL &&
+	return same && a.Service == b.Service && a.ID == b.ID && a.Region == b.Region && a.Addr == b.Addr && a.URL == b.URL && a.WebTransport == b.WebTransport &&
 		a.Epoch == b.Epoch && a.Draining == b.Draining
 }
