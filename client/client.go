@@ -16,6 +16,7 @@ import (
 type Client struct {
 	cfg       Config
 	endpoints *endpoints
+	streams   streams
 	events    chan Event
 	notices   chan Event    // of the connection; the applier puts them into events
 	inbox     chan inbound  // pushes to apply

@@ -35,7 +35,7 @@ type session struct {
 
 // conn is one socket that was welcomed. One goroutine reads, one writes; calls come from anywhere.
 type conn struct {
-	ws       *websocket.Conn
+	ws       socket
 	codec    *wire.Codec
 	endpoint wire.Endpoint
 	welcome  *wire.Welcome
@@ -67,7 +67,7 @@ type handler interface {
 	onBehind(*conn, *wire.Behind)
 }
 
-func newConn(ws *websocket.Conn, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
+func newConn(ws socket, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
 	h := new(heart)
 	h.welcome(w, p)
 	return &conn{
@@ -199,7 +199,7 @@ func (c *conn) write() {
 			return
 		}
 		if _, bye := f.Kind.(*wire.FrameBye); bye {
-			_ = c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(writeTimeout)) // bye was sent; this is courtesy
+			c.ws.farewell()
 			c.fail(ErrClosed)
 			return
 		}

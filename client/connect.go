@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -110,9 +108,13 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 	if old != nil {
 		c.wg.Go(func() { c.retire(old) })
 	}
+	at := endpoint.URL
+	if _, ok := ws.(*streamSocket); ok {
+		at = endpoint.WebTransport
+	}
 	c.notice(Connected{
 		UID: im.UID(k.welcome.Uid), Region: k.region(), Origin: im.Origin(k.welcome.Origin), Gateway: endpoint.ID,
-		URL: endpoint.URL, Resumed: k.welcome.Resumed, Took: time.Since(start),
+		URL: at, Resumed: k.welcome.Resumed, Took: time.Since(start),
 	})
 	if !k.welcome.Resumed {
 		c.resync("connected")
@@ -172,7 +174,7 @@ func (c *Client) nextLogin() (State, error) {
 }
 
 // hello logs in on a socket and waits for the welcome.
-func (c *Client) hello(ws *websocket.Conn, e wire.Endpoint, p wire.Policy, resume *session, refresh bool) (*conn, error) {
+func (c *Client) hello(ws socket, e wire.Endpoint, p wire.Policy, resume *session, refresh bool) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, ms(p.ConnectTimeoutMs))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ws.Close() })()

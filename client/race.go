@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -18,7 +17,7 @@ import (
 
 // racer is one dial.
 type racer struct {
-	ws       *websocket.Conn
+	ws       socket
 	endpoint wire.Endpoint
 	err      error
 }
@@ -26,7 +25,7 @@ type racer struct {
 // race dials the gateways in their order, each next one after the policy's stagger or when one fails, at most the
 // policy's width at once. The first to upgrade wins. The others are closed before hello, so no gateway takes them for a
 // login.
-func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) (*websocket.Conn, wire.Endpoint, error) {
+func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) (socket, wire.Endpoint, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan racer)
@@ -36,7 +35,7 @@ func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) 
 		case results <- racer{ws, e, err}:
 		case <-ctx.Done(): // somebody else won
 			if ws != nil {
-				abandon(ws)
+				ws.abandon()
 			}
 		}
 	}
@@ -70,19 +69,6 @@ func (c *Client) race(ctx context.Context, list []wire.Endpoint, p wire.Policy) 
 		}
 	}
 	return nil, wire.Endpoint{}, fmt.Errorf("none of %d gateways can be reached: %w", len(list), errors.Join(errs...))
-}
-
-// abandon drops a socket that lost a race. It resets the connection, so that neither side keeps state for it: the gateway
-// frees it at once, before hello, and no port lingers here.
-func abandon(ws *websocket.Conn) {
-	conn := ws.NetConn()
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
-	}
-	if t, ok := conn.(*net.TCPConn); ok {
-		_ = t.SetLinger(0) // it is closed either way
-	}
-	conn.Close()
 }
 
 // stopwatch times the connects of a dial, by address, without the lookup of the name before them.
@@ -122,9 +108,76 @@ func (s *stopwatch) took(addr net.Addr, all time.Duration) time.Duration {
 	return all
 }
 
-func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*websocket.Conn, error) {
+// dial opens a socket to one gateway. Where policy and gateway offer WebTransport, that has a stagger's time ahead of the
+// WebSocket, and the first to be open wins.
+func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, ms(p.ConnectTimeoutMs))
 	defer cancel()
+	if !c.streams.may(e, p) {
+		return c.dialWebSocket(ctx, e, p)
+	}
+	type result struct {
+		s      socket
+		err    error
+		stream bool
+	}
+	results := make(chan result, 2)
+	running := 1
+	c.wg.Go(func() {
+		s, err := c.dialStream(ctx, e, p)
+		results <- result{s, err, true}
+	})
+	stagger := time.NewTimer(ms(p.RaceStaggerMs))
+	defer stagger.Stop()
+	begun := false
+	beside := func() {
+		if !begun {
+			begun = true
+			running++
+			c.wg.Go(func() {
+				s, err := c.dialWebSocket(ctx, e, p)
+				results <- result{s, err, false}
+			})
+		}
+	}
+	var errs []error
+	for {
+		select {
+		case <-stagger.C:
+			beside()
+		case r := <-results:
+			running--
+			if r.err == nil {
+				if !r.stream {
+					c.streams.failed()
+				}
+				if rest := running; rest > 0 {
+					cancel()
+					c.wg.Go(func() {
+						if late := <-results; late.s != nil {
+							late.s.abandon()
+						}
+					})
+				}
+				return r.s, nil
+			}
+			errs = append(errs, r.err)
+			if ctx.Err() != nil && running == 0 {
+				return nil, errors.Join(errs...)
+			}
+			if r.stream && ctx.Err() == nil {
+				c.streams.failed()
+				c.cfg.Logger.Debug("no WebTransport", "error", r.err)
+				beside()
+			}
+			if running == 0 {
+				return nil, errors.Join(errs...)
+			}
+		}
+	}
+}
+
+func (c *Client) dialWebSocket(ctx context.Context, e wire.Endpoint, p wire.Policy) (socket, error) {
 	d := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			var watch stopwatch
@@ -151,5 +204,5 @@ func (c *Client) dial(ctx context.Context, e wire.Endpoint, p wire.Policy) (*web
 		ws.Close()
 		return nil, fmt.Errorf("gateway %s does not speak %s", e.ID, c.cfg.Subprotocol)
 	}
-	return ws, nil
+	return webSocket{ws}, nil
 }
