@@ -199,7 +199,7 @@ func TestClientIP(t *testing.T) {
 		{"127.0.0.1:5", "198.51.100.7", "198.51.100.7"},
 		{"127.0.0.1:5", "203.0.113.9, 198.51.100.7, 10.1.1.1", "198.51.100.7"},
 		{"127.0.0.1:5", "nonsense", "127.0.0.1"},
-		{"[2001:db8::1]:5", "", "2001:db8::1"},
+		{"[2001:db8::1]:5", "", "2001:db8::"}, // its /64
 	} {
 		request := &http.Request{RemoteAddr: test.remote, Header: http.Header{}}
 		if test.forwarded != "" {

@@ -483,3 +483,12 @@ func TestPollHotRestart(t *testing.T) {
 	p.poll.client.CloseIdleConnections()
 	r.ended()
 }
+
+func (t *polls) all() (list []*longPoll) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.open {
+		list = append(list, p)
+	}
+	return list
+}
