@@ -167,7 +167,7 @@ func (t *Table) Order(c *Client) uint64 {
 		for j := range i {
 			switch {
 			case near[i] > alike*near[j]:
-				d += 1
+				d++
 			case near[j] > alike*near[i]:
 				d += 2
 			}

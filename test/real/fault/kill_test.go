@@ -16,6 +16,7 @@ import (
 	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/demo"
 	"github.com/antipode-im/antipode/internal/kafka"
+	"github.com/antipode-im/antipode/internal/redis"
 	"github.com/antipode-im/antipode/test/real/mirror"
 )
 
@@ -106,7 +107,7 @@ func (f *fault) mirrors(region im.Region) {
 	defer log.Close()
 	client := goredis.NewUniversalClient(site.Redis)
 	defer client.Close()
-	m := mirror.Region{Origins: site.Origins, Partitions: site.Partitions, Log: log, Client: client, Prefix: site.RedisPrefix}
+	m := mirror.Region{Origins: site.Origins, Partitions: site.Partitions, Log: log, Redis: redis.NewRoutes(client, site.RedisPrefix), Prefix: site.RedisPrefix}
 	rows := 0
 	f.await(30*time.Second, func() (bool, string) {
 		if rows, err = m.Differs(f.Context()); err != nil {

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	goredis "github.com/redis/go-redis/v9"
-
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/redis"
@@ -21,8 +19,8 @@ type Region struct {
 	Origins    []im.Origin // whose logs are followed, all of them whole: none was jumped or cut by retention
 	Partitions int
 	Log        *kafka.Cluster
-	Client     goredis.UniversalClient
-	Prefix     string // of the keys
+	Redis      *redis.Routes
+	Prefix     string // of its keys
 }
 
 // Differs is nil if every partition's position in Redis is the end of its log, and the rows of every user that either
@@ -32,7 +30,7 @@ func (r Region) Differs(ctx context.Context) (rows int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	store := redis.NewRoutes(r.Client, r.Prefix)
+	store := r.Redis
 	before := map[int]map[im.Origin]im.RoutePosition{}
 	users := map[im.UID]bool{}
 	for n := range r.Partitions {
@@ -117,7 +115,7 @@ func (r Region) follow(ctx context.Context, table *routes.Table, p im.Partition,
 // stored notes whose rows Redis holds of a partition number.
 func (r Region) stored(ctx context.Context, number int, users map[im.UID]bool) error {
 	base := fmt.Sprintf("%s{route.%d}:user:", r.Prefix, number)
-	keys := r.Client.Scan(ctx, 0, base+"*", 1000).Iterator()
+	keys := r.Redis.Client().Scan(ctx, 0, base+"*", 1000).Iterator()
 	for keys.Next(ctx) {
 		users[im.UID(strings.TrimPrefix(keys.Val(), base))] = true
 	}

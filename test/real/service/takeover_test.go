@@ -234,7 +234,7 @@ func TestPausedRouter(t *testing.T) {
 	stop()
 	client := goredis.NewClient(&goredis.Options{Addr: world.redis.Addr(), Password: redisWord})
 	defer client.Close()
-	routes := mirror.Region{Origins: []im.Origin{"eu"}, Partitions: partitions, Log: log, Client: client, Prefix: "eu"}
+	routes := mirror.Region{Origins: []im.Origin{"eu"}, Partitions: partitions, Log: log, Redis: redis.NewRoutes(client, "eu"), Prefix: "eu"}
 	eventually(t, "Redis holds what the logs spell", func() error {
 		rows, err := routes.Differs(t.Context())
 		if err == nil && rows == 0 {
