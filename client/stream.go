@@ -102,6 +102,7 @@ func (c *Client) dialStream(ctx context.Context, e wire.Endpoint, p wire.Policy)
 	response, session, err := d.Dial(ctx, e.WebTransport, nil)
 	if err != nil {
 		if response != nil {
+			response.Body.Close()
 			return nil, fmt.Errorf("it answered %s: %w", response.Status, err)
 		}
 		return nil, err

@@ -65,13 +65,11 @@ func (g *Gateway) newQUIC() (*quicServer, error) {
 	}
 	webtransport.ConfigureHTTP3Server(h3)
 	if g.predecessor != nil {
-		_, port, err := net.SplitHostPort(g.cfg.QUIC)
-		if err == nil {
-			q.port, err = net.LookupPort("udp", port)
-		}
+		addr, err := net.ResolveUDPAddr("udp", g.cfg.QUIC)
 		if err != nil {
 			return nil, fmt.Errorf("gateway: quic: %w", err)
 		}
+		q.port = addr.Port
 		return q, nil
 	}
 	return q, q.bind()

@@ -108,7 +108,7 @@ func (p *streamPeer) receive() ([]byte, error) {
 	case err == nil:
 		end, err := io.ReadAll(p.stream)
 		if err != nil || len(end) < 2 {
-			return nil, fmt.Errorf("a close of %q: %v", end, err)
+			return nil, fmt.Errorf("a close of %q: %w", end, err)
 		}
 		return nil, &websocket.CloseError{Code: int(binary.BigEndian.Uint16(end)), Text: string(end[2:])}
 	}

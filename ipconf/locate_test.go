@@ -27,7 +27,6 @@ func located(geo Geo) *locator {
 // What a client measured to one region says how slow its access is, which is as slow to the regions that it did not measure.
 func TestAccessDelayIsCommonToAllRegions(t *testing.T) {
 	ip := netip.MustParseAddr("192.0.2.1")
-	const eu, us = 1, 2
 	for _, c := range []struct {
 		name    string
 		geo     Geo
