@@ -46,6 +46,7 @@ type Client struct {
 	known   bool          // offset is
 	heard   time.Time     // when a record last came
 
+	carrier   carrier // of the connect loop
 	heart     heart
 	timelines timelines
 	outbox    outbox

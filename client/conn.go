@@ -35,7 +35,8 @@ type session struct {
 
 // conn is one socket that was welcomed. One goroutine reads, one writes; calls come from anywhere.
 type conn struct {
-	ws       socket
+	socket   socket
+	polled   bool // by long poll: its requests show that it lives, so there are no pings
 	codec    *wire.Codec
 	endpoint wire.Endpoint
 	welcome  *wire.Welcome
@@ -67,11 +68,12 @@ type handler interface {
 	onBehind(*conn, *wire.Behind)
 }
 
-func newConn(ws socket, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
+func newConn(carries socket, codec *wire.Codec, e wire.Endpoint, w *wire.Welcome, s *session, p wire.Policy) *conn {
 	h := new(heart)
 	h.welcome(w, p)
+	_, polled := carries.(*pollSocket)
 	return &conn{
-		ws: ws, codec: codec, endpoint: e, welcome: w, session: s, policy: p, heart: h, beats: make(chan struct{}, 1),
+		socket: carries, polled: polled, codec: codec, endpoint: e, welcome: w, session: s, policy: p, heart: h, beats: make(chan struct{}, 1),
 		out: make(chan *wire.Frame, sendQueue), acks: make(chan struct{}, 1), goaway: make(chan *wire.Goaway, 1),
 		done: make(chan struct{}), since: time.Now(), calls: map[uint32]func([]byte, error){},
 		slots: make(chan struct{}, submitSlots),
@@ -84,8 +86,10 @@ func (c *conn) heard() {
 	if quiet := c.pinged.Swap(0); quiet > 0 {
 		c.heart.outcome(time.Duration(quiet), true)
 	}
-	silence := c.heart.longest() // until the next ping
-	c.ws.SetReadDeadline(time.Now().Add(silence + min(silence, pongWait)))
+	if !c.polled {
+		silence := c.heart.longest() // until the next ping
+		c.socket.SetReadDeadline(time.Now().Add(silence + min(silence, pongWait)))
+	}
 }
 
 // timedOut notes why a read failed, if that is a ping without an answer.
@@ -102,7 +106,7 @@ func (c *conn) timedOut(err error) {
 func (c *conn) read(h handler) {
 	for {
 		c.heard()
-		_, b, err := c.ws.ReadMessage()
+		_, b, err := c.socket.ReadMessage()
 		if err != nil {
 			c.timedOut(err)
 			c.fail(c.ended(err))
@@ -144,6 +148,9 @@ func (c *conn) read(h handler) {
 // ended says why a read failed, in the wire's codes.
 func (c *conn) ended(err error) error {
 	closed, ok := errors.AsType[*websocket.CloseError](err)
+	if _, coded := asError(err); coded && !ok { // a poll was refused
+		return err
+	}
 	if !ok {
 		return &im.Error{Code: im.CodeUnavailable, Detail: fmt.Sprintf("gateway %s: %v", c.endpoint.ID, err)}
 	}
@@ -161,6 +168,9 @@ func (c *conn) ended(err error) error {
 func (c *conn) write() {
 	ping := time.NewTimer(c.heart.next())
 	defer ping.Stop()
+	if c.polled {
+		ping.Stop()
+	}
 	ackDue := time.NewTimer(time.Hour)
 	ackDue.Stop()
 	defer ackDue.Stop()
@@ -184,6 +194,10 @@ func (c *conn) write() {
 				continue
 			}
 		case <-c.beats:
+			if p, ok := c.socket.(*pollSocket); ok {
+				p.poke()
+				continue
+			}
 			f = c.ping()
 		case <-ping.C:
 			f = c.ping()
@@ -199,12 +213,14 @@ func (c *conn) write() {
 			return
 		}
 		if _, bye := f.Kind.(*wire.FrameBye); bye {
-			c.ws.farewell()
+			c.socket.farewell()
 			c.fail(ErrClosed)
 			return
 		}
 		c.activity.Store(time.Now().UnixNano())
-		ping.Reset(c.heart.next())
+		if !c.polled {
+			ping.Reset(c.heart.next())
+		}
 	}
 }
 
@@ -212,7 +228,7 @@ func (c *conn) write() {
 func (c *conn) ping() *wire.Frame {
 	quiet := time.Now().UnixNano() - c.activity.Load()
 	c.pinged.CompareAndSwap(0, max(quiet, 1))
-	c.ws.SetReadDeadline(time.Now().Add(min(c.heart.longest(), pongWait)))
+	c.socket.SetReadDeadline(time.Now().Add(min(c.heart.longest(), pongWait)))
 	return wire.FrameOf(&wire.Ping{})
 }
 
@@ -221,8 +237,8 @@ func (c *conn) send(f *wire.Frame) error {
 	if err != nil {
 		return err
 	}
-	c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return c.ws.WriteMessage(c.codec.MessageType(), b)
+	c.socket.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return c.socket.WriteMessage(c.codec.MessageType(), b)
 }
 
 // fail ends the socket: every call under way fails.
@@ -237,7 +253,7 @@ func (c *conn) fail(err error) {
 	c.calls = nil
 	c.mu.Unlock()
 	close(c.done)
-	c.ws.Close()
+	c.socket.Close()
 	for _, fn := range calls {
 		fn(nil, errLost)
 	}

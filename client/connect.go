@@ -2,9 +2,10 @@ package client
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -19,16 +20,21 @@ const steady = 5 * time.Second
 //
 //	endpoints ─▶ race ─▶ hello ─▶ welcome ─▶ serve ─┬─ lost, closed: again, after a jittered wait
 //	                                                └─ goaway: again while the old one serves on
+//
+// On networks that bear no WebSocket, carrier has it open a long poll instead, and try WebSockets from there.
 func (c *Client) connectLoop() {
 	failures, refresh, force := 0, false, false
+	by := &c.carrier
+	by.lost = time.Now()
 	for c.ctx.Err() == nil {
-		k, err := c.connect(refresh, force)
+		k, err := c.connect(refresh, force, by.poll(time.Now(), c.pollFallback(), rand.Float64()))
 		if err == nil {
 			refresh, force = false, false
-			err = c.serve(k)
+			k, err = c.serve(k)
 			if err == nil { // goaway: another one now
 				continue
 			}
+			by.ended(k.polled, time.Since(k.since), isCut(err), time.Now(), c.pollFallback(), rand.Float64())
 			switch {
 			case time.Since(k.since) >= steady:
 				failures = 0
@@ -36,6 +42,7 @@ func (c *Client) connectLoop() {
 				c.endpoints.failed(k.endpoint.Key()) // once may be the network; twice, try another
 			}
 		} else {
+			by.failed()
 			force = true
 		}
 		if c.ctx.Err() != nil {
@@ -62,8 +69,19 @@ func (c *Client) connectLoop() {
 	}
 }
 
+// pollFallback is for how long a WebSocket must last, or be missing.
+func (c *Client) pollFallback() time.Duration { return ms(c.endpoints.currentPolicy().PollFallbackMs) }
+
+// isCut tells whether the network ended a connection, not the gateway with a code.
+func isCut(err error) bool {
+	if _, said := errors.AsType[*remote](err); said {
+		return false
+	}
+	return im.CodeOf(err) == im.CodeUnavailable
+}
+
 // connect makes one connection and installs it.
-func (c *Client) connect(refresh, force bool) (*conn, error) {
+func (c *Client) connect(refresh, force, poll bool) (*conn, error) {
 	start := time.Now()
 	state, err := c.device()
 	if err != nil {
@@ -90,13 +108,52 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 			list = slices.Insert(slices.Delete(slices.Clone(list), i, i+1), 0, e)
 		}
 	}
+	if poll {
+		return c.openPoll(list, policy, resume, refresh, start)
+	}
+	return c.openWebSocket(list, policy, resume, refresh, start)
+}
+
+func (c *Client) openWebSocket(list []wire.Endpoint, policy wire.Policy, resume *session, refresh bool, start time.Time) (*conn, error) {
 	ws, endpoint, err := c.race(c.ctx, list, policy)
 	if err != nil {
 		return nil, err
 	}
-	k, err := c.hello(ws, endpoint, policy, resume, refresh)
+	return c.login(ws, endpoint, policy, resume, refresh, start)
+}
+
+// openPoll opens a long poll at the first gateway that takes one, of a few.
+func (c *Client) openPoll(list []wire.Endpoint, policy wire.Policy, resume *session, refresh bool, start time.Time) (*conn, error) {
+	codec, err := wire.NewCodec(c.cfg.Subprotocol)
 	if err != nil {
-		ws.Close()
+		return nil, err
+	}
+	var errs []error
+	for _, e := range list {
+		if e.PullURL == "" || len(errs) == policy.RaceWidth {
+			continue
+		}
+		s := newPollSocket(c.ctx, codec, e.ID, c.cfg.CallTimeout, c.pollTo(e))
+		k, err := c.login(s, e, policy, resume, refresh, start)
+		if err == nil {
+			return k, nil
+		}
+		if _, said := errors.AsType[*remote](err); said || c.ctx.Err() != nil {
+			return nil, err
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		return nil, im.Errorf(im.CodeUnavailable, "none of %d gateways takes long polls", len(list))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// login says hello on a socket, and installs the connection that is welcomed.
+func (c *Client) login(s socket, endpoint wire.Endpoint, policy wire.Policy, resume *session, refresh bool, start time.Time) (*conn, error) {
+	k, err := c.hello(s, endpoint, policy, resume, refresh)
+	if err != nil {
+		s.Close()
 		if c.ctx.Err() != nil {
 			return nil, context.Cause(c.ctx)
 		}
@@ -104,17 +161,18 @@ func (c *Client) connect(refresh, force bool) (*conn, error) {
 		return nil, err
 	}
 	c.endpoints.used(endpoint.Key())
+	c.carrier.opened(k.polled)
 	old := c.install(k)
 	if old != nil {
 		c.wg.Go(func() { c.retire(old) })
 	}
 	at := endpoint.URL
-	if _, ok := ws.(*streamSocket); ok {
+	if _, ok := s.(*streamSocket); ok {
 		at = endpoint.WebTransport
 	}
 	c.notice(Connected{
 		UID: im.UID(k.welcome.Uid), Region: k.region(), Origin: im.Origin(k.welcome.Origin), Gateway: endpoint.ID,
-		URL: at, Resumed: k.welcome.Resumed, Took: time.Since(start),
+		URL: at, Resumed: k.welcome.Resumed, LongPoll: k.polled, Took: time.Since(start),
 	})
 	if !k.welcome.Resumed {
 		c.resync("connected")
@@ -150,7 +208,7 @@ func (c *Client) device() (State, error) {
 		return State{}, err
 	}
 	if state.Device == "" {
-		state.Device = im.DeviceID("dev-" + rand.Text())
+		state.Device = im.DeviceID("dev-" + crand.Text())
 	}
 	c.mu.Lock()
 	c.state = state
@@ -174,10 +232,10 @@ func (c *Client) nextLogin() (State, error) {
 }
 
 // hello logs in on a socket and waits for the welcome.
-func (c *Client) hello(ws socket, e wire.Endpoint, p wire.Policy, resume *session, refresh bool) (*conn, error) {
+func (c *Client) hello(s socket, e wire.Endpoint, p wire.Policy, resume *session, refresh bool) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, ms(p.ConnectTimeoutMs))
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { ws.Close() })()
+	defer context.AfterFunc(ctx, func() { s.Close() })()
 	token, err := c.cfg.Token(ctx, refresh)
 	if err != nil {
 		return nil, fmt.Errorf("token: %w", err)
@@ -198,14 +256,14 @@ func (c *Client) hello(ws socket, e wire.Endpoint, p wire.Policy, resume *sessio
 		hello.Resume = &wire.Resume{Session: resume.id, Secret: resume.secret, Push: resume.pushed}
 		c.mu.Unlock()
 	}
-	k := newConn(ws, codec, e, &wire.Welcome{}, nil, p)
+	k := newConn(s, codec, e, &wire.Welcome{}, nil, p)
 	sent := time.Now()
 	if err := k.send(wire.FrameOf(hello)); err != nil {
 		return nil, im.Errorf(im.CodeUnavailable, "gateway %s: %v", e.ID, err)
 	}
-	ws.SetReadDeadline(sent.Add(ms(p.ConnectTimeoutMs)))
+	s.SetReadDeadline(sent.Add(ms(p.ConnectTimeoutMs)))
 	for {
-		_, b, err := ws.ReadMessage()
+		_, b, err := s.ReadMessage()
 		if err != nil {
 			return nil, k.ended(err)
 		}
@@ -243,7 +301,10 @@ func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.T
 	// The server read its clock between our sending and receiving: half way, for want of better (Cristian, 1989).
 	c.offset, c.known = time.UnixMilli(w.ServerTimeMs).Sub(sent.Add(now.Sub(sent)/2)), w.ServerTimeMs > 0
 	c.mu.Unlock()
-	welcomed := newConn(k.ws, k.codec, k.endpoint, w, s, k.policy)
+	if p, ok := k.socket.(*pollSocket); ok {
+		p.welcome(w.MaxFrameBytes)
+	}
+	welcomed := newConn(k.socket, k.codec, k.endpoint, w, s, k.policy)
 	c.heart.welcome(w, k.policy)
 	welcomed.heart = &c.heart
 	return welcomed, nil
@@ -315,8 +376,47 @@ func (c *Client) retire(k *conn) {
 }
 
 // serve waits for the end of a conn, and returns why it ended. A goaway returns nil, after a random part of its time:
-// the conn goes on serving until the next one replaces it.
-func (c *Client) serve(k *conn) error {
+// the conn goes on serving until the next one replaces it. From a long poll a WebSocket is tried now and then: last is the conn
+// that was served at the end.
+func (c *Client) serve(k *conn) (last *conn, err error) {
+	for k.polled {
+		t := time.NewTimer(time.Until(c.carrier.due))
+		select {
+		case <-t.C:
+			ws, err := c.tryWebSocket(k)
+			if err == nil {
+				k = ws
+				continue
+			}
+			c.cfg.Logger.Debug("a WebSocket was tried in vain; the long poll goes on", "error", err)
+			c.carrier.tried(time.Now(), c.pollFallback(), rand.Float64())
+			continue
+		case <-k.done:
+		case g := <-k.goaway:
+			k.goaway <- g // for what follows
+		}
+		t.Stop()
+		break
+	}
+	return k, c.untilEnd(k)
+}
+
+// tryWebSocket opens a WebSocket at the gateway of a long poll, and resumes its session there.
+func (c *Client) tryWebSocket(k *conn) (*conn, error) {
+	start, policy := time.Now(), c.endpoints.currentPolicy()
+	ws, err := c.dial(c.ctx, k.endpoint, policy)
+	if err != nil {
+		return nil, err
+	}
+	next, err := c.login(ws, k.endpoint, policy, k.session, false, start)
+	if err != nil {
+		c.endpoints.used(k.endpoint.Key()) // it is the network's fault: the gateway serves, by long poll
+	}
+	return next, err
+}
+
+// untilEnd waits for the end of a conn, or for the time to leave it.
+func (c *Client) untilEnd(k *conn) error {
 	select {
 	case <-k.done:
 		return c.lost(k)

@@ -49,7 +49,9 @@ type Connected struct {
 	Gateway string
 	URL     string
 	Resumed bool // the session went on: nothing was missed
-	Took    time.Duration
+	// LongPoll says that there is no WebSocket: the network ends them. They are tried again now and then.
+	LongPoll bool
+	Took     time.Duration
 }
 
 // Retried says that a submit was not accepted now and is sent again by itself. Err is an *im.Error: its code says why.

@@ -62,6 +62,9 @@ type gateway struct {
 	onPull   func(http bool) time.Duration                     // negative: never answers
 	acked    uint64
 	dead     bool // takes frames, says nothing
+	polls    map[string]*peer
+	noSocket bool          // upgrades are refused
+	cutAfter time.Duration // WebSockets are cut after so long; 0: never
 }
 
 var errCut = errors.New("cut")
@@ -70,6 +73,7 @@ var errCut = errors.New("cut")
 type peer struct {
 	g     *gateway
 	ws    *websocket.Conn
+	poll  *fakePoll // instead of ws
 	codec *wire.Codec
 	uid   im.UID
 	mu    sync.Mutex
@@ -116,6 +120,7 @@ func (w *world) gateway(id string, r im.Region) *gateway {
 	w.mu.Unlock()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.socket)
+	mux.HandleFunc("POST /v1/poll", g.servePoll)
 	mux.HandleFunc("POST /v1/", g.http)
 	w.serve(id+":80", mux)
 	return g
@@ -172,7 +177,7 @@ func (g *gateway) drop() {
 	g.conns = nil
 	g.mu.Unlock()
 	for _, p := range conns {
-		p.ws.Close()
+		p.end(0)
 	}
 }
 
@@ -184,7 +189,27 @@ func (g *gateway) close(code im.Code) {
 	g.mu.Unlock()
 	for _, p := range conns {
 		p.send(wire.FrameOf(wire.ErrorFrame(im.Errorf(code, "by script"))))
-		p.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code.Spec().Close, ""), time.Now().Add(time.Second))
+		p.end(code.Spec().Close)
+	}
+}
+
+func (p *peer) message(b []byte) {
+	if p.poll != nil {
+		p.poll.out <- b
+		return
+	}
+	p.ws.WriteMessage(p.codec.MessageType(), b)
+}
+
+// end ends the socket, with a close code if it is not 0.
+func (p *peer) end(code int) {
+	switch {
+	case p.poll != nil:
+		p.poll.over(code)
+	case code != 0:
+		p.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""), time.Now().Add(time.Second))
+		p.ws.Close()
+	default:
 		p.ws.Close()
 	}
 }
@@ -199,7 +224,7 @@ func (p *peer) send(f *wire.Frame) {
 	if err != nil || b == nil {
 		return
 	}
-	p.ws.WriteMessage(p.codec.MessageType(), b)
+	p.message(b)
 }
 
 func (p *peer) reply(c *wire.Call, body []byte, err error) {
@@ -213,16 +238,26 @@ func (p *peer) reply(c *wire.Call, body []byte, err error) {
 	if encErr != nil {
 		p.g.w.t.Errorf("reply: %v", encErr)
 	}
-	p.ws.WriteMessage(p.codec.MessageType(), b)
+	p.message(b)
 }
 
 func (g *gateway) socket(rw http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	refuse, cut := g.noSocket, g.cutAfter
+	g.mu.Unlock()
+	if refuse {
+		rw.WriteHeader(http.StatusBadGateway)
+		return
+	}
 	up := websocket.Upgrader{Subprotocols: wire.Subprotocols()}
 	ws, err := up.Upgrade(rw, r, nil)
 	if err != nil {
 		return
 	}
 	defer ws.Close()
+	if cut > 0 {
+		defer time.AfterFunc(cut, func() { ws.Close() }).Stop()
+	}
 	codec, err := wire.NewCodec(ws.Subprotocol())
 	if err != nil {
 		return
@@ -244,32 +279,35 @@ func (g *gateway) socket(rw http.ResponseWriter, r *http.Request) {
 		if dead {
 			continue
 		}
-		switch k := f.Kind.(type) {
-		case *wire.FrameHello:
-			if !g.hello(p, k.Hello) {
-				return
-			}
-		case *wire.FramePing:
-			p.send(wire.FrameOf(&wire.Pong{}))
-		case *wire.FramePushAck:
-			g.mu.Lock()
-			g.acked = max(g.acked, k.PushAck.Number)
-			g.mu.Unlock()
-		case *wire.FrameCall:
-			if k.Call.Method == wire.MethodSubmit { // in order
-				if g.callSubmit(p, k.Call) != nil {
-					return
-				}
-				continue
-			}
-			g.w.wg.Go(func() {
-				body, err := g.call(p.uid, k.Call.Method, k.Call.Body, false)
-				p.reply(k.Call, body, err)
-			})
-		case *wire.FrameBye:
+		if !g.frame(p, f) {
 			return
 		}
 	}
+}
+
+// frame takes a client's frame; false ends its socket.
+func (g *gateway) frame(p *peer, f *wire.Frame) bool {
+	switch k := f.Kind.(type) {
+	case *wire.FrameHello:
+		return g.hello(p, k.Hello)
+	case *wire.FramePing:
+		p.send(wire.FrameOf(&wire.Pong{}))
+	case *wire.FramePushAck:
+		g.mu.Lock()
+		g.acked = max(g.acked, k.PushAck.Number)
+		g.mu.Unlock()
+	case *wire.FrameCall:
+		if k.Call.Method == wire.MethodSubmit { // in order
+			return g.callSubmit(p, k.Call) == nil
+		}
+		g.w.wg.Go(func() {
+			body, err := g.call(p.uid, k.Call.Method, k.Call.Body, false)
+			p.reply(k.Call, body, err)
+		})
+	case *wire.FrameBye:
+		return false
+	}
+	return true
 }
 
 func (g *gateway) hello(p *peer, h *wire.Hello) bool {
@@ -286,8 +324,7 @@ func (g *gateway) hello(p *peer, h *wire.Hello) bool {
 	if hook != nil {
 		if err := hook(h); err != nil {
 			p.send(wire.FrameOf(wire.ErrorFrame(err)))
-			code := im.CodeOf(err)
-			p.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code.Spec().Close, ""), time.Now().Add(time.Second))
+			p.end(im.CodeOf(err).Spec().Close)
 			return false
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// socket carries frames to a gateway and back: a WebSocket, or a stream of WebTransport.
+// socket carries frames to a gateway and back: a WebSocket, a stream of WebTransport, or a long poll.
 type socket interface {
 	// ReadMessage reads a frame. A *websocket.CloseError says with which code the gateway closed, whatever carried it.
 	ReadMessage() (typ int, b []byte, err error)

@@ -51,6 +51,7 @@ type user struct {
 	claims   []Claim
 	troubles []trouble
 	gateway  string // region/id of the last one that took the login
+	polled   bool   // it used a long poll
 }
 
 // NoAnswer stands for the code of an answer where there was none: nothing was reached, or the answer was lost.
@@ -122,6 +123,7 @@ func (u *user) see(e client.Event) {
 		}
 	case client.Connected:
 		u.gateway = string(e.Region) + "/" + e.Gateway
+		u.polled = u.polled || e.LongPoll
 	case client.Retried:
 		code := NoAnswer
 		if answer, ok := errors.AsType[*im.Error](e.Err); ok {

@@ -283,6 +283,7 @@ type Seen struct {
 	Sent    int
 	Retried map[im.Code]int // answers that made their clients send a submit again
 	Lost    int             // sockets that went
+	Polled  int             // users who had to use a long poll at any time
 	// LongestAck is the longest that anybody waited for an ack, LongestShow from sending to the last one's being shown it.
 	// What is still waited for counts up to now.
 	LongestAck, LongestShow time.Duration
@@ -337,6 +338,9 @@ func (t *Traffic) Seen(since time.Time, regions ...im.Region) Seen {
 			continue
 		}
 		u.mu.Lock()
+		if u.polled {
+			seen.Polled++
+		}
 		for _, x := range u.troubles {
 			switch {
 			case x.at.Before(since):

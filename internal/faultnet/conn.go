@@ -197,6 +197,7 @@ func (p *Proxy) pipe(c *conn, d Direction, from, to net.Conn) {
 	defer wg.Wait()
 	wg.Go(func() { p.write(c, d, l, to) })
 	b := make([]byte, chunkBytes)
+	upgraded := false
 	for {
 		f, _ := p.fault(d)
 		size := chunkBytes
@@ -205,6 +206,17 @@ func (p *Proxy) pipe(c *conn, d Direction, from, to net.Conn) {
 		}
 		n, err := from.Read(b[:size])
 		p.sent(c)
+		if d == Up && !upgraded && asksToUpgrade(b[:n]) {
+			upgraded = true
+			if after := time.Duration(p.ends.Load()); after > 0 {
+				defer time.AfterFunc(after, func() {
+					if p.ends.Load() > 0 {
+						p.ended.Add(1)
+						c.reset()
+					}
+				}).Stop()
+			}
+		}
 		f, _ = p.fault(d)
 		if n > 0 && !l.put(chunk{b: bytes.Clone(b[:n]), due: time.Now().Add(f.Delay)}, f.Buffer, c.done) {
 			return
@@ -218,6 +230,11 @@ func (p *Proxy) pipe(c *conn, d Direction, from, to net.Conn) {
 			return
 		}
 	}
+}
+
+// asksToUpgrade tells whether a request for a WebSocket is in what was read at once, as clients write it.
+func asksToUpgrade(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("GET ")) && bytes.Contains(bytes.ToLower(b), []byte("\r\nupgrade: websocket"))
 }
 
 // turn is when so many bytes may leave in a direction with a rate.

@@ -72,6 +72,7 @@ type Stats struct {
 	Conns    int       // open now
 	Accepted uint64    // connections taken
 	Stranded uint64    // of those, how many went dead in silence
+	Ended    uint64    // of those, how many were reset because of an upgrade
 	Bytes    [2]uint64 // passed, by Direction
 	Lost     [2]uint64 // cut away, or sent on a stranded connection, by Direction
 }
@@ -90,9 +91,9 @@ type Proxy struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	accepted, stranded atomic.Uint64
-	bytes, lost        [2]atomic.Uint64
-	forgets            atomic.Int64 // ns; 0: never
+	accepted, stranded, ended atomic.Uint64
+	bytes, lost               [2]atomic.Uint64
+	forgets, ends             atomic.Int64 // ns; 0: never
 
 	mu      sync.Mutex
 	free    [2]time.Time // when the next byte may leave a direction that has a rate
@@ -160,6 +161,10 @@ func (p *Proxy) Strand() {
 // none. What TCP sends by itself, such as its keepalive, is not seen here and does not count.
 func (p *Proxy) Forget(after time.Duration) { p.forgets.Store(int64(after)) }
 
+// EndUpgraded resets connections so long after an HTTP upgrade was asked for on them, as proxies do that know no WebSockets; 0:
+// none, those that wait for their end included.
+func (p *Proxy) EndUpgraded(after time.Duration) { p.ends.Store(int64(after)) }
+
 // Reset drops every open connection at once, both ends seeing a reset. New ones are taken.
 func (p *Proxy) Reset() {
 	for _, c := range p.open() {
@@ -186,7 +191,7 @@ func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	n := len(p.conns)
 	p.mu.Unlock()
-	s := Stats{Conns: n, Accepted: p.accepted.Load(), Stranded: p.stranded.Load()}
+	s := Stats{Conns: n, Accepted: p.accepted.Load(), Stranded: p.stranded.Load(), Ended: p.ended.Load()}
 	for d := range 2 {
 		s.Bytes[d], s.Lost[d] = p.bytes[d].Load(), p.lost[d].Load()
 	}

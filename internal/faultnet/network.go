@@ -22,12 +22,13 @@ type Network struct {
 	phase   Phase
 	rounds  int
 	forgets time.Duration
+	ends    time.Duration // of upgraded connections
 }
 
 // NewNetwork begins a profile, which goes on until Calm or Close.
 func NewNetwork(p Profile) *Network {
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &Network{profile: p, cancel: cancel, calm: make(chan struct{}), proxies: map[string]*Proxy{}, forgets: p.Forgets}
+	n := &Network{profile: p, cancel: cancel, calm: make(chan struct{}), proxies: map[string]*Proxy{}, forgets: p.Forgets, ends: p.Upgrades}
 	if len(p.Phases) > 0 {
 		n.phase = p.Phases[0]
 		n.wg.Go(func() { n.play(ctx) })
@@ -68,6 +69,7 @@ func (n *Network) set(p *Proxy) {
 	up.State, down.State = n.phase.Up, n.phase.Down
 	p.change(func(f *[2]Fault) { f[Up], f[Down] = up, down })
 	p.Forget(n.forgets)
+	p.EndUpgraded(n.ends)
 }
 
 // play goes through the phases, over and over.
@@ -120,7 +122,7 @@ func (n *Network) Calm() {
 	n.wg.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.phase, n.forgets = Phase{}, 0
+	n.phase, n.forgets, n.ends = Phase{}, 0, 0
 	for _, p := range n.proxies {
 		n.set(p)
 	}
@@ -143,6 +145,7 @@ func (n *Network) Stats() Stats {
 		sum.Conns += s.Conns
 		sum.Accepted += s.Accepted
 		sum.Stranded += s.Stranded
+		sum.Ended += s.Ended
 		for d := range 2 {
 			sum.Bytes[d] += s.Bytes[d]
 			sum.Lost[d] += s.Lost[d]

@@ -204,3 +204,33 @@ func TestProfilesComeAndGo(t *testing.T) {
 		})
 	}
 }
+
+func TestNoWebSockets(t *testing.T) {
+	n, dial, _ := behind(t, NoWebSockets(100*time.Millisecond))
+	plain, upgraded := dial(), dial()
+	works(t, plain, "a plain connection")
+	ask := []byte("GET /v1/ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if _, err := upgraded.Write(ask); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(ask))
+	if _, err := io.ReadFull(upgraded, got); err != nil {
+		t.Fatalf("it lives for a while: %v", err)
+	}
+	if err := upgraded.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := upgraded.Read(got); err == nil || silent(err) {
+		t.Fatalf("it was not reset: %v", err)
+	}
+	works(t, plain, "a plain connection, later")
+	if s := n.Stats(); s.Ended != 1 {
+		t.Errorf("%+v", s)
+	}
+	n.Calm()
+	upgraded = dial()
+	if _, err := upgraded.Write(ask); err != nil {
+		t.Fatal(err)
+	}
+	works(t, plain, "when it is calm")
+}

@@ -7,6 +7,7 @@ type Profile struct {
 	Name     string
 	Up, Down Fault         // always: delay, rate and buffer; states come from Phases
 	Forgets  time.Duration // connections that are quiet for longer are stranded; 0: none
+	Upgrades time.Duration // connections on which an upgrade was asked for are reset after so long; 0: never
 	Phases   []Phase       // one after the other, and again; none: all is open
 }
 
@@ -58,6 +59,11 @@ func Handover(every, between time.Duration) Profile {
 		{For: every - between},
 		{For: between, Up: Stalled, Stranded: true},
 	}}
+}
+
+// NoWebSockets is a proxy that ends every WebSocket after so long, and lets requests pass.
+func NoWebSockets(after time.Duration) Profile {
+	return Profile{Name: "no websockets", Upgrades: after}
 }
 
 // OneSided stalls one direction for a third of a period, and the other for the next third.

@@ -36,6 +36,8 @@ type weak struct {
 	call    time.Duration // how long a client waits for an answer
 	// hurt tells whether the network has done to a device what it is for.
 	hurt func(n *faultnet.Network) bool
+	// polls: nobody gets on without a long poll.
+	polls bool
 }
 
 func profiles() []weak {
@@ -47,15 +49,18 @@ func profiles() []weak {
 	}
 	forgets := *period / 2
 	return []weak{
-		{faultnet.TwoG(), "2g", time.Second, 0, func(n *faultnet.Network) bool { return n.Stats().Bytes[faultnet.Up] > 1000 }},
-		{faultnet.LossBursts(*period, *period/2), "cell", 100 * time.Millisecond, 3 * time.Second, rounds},
+		{faultnet.TwoG(), "2g", time.Second, 0, func(n *faultnet.Network) bool { return n.Stats().Bytes[faultnet.Up] > 1000 }, false},
+		{faultnet.LossBursts(*period, *period/2), "cell", 100 * time.Millisecond, 3 * time.Second, rounds, false},
 		{faultnet.Flapping(*period), "cell", 100 * time.Millisecond, 3 * time.Second, func(n *faultnet.Network) bool {
 			s := n.Stats()
 			return n.Rounds() >= 2 && s.Lost[faultnet.Up]+s.Lost[faultnet.Down] > 0
-		}},
-		{faultnet.ForgetfulNAT(forgets), "cell", forgets * 4, 3 * time.Second, deceived},
-		{faultnet.Handover(*period, *period/8), "cell", 100 * time.Millisecond, 3 * time.Second, deceived},
-		{faultnet.OneSided(*period), "wifi", 100 * time.Millisecond, 3 * time.Second, rounds},
+		}, false},
+		{faultnet.ForgetfulNAT(forgets), "cell", forgets * 4, 3 * time.Second, deceived, false},
+		{faultnet.Handover(*period, *period/8), "cell", 100 * time.Millisecond, 3 * time.Second, deceived, false},
+		{faultnet.OneSided(*period), "wifi", 100 * time.Millisecond, 3 * time.Second, rounds, false},
+		{faultnet.NoWebSockets(2 * time.Second), "wifi", 100 * time.Millisecond, 3 * time.Second, func(n *faultnet.Network) bool {
+			return n.Stats().Ended >= 3
+		}, true},
 	}
 }
 
@@ -96,6 +101,9 @@ func (p *party) close() {
 
 // done tells whether everybody was hurt, and had messages through all the same in every direction.
 func (p *party) done(began time.Time) (ok bool, missing string) {
+	if seen := p.traffic.Seen(time.Time{}); p.polls && seen.Polled < len(p.networks) {
+		return false, fmt.Sprintf("%d of %d users poll", seen.Polled, len(p.networks))
+	}
 	ok, missing = p.traffic.Flows(began, nil, nil)
 	p.all(func(n *faultnet.Network) {
 		if !p.hurt(n) {
