@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +16,7 @@ import (
 func TestEvacuation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
+		var mu sync.Mutex
 		var told []time.Duration
 		e := evacuation{
 			drainOver: time.Minute, now: time.Now,
@@ -22,6 +24,8 @@ func TestEvacuation(t *testing.T) {
 				if within != 30*time.Second {
 					t.Errorf("clients are to go within %v", within)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				told = append(told, time.Since(begun))
 			},
 		}
@@ -36,6 +40,8 @@ func TestEvacuation(t *testing.T) {
 		want := func(when string, at ...time.Duration) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(told, at) {
 				t.Errorf("%s: clients were told at %v, want %v", when, told, at)
 			}
@@ -43,7 +49,9 @@ func TestEvacuation(t *testing.T) {
 		say(im.StateActive)
 		time.Sleep(time.Hour)
 		want("active")
+		mu.Lock()
 		begun = time.Now()
+		mu.Unlock()
 		say(im.StateDraining)
 		time.Sleep(59 * time.Second)
 		want("the share steps down")
@@ -55,7 +63,9 @@ func TestEvacuation(t *testing.T) {
 		say(im.StateActive)
 		time.Sleep(time.Hour)
 		want("active again", time.Minute, 2*time.Minute)
+		mu.Lock()
 		begun, told = time.Now(), nil
+		mu.Unlock()
 		say(im.StateDraining)
 		time.Sleep(time.Minute)
 		want("draining again", time.Minute)

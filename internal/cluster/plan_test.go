@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -232,7 +233,7 @@ func fillData(t *testing.T, p *Plan) {
 	if _, err := p.postgresPassword(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(p.KeysDir(), "token-key.pub"), []byte("MCowBQYDK2VwAyEA\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(p.KeysDir(), "token-key.pub"), []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
