@@ -178,6 +178,7 @@ func TestDataOutlivesTheProcess(t *testing.T) {
 	}
 	await(t, "views are equal", func() bool { return equalDigests(t, d) })
 
+	d.Close()
 	other, err := app.NewDev(app.DevConfig{Regions: []string{"eu", "ap"}, Listen: "127.0.0.1:0", Data: data})
 	if err == nil {
 		other.Close()
