@@ -48,8 +48,9 @@ sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on)
 # Each target takes so long. What breaks one is kept in testdata/fuzz beside it, and tested from then on.
 FUZZ ?= 30s
 
-fuzz: ## fuzz what decodes the bytes of clients and proxies (FUZZ=30s each; 5 minutes)
-	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied; do \
+fuzz: ## fuzz what decodes strangers' bytes, and the pure cores (FUZZ=30s each; 8 minutes)
+	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied \
+	    ./im ./imserver/view ./ipconf/rank ./router/routes; do \
 	  for target in $$($(GO) test -list '^Fuzz' $$at | grep '^Fuzz'); do \
 	    echo "$$at $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) $$at; \
 	  done; done

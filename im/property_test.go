@@ -41,82 +41,82 @@ var (
 	})
 )
 
-func TestCursorIsASetOfRecords(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b, c := cursors.Draw(t, "a"), cursors.Draw(t, "b"), cursors.Draw(t, "c")
-		before := a.String() + "|" + b.String()
-		union := covered(a)
-		maps.Copy(union, covered(b))
-		if got := covered(a.Merge(b)); !maps.Equal(got, union) {
-			t.Fatalf("merge of %v and %v covers %v", a, b, got)
-		}
-		both := covered(a)
-		maps.DeleteFunc(both, func(r record, _ bool) bool { return !b.Covers(r.origin, r.seq) })
-		if got := covered(a.Cut(b)); !maps.Equal(got, both) {
-			t.Fatalf("cut of %v to %v covers %v", a, b, got)
-		}
-		subset := true
-		for r := range covered(b) {
-			subset = subset && a.Covers(r.origin, r.seq)
-		}
-		if a.CoversAll(b) != subset {
-			t.Fatalf("CoversAll(%v, %v) = %v", a, b, !subset)
-		}
-		if x, y := a.Merge(b).String(), b.Merge(a).String(); x != y {
-			t.Fatalf("merge does not commute: %q, %q", x, y)
-		}
-		if x, y := a.Merge(b).Merge(c).String(), a.Merge(b.Merge(c)).String(); x != y {
-			t.Fatalf("merge does not associate: %q, %q", x, y)
-		}
-		if x := a.Merge(a).String(); x != a.String() {
-			t.Fatalf("merge is not idempotent: %q", x)
-		}
-		if after := a.String() + "|" + b.String(); after != before {
-			t.Fatalf("arguments changed: %s, before %s", after, before)
-		}
-		back, err := im.ParseCursor(a.String())
-		if err != nil || !maps.Equal(covered(back), covered(a)) {
-			t.Fatalf("%q reads as %v, %v", a.String(), back, err)
-		}
-	})
+func TestCursorIsASetOfRecords(t *testing.T) { rapid.Check(t, cursorIsASetOfRecords) }
+
+func cursorIsASetOfRecords(t *rapid.T) {
+	a, b, c := cursors.Draw(t, "a"), cursors.Draw(t, "b"), cursors.Draw(t, "c")
+	before := a.String() + "|" + b.String()
+	union := covered(a)
+	maps.Copy(union, covered(b))
+	if got := covered(a.Merge(b)); !maps.Equal(got, union) {
+		t.Fatalf("merge of %v and %v covers %v", a, b, got)
+	}
+	both := covered(a)
+	maps.DeleteFunc(both, func(r record, _ bool) bool { return !b.Covers(r.origin, r.seq) })
+	if got := covered(a.Cut(b)); !maps.Equal(got, both) {
+		t.Fatalf("cut of %v to %v covers %v", a, b, got)
+	}
+	subset := true
+	for r := range covered(b) {
+		subset = subset && a.Covers(r.origin, r.seq)
+	}
+	if a.CoversAll(b) != subset {
+		t.Fatalf("CoversAll(%v, %v) = %v", a, b, !subset)
+	}
+	if x, y := a.Merge(b).String(), b.Merge(a).String(); x != y {
+		t.Fatalf("merge does not commute: %q, %q", x, y)
+	}
+	if x, y := a.Merge(b).Merge(c).String(), a.Merge(b.Merge(c)).String(); x != y {
+		t.Fatalf("merge does not associate: %q, %q", x, y)
+	}
+	if x := a.Merge(a).String(); x != a.String() {
+		t.Fatalf("merge is not idempotent: %q", x)
+	}
+	if after := a.String() + "|" + b.String(); after != before {
+		t.Fatalf("arguments changed: %s, before %s", after, before)
+	}
+	back, err := im.ParseCursor(a.String())
+	if err != nil || !maps.Equal(covered(back), covered(a)) {
+		t.Fatalf("%q reads as %v, %v", a.String(), back, err)
+	}
 }
 
-func TestStampsGrow(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var clock im.Clock
-		now := time.UnixMilli(1_700_000_000_000)
-		own, latest := im.Stamp(0), now
-		calls := rapid.IntRange(1, 50).Draw(t, "calls")
-		for range calls {
-			now = now.Add(time.Duration(rapid.IntRange(-2000, 2000).Draw(t, "ms")) * time.Millisecond)
-			if now.After(latest) {
-				latest = now
-			}
-			seen := im.Stamp(0)
-			if rapid.Bool().Draw(t, "saw") {
-				seen = im.StampAt(now.Add(time.Duration(rapid.IntRange(-8000, 8000).Draw(t, "ahead")) * time.Millisecond))
-			}
-			s, err := clock.Next(now, seen, im.MaxSkew)
-			if tooFar := seen.Time().Sub(now) > im.MaxSkew; tooFar != (im.CodeOf(err) == im.CodeStampAhead) {
-				t.Fatalf("seen %v at %v: %v", seen, now, err)
-			}
-			if err != nil {
-				continue
-			}
-			if s <= seen { // I4
-				t.Fatalf("stamp %v for a sender who saw %v", s, seen)
-			}
-			if seen == 0 {
-				if s <= own || s < im.StampAt(now) {
-					t.Fatalf("stamp %v after %v at %v", s, own, now)
-				}
-				if s > im.StampAt(latest)+im.Stamp(calls) { // a stamp a call, from the latest that the clock has shown
-					t.Fatalf("the clock followed what a client claimed: %v, though it never showed more than %v", s, latest)
-				}
-				own = s
-			}
+func TestStampsGrow(t *testing.T) { rapid.Check(t, stampsGrow) }
+
+func stampsGrow(t *rapid.T) {
+	var clock im.Clock
+	now := time.UnixMilli(1_700_000_000_000)
+	own, latest := im.Stamp(0), now
+	calls := rapid.IntRange(1, 50).Draw(t, "calls")
+	for range calls {
+		now = now.Add(time.Duration(rapid.IntRange(-2000, 2000).Draw(t, "ms")) * time.Millisecond)
+		if now.After(latest) {
+			latest = now
 		}
-	})
+		seen := im.Stamp(0)
+		if rapid.Bool().Draw(t, "saw") {
+			seen = im.StampAt(now.Add(time.Duration(rapid.IntRange(-8000, 8000).Draw(t, "ahead")) * time.Millisecond))
+		}
+		s, err := clock.Next(now, seen, im.MaxSkew)
+		if tooFar := seen.Time().Sub(now) > im.MaxSkew; tooFar != (im.CodeOf(err) == im.CodeStampAhead) {
+			t.Fatalf("seen %v at %v: %v", seen, now, err)
+		}
+		if err != nil {
+			continue
+		}
+		if s <= seen { // I4
+			t.Fatalf("stamp %v for a sender who saw %v", s, seen)
+		}
+		if seen == 0 {
+			if s <= own || s < im.StampAt(now) {
+				t.Fatalf("stamp %v after %v at %v", s, own, now)
+			}
+			if s > im.StampAt(latest)+im.Stamp(calls) { // a stamp a call, from the latest that the clock has shown
+				t.Fatalf("the clock followed what a client claimed: %v, though it never showed more than %v", s, latest)
+			}
+			own = s
+		}
+	}
 }
 
 // TestFollowersAgree: whatever a copy's writers repeat, a follower takes the origin's log, each record once, in order; and

@@ -40,47 +40,47 @@ func draw(t *rapid.T) ([]Gateway, []Region, Client) {
 
 // No gateway is in an answer twice; only usable ones of open regions are, and some of each; the same input gives the same
 // answer.
-func TestEveryAnswer(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		gateways, regions, c := draw(t)
-		table := Build(gateways, regions, Settings{})
-		seed := rapid.Uint64().Draw(t, "seed")
-		places := table.Draw(nil, &c, seed)
-		if again := table.Draw(nil, &c, seed); !slices.Equal(places, again) {
-			t.Fatalf("the same input gave %v, then %v", places, again)
+func TestEveryAnswer(t *testing.T) { rapid.Check(t, everyAnswer) }
+
+func everyAnswer(t *rapid.T) {
+	gateways, regions, c := draw(t)
+	table := Build(gateways, regions, Settings{})
+	seed := rapid.Uint64().Draw(t, "seed")
+	places := table.Draw(nil, &c, seed)
+	if again := table.Draw(nil, &c, seed); !slices.Equal(places, again) {
+		t.Fatalf("the same input gave %v, then %v", places, again)
+	}
+	seen, given := map[int]bool{}, map[int]int{}
+	for _, p := range places {
+		g := gateways[p.Gateway]
+		if g.Dead || g.Draining || regions[g.Region].Share == 0 || c.Forbidden&(1<<g.Region) != 0 {
+			t.Fatalf("%+v is handed out", g)
 		}
-		seen, given := map[int]bool{}, map[int]int{}
-		for _, p := range places {
-			g := gateways[p.Gateway]
-			if g.Dead || g.Draining || regions[g.Region].Share == 0 || c.Forbidden&(1<<g.Region) != 0 {
-				t.Fatalf("%+v is handed out", g)
-			}
-			if p.Score < 0 || p.Score > 1 || math.IsNaN(float64(p.Score)) {
-				t.Fatalf("score %v", p.Score)
-			}
-			if seen[p.Gateway] {
-				t.Fatalf("%s is there twice", g.ID)
-			}
-			seen[p.Gateway] = true
-			given[g.Region]++
+		if p.Score < 0 || p.Score > 1 || math.IsNaN(float64(p.Score)) {
+			t.Fatalf("score %v", p.Score)
 		}
-		for r := range regions {
-			if table.Standing(r, &c).Closed != "" {
-				continue
-			}
-			able := 0 // canary gateways are for canary users, where there are others
-			for _, stable := range []bool{true, false} {
-				for i, g := range gateways {
-					if g.Region == r && g.Canary != stable && table.inverse[i] > 0 && (stable || c.Canary || able == 0) {
-						able++
-					}
+		if seen[p.Gateway] {
+			t.Fatalf("%s is there twice", g.ID)
+		}
+		seen[p.Gateway] = true
+		given[g.Region]++
+	}
+	for r := range regions {
+		if table.Standing(r, &c).Closed != "" {
+			continue
+		}
+		able := 0 // canary gateways are for canary users, where there are others
+		for _, stable := range []bool{true, false} {
+			for i, g := range gateways {
+				if g.Region == r && g.Canary != stable && table.inverse[i] > 0 && (stable || c.Canary || able == 0) {
+					able++
 				}
 			}
-			if able > 0 && given[r] < min(able, perRegion) && !(!c.Canary && given[r] > 0) {
-				t.Fatalf("%d of %d gateways of region %d are handed out", given[r], able, r)
-			}
 		}
-	})
+		if able > 0 && given[r] < min(able, perRegion) && !(!c.Canary && given[r] > 0) {
+			t.Fatalf("%d of %d gateways of region %d are handed out", given[r], able, r)
+		}
+	}
 }
 
 // A list is walked from its top. If the first region is dead, a few failures lead to the others, which come in an order drawn

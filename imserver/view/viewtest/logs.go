@@ -26,8 +26,10 @@ type Logs struct {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Make returns logs with about n records, the same for the same seed.
-func Make(seed uint64, n int) *Logs {
-	rng := rand.New(rand.NewPCG(seed, 1))
+func Make(seed uint64, n int) *Logs { return MakeFrom(rand.New(rand.NewPCG(seed, 1)), n) }
+
+// MakeFrom is Make with what chooses passed in.
+func MakeFrom(rng *rand.Rand, n int) *Logs {
 	l := &Logs{
 		Count:   1 + rng.IntN(3),
 		Origins: []im.Origin{"ap", "eu", "us"},
