@@ -45,14 +45,15 @@ SIM_FIRST ?= 1
 sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on), and check that it finds deliberate bugs
 	SIM_RUNS=$(SIM_RUNS) SIM_FIRST=$(SIM_FIRST) $(GO) test -count 1 -timeout 30m -v -run 'TestSimulator|TestMutations|TestRegressions' ./internal/simulator
 
-# Each target takes so long. What breaks one is kept in testdata/fuzz beside it, and tested from then on.
+# Each target takes so long, little of it to shorten inputs: those of the pure cores are long.
+# What breaks one is kept in testdata/fuzz beside it, and tested from then on.
 FUZZ ?= 30s
 
 fuzz: ## fuzz what decodes strangers' bytes, and the pure cores (FUZZ=30s each; 8 minutes)
 	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied \
 	    ./im ./imserver/view ./ipconf/rank ./router/routes; do \
 	  for target in $$($(GO) test -list '^Fuzz' $$at | grep '^Fuzz'); do \
-	    echo "$$at $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) $$at; \
+	    echo "$$at $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x $$at; \
 	  done; done
 
 # Each part takes so long; make test plays a few seconds of it.
