@@ -34,6 +34,7 @@ type applier struct {
 	ledger   *owner.Ledger                // what is committed, being committed, and collected
 	flight   *flight                      // being committed
 	handing  chan struct{}                // closed when the last hand-over is done; nil: it was seen to be
+	hurry    context.CancelFunc           // gives up the hand-over under way
 	sent     map[im.Partition]im.Position // delivered since it was last saved
 	gapped   map[im.Partition]bool        // alarmed
 	halted   map[im.Partition]bool
@@ -107,6 +108,10 @@ func (a *applier) reign(ctx, hard context.Context) error {
 	<-ended
 	a.reader.Close()
 	a.reader = nil
+	if a.hurry != nil { // who takes partitions over is not to wait for routers that are away
+		late := time.AfterFunc(handOverGrace, a.hurry)
+		defer late.Stop()
+	}
 	if landed := a.finish(hard, err == nil || errors.Is(err, errOwners)); err == nil || landed != nil {
 		err = landed
 	}
@@ -335,10 +340,12 @@ func (a *applier) number(ctx, hard context.Context) error {
 		return nil
 	}
 	done := make(chan struct{})
-	a.handing = done
+	give, hurry := context.WithCancel(hard)
+	a.handing, a.hurry = done, hurry
 	a.s.handOvers.Go(func() {
 		defer close(done)
-		a.s.handOver(hard, deliveries)
+		defer hurry()
+		a.s.handOver(give, hard, deliveries)
 	})
 	return nil
 }

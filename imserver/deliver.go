@@ -14,6 +14,9 @@ import (
 // maxHandOver bounds the bodies of one call to the routers, in bytes.
 const maxHandOver = 1 << 20
 
+// handOverGrace is how long a hand-over may hold up a change of owners.
+const handOverGrace = time.Second
+
 // breaker is how the routers were seen last. While they are away, hand-overs are given up at once: each that waited for its
 // timeout would hold up a batch of rows as long, and with them the pulls, lists and members of the region. One hand-over at
 // a time goes on beside the others and tries for as long as a hand-over may; when it gets through, the routers are back.
@@ -52,15 +55,15 @@ func (b *breaker) probed() {
 }
 
 // handOver gives deliveries to the routers, in order. Routers that do not take them in time are given up on: clients find
-// what they miss when they pull, and the log must not wait for them.
-func (s *Server) handOver(ctx context.Context, deliveries []im.Delivery) {
+// what they miss when they pull, and the log must not wait for them. A hand-over that nobody waits for goes on until hard ends.
+func (s *Server) handOver(ctx, hard context.Context, deliveries []im.Delivery) {
 	switch made, probe := s.routers.pass(); {
 	case !made:
 		s.meter.gaveUp(context.WithoutCancel(ctx), len(deliveries))
 	case probe:
 		s.handOvers.Go(func() {
 			defer s.routers.probed()
-			s.tryHandOver(ctx, deliveries)
+			s.tryHandOver(hard, deliveries)
 		})
 	default:
 		s.tryHandOver(ctx, deliveries)

@@ -158,7 +158,9 @@ func (a *applier) resend(ctx, hard context.Context, sh *owner.Shard, sent im.Pos
 	sh.Remember(ask, facts)
 	deliveries := sh.Again(part, a.s.cfg.Region)
 	sh.Committed(0)
-	a.s.handOver(hard, deliveries)
+	again, cancel := context.WithTimeout(hard, handOverGrace)
+	defer cancel()
+	a.s.handOver(again, hard, deliveries)
 	a.sent[p] = current.At().Position
 	return nil
 }
