@@ -307,7 +307,7 @@ func FuzzSocket(f *testing.F) {
 			expect(p, (*wire.Frame).GetWelcome)
 		}
 		p.sendRaw(p.codec.MessageType(), message)
-		p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
+		p.ws.SetReadDeadline(time.Now().Add(30 * time.Second))
 		for {
 			_, b, err := p.ws.ReadMessage()
 			if err != nil {

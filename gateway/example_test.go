@@ -149,7 +149,7 @@ func TestWorkedExample(t *testing.T) {
 						Conns: []uint64{conn}, Service: push.Service, Method: push.Method, Body: push.Body, Trace: push.Trace,
 					}})
 				}
-				p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
+				p.ws.SetReadDeadline(time.Now().Add(30 * time.Second))
 				_, got, err := p.ws.ReadMessage()
 				if err != nil || !bytes.Equal(got, message) {
 					t.Fatalf("%s: the gateway sent\n%s (%v)\nthe document says\n%s", at, got, err, message)

@@ -27,7 +27,7 @@ func (r *rig) post(path, body string, header map[string]string) (*http.Response,
 			request.Header.Set(k, v)
 		}
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 	response, err := client.Do(request)
 	if err != nil {
 		r.t.Fatal(err)
@@ -160,7 +160,7 @@ func TestCORS(t *testing.T) {
 		}
 		request.Header.Set("Origin", origin)
 		request.Header.Set("Access-Control-Request-Method", "POST")
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 		response, err := client.Do(request)
 		if err != nil {
 			t.Fatal(err)
@@ -214,7 +214,7 @@ func TestClientIP(t *testing.T) {
 func TestHealthz(t *testing.T) {
 	r := newRig(t)
 	get := func() int {
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 		response, err := client.Get(r.g.URL() + "/healthz")
 		if err != nil {
 			t.Fatal(err)

@@ -451,7 +451,7 @@ func TestKick(t *testing.T) {
 // A client that does not acknowledge is told that it is behind, and closed if that does not help; its session stays.
 func TestSlowConsumer(t *testing.T) {
 	both(t, func(t *testing.T, subprotocol string) {
-		r := newRig(t, func(c *Config) { c.MaxUnacked = 3; c.SlowTimeout = 50 * time.Millisecond })
+		r := newRig(t, func(c *Config) { c.MaxUnacked = 3; c.SlowTimeout = 2 * time.Second })
 		p, w := r.login(subprotocol, "ann", 1)
 		for i := 1; i <= 3; i++ {
 			r.push(fmt.Sprint(i), 1)
@@ -466,7 +466,7 @@ func TestSlowConsumer(t *testing.T) {
 		p.send(&wire.PushAck{Number: 5}) // caught up
 		p.expectAlive()
 		number := uint64(5)
-		until := time.Now().Add(5 * time.Second)
+		until := time.Now().Add(time.Minute)
 		for open := true; open && time.Now().Before(until); time.Sleep(5 * time.Millisecond) { // more pushes, until it is closed
 			r.push("more", 1)
 			number++
@@ -522,7 +522,7 @@ func TestIdle(t *testing.T) {
 
 func TestTokenExpiresOnTheWay(t *testing.T) {
 	r := newRig(t)
-	token, err := r.issuer.Token("ann", time.Now().Add(1200*time.Millisecond)) // exp counts whole seconds
+	token, err := r.issuer.Token("ann", time.Now().Add(3200*time.Millisecond)) // exp counts whole seconds
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -607,7 +607,7 @@ func TestKill(t *testing.T) {
 	eventually(t, "a call is under way", func() bool { return len(r.backend.seen()) == 1 })
 	began := time.Now()
 	r.shut(im.ErrKilled)
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second { // the call has 10 s
 		t.Errorf("took %v", took)
 	}
 	if f, err := p.receive(); err == nil || websocket.IsCloseError(err, 4001) {

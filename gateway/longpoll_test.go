@@ -103,7 +103,7 @@ func (p *pollPeer) take(a wire.PollAnswer) {
 
 func (p *pollPeer) receive() ([]byte, error) {
 	p.t.Helper()
-	for until := time.Now().Add(10 * time.Second); len(p.got) == 0; {
+	for until := time.Now().Add(30 * time.Second); len(p.got) == 0; {
 		if p.closed != 0 {
 			return nil, &websocket.CloseError{Code: p.closed, Text: string(im.CodeOfClose(p.closed))}
 		}

@@ -197,7 +197,7 @@ func (r *rig) shut(cause error) {
 		if err != nil && err != ErrTakenOver {
 			r.t.Error("Run:", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		r.t.Fatal("Run does not return")
 	}
 }
@@ -252,7 +252,7 @@ func (r *rig) dial(subprotocol string) *peer {
 }
 
 func (r *rig) tryDial(subprotocol string, header http.Header) (*peer, *http.Response, error) {
-	d := websocket.Dialer{Subprotocols: []string{subprotocol}, HandshakeTimeout: 5 * time.Second, TLSClientConfig: trusting()}
+	d := websocket.Dialer{Subprotocols: []string{subprotocol}, HandshakeTimeout: 30 * time.Second, TLSClientConfig: trusting()}
 	ws, response, err := d.Dial(r.g.WebSocketURL(), header)
 	if err != nil {
 		return nil, response, err
@@ -297,7 +297,7 @@ func (p *peer) receive() (*wire.Frame, error) {
 	} else if p.stream != nil {
 		b, err = p.stream.receive()
 	} else {
-		p.ws.SetReadDeadline(time.Now().Add(5 * time.Second))
+		p.ws.SetReadDeadline(time.Now().Add(30 * time.Second))
 		typ, b, err = p.ws.ReadMessage()
 	}
 	if err != nil {

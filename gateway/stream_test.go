@@ -89,7 +89,7 @@ func (r *rig) dialStreamAt(addr, subprotocol string) *peer {
 
 func (p *streamPeer) send(frame []byte) {
 	p.t.Helper()
-	p.stream.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	p.stream.SetWriteDeadline(time.Now().Add(30 * time.Second))
 	if _, err := p.stream.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...)); err != nil {
 		p.t.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func TestToldToWait(t *testing.T) {
 	cfg.GatewayRate = 10
 	p := run(t, two(1), cfg, nil)
 	waits := 0
-	for end := time.Now().Add(10 * time.Second); waits < 5 && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); waits < 5 && time.Now().Before(end); {
 		resp, b := ask(t, p, "/v1/endpoints", nil)
 		var e struct {
 			Code         string
@@ -185,7 +185,7 @@ func TestToldToWait(t *testing.T) {
 	s := newSite()
 	s.add("eu", "e0", im.Load{Conns: 100, Capacity: 100})
 	p = start(t, s)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		if resp, b := ask(t, p, "/v1/endpoints", nil); resp.StatusCode == 503 && bytes.Contains(b, []byte(`"overloaded"`)) {
 			break
 		}
@@ -240,7 +240,7 @@ func TestCatalogueIsSigned(t *testing.T) {
 	eventually(t, p, "", "e0 u0")
 	read := func(want int) (wire.Catalogue, string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 			resp, b := ask(t, p, "/v1/catalogue", nil)
 			c, err := wire.OpenCatalogue(b, map[string]ed25519.PublicKey{"k1": public}, time.Now())
 			if err == nil && len(c.Gateways) == want && len(c.IPConfs) == 1 {

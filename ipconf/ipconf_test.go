@@ -185,7 +185,7 @@ func idsOf(e wire.Endpoints) string {
 func eventually(t *testing.T, p *IPConf, query, want string) wire.Endpoints {
 	t.Helper()
 	got := ""
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		_, e, _ := get(t, p, query)
 		if got = idsOf(e); got == want {
 			return e
@@ -357,7 +357,7 @@ func TestKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("it goes on")
 	}
 }

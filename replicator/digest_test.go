@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/antipode-im/antipode/im"
 )
@@ -24,10 +23,10 @@ func TestDigestsOfLogAndCopyAreEqual(t *testing.T) {
 	for i := range 500 {
 		eu.log.must(p, message("eu", fmt.Sprint(i)))
 	}
-	eventually(t, 10*time.Second, "the copy holds all", func() bool { return len(us.log.taken(p)) == 501 })
+	eventually(t, "the copy holds all", func() bool { return len(us.log.taken(p)) == 501 })
 	us.log.setFault(nil)
-	m.caughtUp(t, 5*time.Second)
-	eventually(t, 5*time.Second, "it was read back", func() bool {
+	m.caughtUp(t)
+	eventually(t, "it was read back", func() bool {
 		d, err := us.replicator().CopyDigest(t.Context(), p, 0, 0, 1)
 		return err == nil && d.Next == 501
 	})

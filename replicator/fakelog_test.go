@@ -397,15 +397,18 @@ func message(o im.Origin, text string) im.Entry {
 	})
 }
 
+// patience is how long a test waits for what must come: far more than it takes, on however busy a machine.
+const patience = time.Minute
+
 // eventually polls until ok.
-func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); ; {
+	for end := time.Now().Add(patience); ; {
 		if ok() {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", within, what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -259,12 +259,12 @@ func (m *mesh) same(t testing.TB) {
 	}
 }
 
-func (m *mesh) caughtUp(t testing.TB, within time.Duration) {
+func (m *mesh) caughtUp(t testing.TB) {
 	t.Helper()
 	for _, from := range m.regions {
 		for _, to := range m.regions {
 			if from != to {
-				eventually(t, within, string(to)+" has all of "+string(from)+"'s log", func() bool { return m.copied(from, to) })
+				eventually(t, string(to)+" has all of "+string(from)+"'s log", func() bool { return m.copied(from, to) })
 			}
 		}
 	}

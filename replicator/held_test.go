@@ -45,21 +45,21 @@ func (w *watchHeld) get(p im.Partition) (int64, int) {
 func TestHeldIsWhatAPeerReadBack(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us", "ap").start()
 	eu, us, ap := m.nodes["eu"], m.nodes["us"], m.nodes["ap"]
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	w := &watchHeld{held: map[im.Partition]int64{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.follow(ctx, eu.replicator()) }()
 	defer func() { cancel(); <-done }()
 	p := eu.own()[0]
-	eventually(t, 5*time.Second, "both hold record 0", func() bool {
+	eventually(t, "both hold record 0", func() bool {
 		held, peers := w.get(p)
 		return held == 1 && peers == 2
 	})
 	m.proxy("ap", "eu").Cut()
 	eu.log.must(p, message("eu", "one"))
-	eventually(t, 5*time.Second, "one peer is enough", func() bool { held, _ := w.get(p); return held == 2 })
-	eventually(t, 5*time.Second, "the other is known to be away", func() bool { _, peers := w.get(p); return peers == 1 })
+	eventually(t, "one peer is enough", func() bool { held, _ := w.get(p); return held == 2 })
+	eventually(t, "the other is known to be away", func() bool { _, peers := w.get(p); return peers == 1 })
 
 	appends := 0
 	us.log.setFault(func(at im.Partition, _ []im.Entry) appendFault { // acknowledged, but nothing to read
@@ -69,20 +69,20 @@ func TestHeldIsWhatAPeerReadBack(t *testing.T) {
 		return vanished
 	})
 	eu.log.must(p, message("eu", "two"))
-	eventually(t, 5*time.Second, "what could not be read is appended again", func() bool { return us.log.count(&appends) >= 2 })
+	eventually(t, "what could not be read is appended again", func() bool { return us.log.count(&appends) >= 2 })
 	if held, _ := w.get(p); held != 2 {
 		t.Fatalf("%d: an append's answer was taken for a record held", held)
 	}
 	us.log.setFault(nil)
-	eventually(t, 5*time.Second, "held once it can be read", func() bool { held, _ := w.get(p); return held == 3 })
+	eventually(t, "held once it can be read", func() bool { held, _ := w.get(p); return held == 3 })
 	us.kill(im.ErrKilled)
-	eventually(t, 5*time.Second, "nobody", func() bool { _, peers := w.get(p); return peers == 0 })
+	eventually(t, "nobody", func() bool { _, peers := w.get(p); return peers == 0 })
 	if held, _ := w.get(p); held != 3 {
 		t.Errorf("%d: what a peer holds it holds without a link", held)
 	}
 	m.proxy("ap", "eu").Heal()
 	us.start()
-	eventually(t, 5*time.Second, "both again", func() bool { _, peers := w.get(p); return peers == 2 })
+	eventually(t, "both again", func() bool { _, peers := w.get(p); return peers == 2 })
 	_ = ap
 }
 
@@ -93,7 +93,7 @@ func TestShipSpans(t *testing.T) {
 	defer tp.Shutdown(context.Background())
 	m := newMesh(t, nil, "eu", "us")
 	m.tracer = tp.Tracer("test")
-	m.start().caughtUp(t, 5*time.Second)
+	m.start().caughtUp(t)
 	eu := m.nodes["eu"]
 	const id = "0af7651916cd43dd8448eb211c80319c"
 	for i, flags := range []string{"00", "01", "00"} {
@@ -102,8 +102,8 @@ func TestShipSpans(t *testing.T) {
 			Place: im.Place{Stamp: 1, Origin: "eu"}, Trace: fmt.Sprintf("00-%s-b7ad6b716920333%d-%s", id, i, flags),
 		}))
 	}
-	m.caughtUp(t, 5*time.Second)
-	eventually(t, 5*time.Second, "two spans", func() bool { return len(spans.GetSpans()) >= 2 })
+	m.caughtUp(t)
+	eventually(t, "two spans", func() bool { return len(spans.GetSpans()) >= 2 })
 	var regions []string
 	for _, s := range spans.GetSpans() {
 		if s.Name != "ship" || s.SpanContext.TraceID().String() != id || s.Parent.SpanID().String() != "b7ad6b7169203331" {

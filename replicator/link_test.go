@@ -19,11 +19,11 @@ func TestShipsWhatIsThereAndWhatComes(t *testing.T) {
 	for i := range 3000 {
 		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint("before ", i)))
 	}
-	m.start().caughtUp(t, 5*time.Second)
+	m.start().caughtUp(t)
 	for i := range 300 {
 		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint("after ", i)))
 	}
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	for _, p := range eu.own() {
 		if got, want := m.nodes["us"].log.end(p), eu.log.end(p); got != want {
 			t.Errorf("%v: the copy has %d entries for %d records: nothing went wrong, so nothing should be repeated", p, got, want)
@@ -38,7 +38,7 @@ func TestResumesExactly(t *testing.T) {
 		for i := range 500 {
 			eu.log.must(eu.own()[i%3], message("eu", fmt.Sprint(round, i)))
 		}
-		m.caughtUp(t, 5*time.Second)
+		m.caughtUp(t)
 		if round%2 == 0 {
 			us.kill(im.ErrKilled)
 			us.start()
@@ -47,7 +47,7 @@ func TestResumesExactly(t *testing.T) {
 			eu.start()
 		}
 	}
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	for _, p := range eu.own() {
 		if got, want := us.log.end(p), eu.log.end(p); got != want {
 			t.Errorf("%v: the copy has %d entries for %d records: resuming repeated some", p, got, want)
@@ -111,7 +111,7 @@ func TestChaos(t *testing.T) {
 	for _, n := range m.nodes {
 		n.log.setFault(nil)
 	}
-	m.caughtUp(t, 10*time.Second)
+	m.caughtUp(t)
 	cancel()
 	<-twinDone
 }
@@ -121,7 +121,7 @@ func TestChaos(t *testing.T) {
 func TestCopyThatLostRecordsIsFilled(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	p := eu.own()[0]
 	n := 0
 	us.log.setFault(func(at im.Partition, entries []im.Entry) appendFault {
@@ -136,7 +136,7 @@ func TestCopyThatLostRecordsIsFilled(t *testing.T) {
 		eu.log.must(p, message("eu", fmt.Sprint(i)))
 		time.Sleep(time.Millisecond) // so that they are shipped and appended in several pieces
 	}
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	if n < 3 {
 		t.Fatalf("only %d appends: the fault never struck", n)
 	}
@@ -145,26 +145,26 @@ func TestCopyThatLostRecordsIsFilled(t *testing.T) {
 func TestOwnKafkaAway(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	us.log.setDown(true)
 	for i := range 200 {
 		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint(i)))
 	}
-	eventually(t, 5*time.Second, "the peer felt the outage", func() bool { return us.log.count(&us.log.refused) >= 3 })
+	eventually(t, "the peer felt the outage", func() bool { return us.log.count(&us.log.refused) >= 3 })
 	us.log.setDown(false)
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	eu.log.setDown(true)
-	eventually(t, 5*time.Second, "the origin felt the outage", func() bool { return eu.log.count(&eu.log.refused) >= 3 })
+	eventually(t, "the origin felt the outage", func() bool { return eu.log.count(&eu.log.refused) >= 3 })
 	eu.log.setDown(false)
 	eu.log.must(eu.own()[0], message("eu", "after"))
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 }
 
 // TestHalfTheCopiesFail: a partition whose appends fail does not take the window from the others.
 func TestHalfTheCopiesFail(t *testing.T) {
 	m := newMesh(t, func(c *replicator.Config) { c.WindowBytes = 1 << 20 }, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	bad, good := eu.own()[0], eu.own()[1]
 	us.log.setFault(func(p im.Partition, _ []im.Entry) appendFault {
 		if p == bad {
@@ -179,9 +179,9 @@ func TestHalfTheCopiesFail(t *testing.T) {
 	for i := range 100 {
 		eu.log.must(good, message("eu", fmt.Sprint(i)))
 	}
-	eventually(t, 5*time.Second, "the good partition goes on", func() bool { return us.log.end(good) == eu.log.end(good) })
+	eventually(t, "the good partition goes on", func() bool { return us.log.end(good) == eu.log.end(good) })
 	us.log.setFault(nil)
-	m.caughtUp(t, 10*time.Second)
+	m.caughtUp(t)
 }
 
 func refusals(m *mesh, at, from im.Region) []string {
@@ -234,20 +234,20 @@ func TestRefusals(t *testing.T) {
 				eu.log.must(bad, message("eu", fmt.Sprint(i)))
 				eu.log.must(good, message("eu", fmt.Sprint(i)))
 			}
-			m.caughtUp(t, 5*time.Second)
+			m.caughtUp(t)
 			eu.kill(im.ErrKilled)
 			us.kill(im.ErrKilled)
 			before := us.log.end(bad)
 			c.change(m, bad)
 			eu.start()
 			us.start()
-			eventually(t, 5*time.Second, "refused", func() bool { return len(refusals(m, "us", "eu")) > 0 })
+			eventually(t, "refused", func() bool { return len(refusals(m, "us", "eu")) > 0 })
 			got := refusals(m, "us", "eu")
 			if len(got) != 1 || !strings.HasPrefix(got[0], bad.String()) || !strings.Contains(got[0], c.want) {
 				t.Fatalf("refused: %q; want %v because %q", got, bad, c.want)
 			}
 			eu.log.must(good, message("eu", "others go on"))
-			eventually(t, 5*time.Second, "others go on", func() bool { return us.log.end(good) == eu.log.end(good) })
+			eventually(t, "others go on", func() bool { return us.log.end(good) == eu.log.end(good) })
 			if us.log.end(bad) != before {
 				t.Fatal("something of the refused log was appended")
 			}
@@ -263,10 +263,10 @@ func TestRefusals(t *testing.T) {
 func TestRecreatedUnderAnOpenLink(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us").start()
 	eu := m.nodes["eu"]
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	p := eu.own()[2]
 	eu.log.must(p, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: im.NewUUID(time.Now())}, 1))
-	eventually(t, 5*time.Second, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
+	eventually(t, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
 	if got := refusals(m, "us", "eu")[0]; !strings.Contains(got, "recreated under an open link") {
 		t.Fatal(got)
 	}
@@ -297,7 +297,7 @@ func TestWrongCertificates(t *testing.T) {
 			m.nodes["eu"].start()
 			m.nodes["us"].identity = bad
 			m.nodes["us"].start()
-			eventually(t, 5*time.Second, "the link fails for "+c.want, func() bool {
+			eventually(t, "the link fails for "+c.want, func() bool {
 				return strings.Contains(linkError(m, "us", "eu"), c.want)
 			})
 			if n := m.nodes["us"].log.end(m.nodes["eu"].own()[0]); n != 0 {
@@ -311,14 +311,14 @@ func TestNotify(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	d := im.Delivery{Service: "im", Method: "event", Key: "d:ann:bob", Recipients: []im.UID{"bob"}, Body: []byte("x")}
-	eventually(t, 5*time.Second, "a notify is taken", func() bool { return eu.replicator().Notify(t.Context(), "us", []im.Delivery{d}) == nil })
-	eventually(t, 5*time.Second, "it arrives", func() bool {
+	eventually(t, "a notify is taken", func() bool { return eu.replicator().Notify(t.Context(), "us", []im.Delivery{d}) == nil })
+	eventually(t, "it arrives", func() bool {
 		us.mu.Lock()
 		defer us.mu.Unlock()
 		return len(us.notices) == 1 && us.notices[0].Key == d.Key && us.notices[0].Recipients[0] == "bob"
 	})
 	us.kill(im.ErrKilled)
-	eventually(t, 5*time.Second, "without a link it is dropped", func() bool {
+	eventually(t, "without a link it is dropped", func() bool {
 		return im.CodeOf(eu.replicator().Notify(t.Context(), "us", []im.Delivery{d})) == im.CodeUnavailable
 	})
 	if n := eu.replicator().Status().Out[0].Dropped; n == 0 {
@@ -339,12 +339,12 @@ func TestMixedBuilds(t *testing.T) {
 			n.log.must(n.own()[i%4], message(im.Origin(n.region), fmt.Sprint(i)))
 		}
 	}
-	m.caughtUp(t, 5*time.Second)
+	m.caughtUp(t)
 	for _, n := range m.nodes { // and after the other end was exchanged, in the middle
 		n.kill(context.Canceled)
 		n.plain = !n.plain
 		n.start()
 		n.log.must(n.own()[0], message(im.Origin(n.region), "after"))
-		m.caughtUp(t, 5*time.Second)
+		m.caughtUp(t)
 	}
 }

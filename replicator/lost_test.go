@@ -74,7 +74,7 @@ func TestRegionLost(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	eventually(t, 10*time.Second, "both copies have some of it", func() bool {
+	eventually(t, "both copies have some of it", func() bool {
 		for _, r := range []im.Region{"us", "ap"} {
 			if len(m.nodes[r].log.taken(eu.own()[0])) < 20 {
 				return false
@@ -92,7 +92,7 @@ func TestRegionLost(t *testing.T) {
 	}
 	behind := len(m.nodes["ap"].log.taken(eu.own()[0]))
 	m.proxy("us", "eu").Cut() // ap goes on alone for a while: it will have to ship us the rest
-	eventually(t, 10*time.Second, "ap is ahead of us", func() bool {
+	eventually(t, "ap is ahead of us", func() bool {
 		return len(m.nodes["ap"].log.taken(eu.own()[0])) > behind+100
 	})
 	m.proxy("us", "eu").Heal() // and is behind again at places, or not: the links are open while eu is declared lost
@@ -160,7 +160,7 @@ func TestRegionLost(t *testing.T) {
 // opens the link; the others go on with each other.
 func TestLostRegionLearns(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us", "ap").start()
-	m.caughtUp(t, 10*time.Second)
+	m.caughtUp(t)
 	m.nodes["eu"].kill(context.Canceled)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -180,5 +180,5 @@ func TestLostRegionLearns(t *testing.T) {
 		t.Fatal("eu runs on though its origin was declared lost")
 	}
 	m.nodes["us"].record(m.nodes["us"].own()[0], 1)
-	eventually(t, 10*time.Second, "ap hears from us", func() bool { return m.copied("us", "ap") })
+	eventually(t, "ap hears from us", func() bool { return m.copied("us", "ap") })
 }

@@ -15,7 +15,6 @@ import (
 // the others lose each other, and one's replicator dies; then every region holds every other's log, record by record, and
 // every peer says so.
 func TestMeshes(t *testing.T) {
-	const patience = 30 * time.Second
 	names := []im.Region{"eu", "us", "ap", "sa", "af", "me", "in", "oc"}
 	for n := 2; n <= len(names); n++ {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -30,7 +29,7 @@ func TestMeshes(t *testing.T) {
 				}
 			}
 			write(0)
-			m.caughtUp(t, patience)
+			m.caughtUp(t)
 
 			alone, dies := regions[0], regions[n-1]
 			var broken []*faultnet.Proxy
@@ -50,7 +49,7 @@ func TestMeshes(t *testing.T) {
 				for _, to := range regions[1 : n-1] {
 					apart := n > 3 && (from == regions[1] && to == regions[2] || from == regions[2] && to == regions[1])
 					if from != to && !apart {
-						eventually(t, patience, string(to)+" goes on to copy "+string(from), func() bool { return m.copied(from, to) })
+						eventually(t, string(to)+" goes on to copy "+string(from), func() bool { return m.copied(from, to) })
 					}
 				}
 			}
@@ -64,10 +63,10 @@ func TestMeshes(t *testing.T) {
 				p.Heal()
 			}
 			write(3)
-			m.caughtUp(t, patience)
+			m.caughtUp(t)
 			for _, r := range regions {
 				node := m.nodes[r]
-				eventually(t, patience, "all of "+string(r)+"'s log is told to be held", func() bool { return node.allHeld() })
+				eventually(t, "all of "+string(r)+"'s log is told to be held", func() bool { return node.allHeld() })
 			}
 		})
 	}

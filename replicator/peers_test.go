@@ -31,7 +31,7 @@ func TestPeersComeAndGo(t *testing.T) {
 		}
 	}
 	m.start()
-	eventually(t, 10*time.Second, "eu and us have each other's logs", func() bool { return m.copied("eu", "us") && m.copied("us", "eu") })
+	eventually(t, "eu and us have each other's logs", func() bool { return m.copied("eu", "us") && m.copied("us", "eu") })
 	if ends := m.nodes["eu"].replicator().Ends(); len(ends) != 1 || len(ends["us"]) == 0 {
 		t.Errorf("eu hears of %v", ends)
 	}
@@ -48,7 +48,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	if err := m.nodes["us"].replicator().Follow(peers("eu", alone)); err != nil {
 		t.Fatal(err)
 	}
-	m.caughtUp(t, 10*time.Second)
+	m.caughtUp(t)
 	if now := openedOf(t, m.nodes["eu"], "us"); !now.Equal(opened) {
 		t.Errorf("the link from us was opened at %v, and anew at %v", opened, now)
 	}
@@ -59,7 +59,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	if in := m.nodes["eu"].replicator().Status().In; len(in) != 1 || in[0].Peer != alone {
 		t.Errorf("eu has links from %+v", in)
 	}
-	eventually(t, 10*time.Second, "us cannot link to eu any more", func() bool {
+	eventually(t, "us cannot link to eu any more", func() bool {
 		for _, in := range m.nodes["us"].replicator().Status().In {
 			if in.Peer == "eu" {
 				return !in.Open

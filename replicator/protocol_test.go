@@ -92,7 +92,7 @@ func within[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(3 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("no %s", what)
 		panic("unreachable")
 	}
@@ -166,7 +166,7 @@ func TestAsksAgainForWhatTheLinkSkipped(t *testing.T) {
 	}
 	at := im.Partition{Topic: open.Partitions[0].Topic}
 	p.down <- batchOf(0, wire.EncodeLogName(im.KindLog, euName, 1), message("eu", "1"))
-	eventually(t, 3*time.Second, "the records 0 and 1", func() bool { return log.end(at) == 2 })
+	eventually(t, "the records 0 and 1", func() bool { return log.end(at) == 2 })
 	p.down <- batchOf(5, message("eu", "5"))
 	next := seekOf(t, p)
 	if next == wire.LinkPause { // unless what it was for overtook it
@@ -177,7 +177,7 @@ func TestAsksAgainForWhatTheLinkSkipped(t *testing.T) {
 	}
 	p.down <- batchOf(6, message("eu", "6")) // sent before the seek arrived
 	p.down <- batchOf(1, message("eu", "1"), message("eu", "2"), message("eu", "3"))
-	eventually(t, 3*time.Second, "the records 0 to 3", func() bool { return log.end(at) == 4 })
+	eventually(t, "the records 0 to 3", func() bool { return log.end(at) == 4 })
 	for i, e := range log.taken(at) {
 		if h := wire.DecodeHead(&e); h.OriginOffset != int64(i) {
 			t.Fatalf("record %d has offset %d", i, h.OriginOffset)
@@ -200,7 +200,7 @@ func TestPausesWhatCannotBeAppended(t *testing.T) {
 		t.Fatalf("the append landed: asked for %d", offset)
 	}
 	p.down <- batchOf(1, message("eu", "1"))
-	eventually(t, 3*time.Second, "the next record", func() bool { return log.end(at) == 2 })
+	eventually(t, "the next record", func() bool { return log.end(at) == 2 })
 }
 
 func TestDropsALinkThatBreaksTheProtocol(t *testing.T) {
@@ -268,7 +268,7 @@ func openUS(window uint64) *wire.LinkOpen {
 
 func running(t *testing.T, r *replicator.Replicator) {
 	t.Helper()
-	eventually(t, 3*time.Second, "running", func() bool {
+	eventually(t, "running", func() bool {
 		err := r.Held(t.Context(), func(im.Held) error { return io.EOF })
 		return errors.Is(err, io.EOF)
 	})
@@ -380,7 +380,7 @@ func TestSenderPausesAndSeeks(t *testing.T) {
 		p.up <- &wire.LinkRequest{Kind: &wire.LinkRequestSeek{Seek: &wire.LinkSeek{Offset: &wire.LinkOffset{Offset: offset}}}}
 	}
 	seek(wire.LinkPause)
-	eventually(t, 5*time.Second, "the sender reads the partition no more", func() bool { return log.count(&log.drops) == 1 })
+	eventually(t, "the sender reads the partition no more", func() bool { return log.count(&log.drops) == 1 })
 	log.must(at, message("us", "1"), message("us", "2"))
 	seek(2)
 	if b := next(); b.First != 2 || b.Count != 1 {

@@ -114,7 +114,7 @@ func cutOff(t *testing.T, m *mesh, p im.Partition, count int) {
 	eu := m.nodes["eu"]
 	m.nodes["us"].kill(im.ErrKilled)
 	write(eu, p, count)
-	eventually(t, 30*time.Second, "ap has it", func() bool { return m.copied("eu", "ap") })
+	eventually(t, "ap has it", func() bool { return m.copied("eu", "ap") })
 }
 
 var haltings = []halted{
@@ -189,7 +189,7 @@ func loseFromCopy(t *testing.T, m *mesh, p im.Partition, v *viewOf) {
 	v.read(us, p)
 	v.stands(us, p)
 	write(eu, p, 300)
-	eventually(t, 30*time.Second, "copies have it", func() bool { return m.copied("eu", "us") && m.copied("eu", "ap") })
+	eventually(t, "copies have it", func() bool { return m.copied("eu", "us") && m.copied("eu", "ap") })
 	us.kill(im.ErrKilled)
 	us.log.mu.Lock()
 	defer us.log.mu.Unlock()
@@ -216,7 +216,7 @@ func TestRepair(t *testing.T) {
 			p := eu.own()[0]
 			v := &viewOf{}
 			write(eu, p, 50)
-			m.caughtUp(t, 20*time.Second)
+			m.caughtUp(t)
 			v.read(us, p)
 			v.stands(us, p)
 			c.change(t, m, p, v)
@@ -271,7 +271,7 @@ func TestRepair(t *testing.T) {
 			case c.fetched != (done.Fetched > 0):
 				t.Errorf("%d records were fetched", done.Fetched)
 			}
-			eventually(t, 30*time.Second, "the view has everything", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
+			eventually(t, "the view has everything", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
 			took := v.took
 			if int64(len(took)) != v.next {
 				t.Fatalf("the view took %d records of %d", len(took), v.next)
@@ -291,7 +291,7 @@ func TestRepair(t *testing.T) {
 			us.kill(im.ErrKilled) // and a start finds its place
 			us.start()
 			write(eu, p, 5)
-			eventually(t, 30*time.Second, "it goes on after a start", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
+			eventually(t, "it goes on after a start", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
 		})
 	}
 }
@@ -299,7 +299,7 @@ func TestRepair(t *testing.T) {
 // opens waits until the link has told what it refuses.
 func opens(ctx context.Context, t *testing.T, r *regions.Repair) {
 	t.Helper()
-	eventually(t, 30*time.Second, "us knows how it is", func() bool {
+	eventually(t, "us knows how it is", func() bool {
 		h, err := r.Copies.Check(ctx, "eu")
 		return err == nil && h.Open
 	})
@@ -317,7 +317,7 @@ func TestRoutesJump(t *testing.T) {
 		}
 	}
 	write(eu, p, 50)
-	m.caughtUp(t, 20*time.Second)
+	m.caughtUp(t)
 	us.kill(im.ErrKilled)
 	before := us.log.end(p)
 	write(eu, p, 300)
@@ -325,7 +325,7 @@ func TestRoutesJump(t *testing.T) {
 	eu.log.retain(p, 200)
 	eu.log.must(p, heartbeat(eu))
 	us.start()
-	eventually(t, 30*time.Second, "the copy goes on", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
+	eventually(t, "the copy goes on", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
 	us.log.mu.Lock()
 	entries := us.log.parts[p].entries
 	if h := wire.DecodeHead(&entries[before]); h.OriginOffset != 200 {
@@ -335,7 +335,7 @@ func TestRoutesJump(t *testing.T) {
 	us.kill(im.ErrKilled)
 	us.start()
 	write(eu, p, 5)
-	eventually(t, 30*time.Second, "it goes on after a start", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
+	eventually(t, "it goes on after a start", func() bool { return us.log.end(p) == before+eu.log.end(p)-200 })
 
 	us.kill(im.ErrKilled)
 	eu.kill(im.ErrKilled)
@@ -347,5 +347,5 @@ func TestRoutesJump(t *testing.T) {
 	eu.log.retain(p, 500)
 	eu.start()
 	us.start()
-	eventually(t, 30*time.Second, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
+	eventually(t, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
 }

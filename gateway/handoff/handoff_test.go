@@ -71,7 +71,7 @@ func TestFilesAndValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	for i := range 20 {
 		var m message
 		fds, err := c.Receive(&m)

@@ -116,7 +116,7 @@ func (e *echo) end(t *testing.T) error {
 	select {
 	case err := <-e.closed:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("never told that the socket closed")
 		return nil
 	}
@@ -164,7 +164,7 @@ func TestPause(t *testing.T) {
 		for _, want := range []string{"a", "bc", "d"} {
 			select {
 			case <-e.paused:
-			case <-time.After(5 * time.Second):
+			case <-time.After(30 * time.Second):
 				t.Fatal("not paused")
 			}
 			for i := range len(want) {

@@ -356,14 +356,14 @@ func TestConformanceWithPeer(t *testing.T) {
 			}
 			e.out = e.out[:0]
 		}
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 		_, _ = io.Copy(io.Discard, conn) // a socket closed with unread bytes is reset, which may overtake the close frame
 	}))
 	t.Cleanup(server.Close)
 	for _, c := range cases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			d := websocket.Dialer{HandshakeTimeout: 5 * time.Second}
+			d := websocket.Dialer{HandshakeTimeout: 30 * time.Second}
 			peer, _, err := d.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -383,7 +383,7 @@ func TestConformanceWithPeer(t *testing.T) {
 					_, _ = peer.NetConn().Write(closing(4999, "").bytes())
 				}
 			}()
-			peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+			peer.SetReadDeadline(time.Now().Add(30 * time.Second))
 			for {
 				typ, body, err := peer.ReadMessage()
 				if err != nil {

@@ -384,7 +384,7 @@ func TestLinksFollowReplicators(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		_, _ = c.Read(make([]byte, 1)) // until it is closed
 		mu.Lock()
 		defer mu.Unlock()

@@ -22,7 +22,7 @@ import (
 )
 
 // patience bounds every wait.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // agent plays the part of Consul's HTTP API that the adapter uses, and every trick of it.
 type agent struct {

@@ -30,7 +30,7 @@ func answer(l net.Listener) <-chan error {
 }
 
 func ask(conn net.Conn, question string) error {
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := io.WriteString(conn, question); err != nil {
@@ -55,7 +55,7 @@ func TestNetwork(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	ended := answer(l)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var conns []net.Conn
 	for _, test := range []struct {
@@ -137,7 +137,7 @@ func TestKillCutsMemory(t *testing.T) {
 	if err := k.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {

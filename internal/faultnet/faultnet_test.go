@@ -149,7 +149,7 @@ func TestCutLosesAndHealResets(t *testing.T) {
 	p := echo(t)
 	idle, busy := dial(t, p), dial(t, p)
 	for _, c := range []net.Conn{idle, busy} {
-		if _, err := trip(c, time.Second); err != nil {
+		if _, err := trip(c, patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -162,13 +162,13 @@ func TestCutLosesAndHealResets(t *testing.T) {
 		t.Fatalf("a new connection across a cut: %v", err)
 	}
 	p.Heal()
-	if _, err := trip(busy, time.Second); err == nil || silent(err) {
+	if _, err := trip(busy, patience); err == nil || silent(err) {
 		t.Fatalf("a connection that lost bytes must be reset when the cut heals, got %v", err)
 	}
-	if _, err := trip(idle, time.Second); err != nil {
+	if _, err := trip(idle, patience); err != nil {
 		t.Fatalf("a connection that lost nothing must live on: %v", err)
 	}
-	fresh.SetReadDeadline(time.Now().Add(time.Second))
+	fresh.SetReadDeadline(time.Now().Add(patience))
 	if _, err := io.ReadFull(fresh, make([]byte, 1)); err != nil {
 		t.Fatalf("a connection made during the cut must go on: %v", err)
 	}
@@ -200,11 +200,11 @@ func TestOneWayStall(t *testing.T) {
 	}
 	select {
 	case <-received:
-	case <-time.After(time.Second):
+	case <-time.After(patience):
 		t.Fatal("the way there is open, yet nothing arrived")
 	}
 	p.Heal()
-	c.SetReadDeadline(time.Now().Add(time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Fatalf("what was stalled must pass: %v", err)
 	}
@@ -233,7 +233,7 @@ func TestOneWayCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Heal()
-	if _, err := trip(c, time.Second); err == nil || silent(err) {
+	if _, err := trip(c, patience); err == nil || silent(err) {
 		t.Fatalf("a torn connection goes on: %v", err)
 	}
 }
@@ -241,14 +241,14 @@ func TestOneWayCut(t *testing.T) {
 func TestReset(t *testing.T) {
 	p := echo(t)
 	c := dial(t, p)
-	if _, err := trip(c, time.Second); err != nil {
+	if _, err := trip(c, patience); err != nil {
 		t.Fatal(err)
 	}
 	p.Reset()
-	if _, err := trip(c, time.Second); err == nil || silent(err) {
+	if _, err := trip(c, patience); err == nil || silent(err) {
 		t.Fatalf("after a reset: %v", err)
 	}
-	if _, err := trip(dial(t, p), time.Second); err != nil {
+	if _, err := trip(dial(t, p), patience); err != nil {
 		t.Fatalf("new connections are taken: %v", err)
 	}
 }
@@ -256,14 +256,14 @@ func TestReset(t *testing.T) {
 func TestKill(t *testing.T) {
 	p := echo(t)
 	c := dial(t, p)
-	if _, err := trip(c, time.Second); err != nil {
+	if _, err := trip(c, patience); err != nil {
 		t.Fatal(err)
 	}
 	p.Cut()
 	waiting := dial(t, p)
 	p.Kill()
 	for _, c := range []net.Conn{c, waiting} {
-		if _, err := trip(c, time.Second); err == nil || silent(err) {
+		if _, err := trip(c, patience); err == nil || silent(err) {
 			t.Fatalf("after a kill: %v", err)
 		}
 	}
@@ -287,13 +287,13 @@ func TestTargetGoneAndBack(t *testing.T) {
 	defer p.Close()
 	if c, err := net.Dial("tcp", p.Addr()); err == nil { // the reset may come as early as that
 		defer c.Close()
-		if _, err := trip(c, time.Second); err == nil || silent(err) {
+		if _, err := trip(c, patience); err == nil || silent(err) {
 			t.Fatalf("without a target: %v", err)
 		}
 	}
 	other := echo(t)
 	p.SetTarget(other.Addr())
-	if _, err := trip(dial(t, p), time.Second); err != nil {
+	if _, err := trip(dial(t, p), patience); err != nil {
 		t.Fatal(err)
 	}
 }

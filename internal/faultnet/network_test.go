@@ -10,7 +10,7 @@ import (
 )
 
 // patience is for a machine that is busy.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // await polls until something holds.
 func await(t *testing.T, what string, holds func() bool) {

@@ -77,7 +77,7 @@ func TestCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := replicatorServerOf(t, ca, &fakeReplicator{updates: make(chan im.Held)})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	links := copiesAs(t, ca, s, "replicator", "ap")
 	conn, err := links.Dial("eu")
@@ -132,7 +132,7 @@ func TestOnlyReplicatorsMayTouchCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := replicatorServerOf(t, ca, &fakeReplicator{updates: make(chan im.Held)})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for _, region := range []im.Region{"eu", "ap"} {
 		links := copiesAs(t, ca, s, "imserver", region)

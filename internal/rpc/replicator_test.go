@@ -97,7 +97,7 @@ func TestHeld(t *testing.T) {
 	wait := func(p im.Partition, offset int64) chan error {
 		c := make(chan error, 1)
 		go func() {
-			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			c <- h.Wait(ctx, p, offset)
 		}()
@@ -138,7 +138,7 @@ func TestHeld(t *testing.T) {
 
 	// The replicator goes: no peers. It comes back: the stream is opened again.
 	close(f.updates)
-	for end := time.Now().Add(3 * time.Second); h.Peers() != 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); h.Peers() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("peers are still counted without a replicator")
 		}
@@ -163,7 +163,7 @@ func TestClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		return NewReplicator(conn, "eu").Clock(ctx)
 	}

@@ -68,7 +68,7 @@ func TestLives(t *testing.T) {
 	if err := members[1].Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var logs strings.Builder
 		e.Logs(&logs)
 		if strings.Count(logs.String(), "eu/a says hello") == 2 && strings.Contains(logs.String(), "--- log of eu/b\neu/b says hello") {
@@ -184,7 +184,7 @@ func TestEnds(t *testing.T) {
 			if dir == "" || pid == 0 {
 				t.Fatalf("the inner package said %s", out)
 			}
-			for deadline := time.Now().Add(10 * time.Second); running(pid); time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(30 * time.Second); running(pid); time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("its server goes on")
 				}
