@@ -72,10 +72,13 @@ BROWSER := ./test/browser/...
 # These need terraform and promtool, which a developer of the services need not have.
 INFRA := ./test/terraform ./test/observability
 
-# The simulator has nothing concurrent in it, and much to compute: the race detector would only slow it.
+# The simulator and the model of a storm have nothing concurrent in them, and much to compute: the race detector would only
+# slow them.
+PURE := ./internal/simulator ./ipconf/storm
+
 test-go: ## run all but the browser and infrastructure tests, with the race detector
-	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$')
-	$(GO) test -skip TestMutations ./internal/simulator # make sim runs these
+	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$|/ipconf/storm$$')
+	$(GO) test -skip TestMutations $(PURE) # make sim runs these
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
 	$(GO) test -timeout 4m $(BROWSER)
