@@ -77,11 +77,11 @@ INFRA := ./test/terraform ./test/observability
 PURE := ./internal/simulator ./ipconf/storm
 
 test-go: ## run all but the browser and infrastructure tests, with the race detector
-	$(GO) test -race -timeout 6m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$|/ipconf/storm$$')
+	$(GO) test -race -timeout 10m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$|/ipconf/storm$$')
 	$(GO) test -skip TestMutations $(PURE) # make sim runs these
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
-	$(GO) test -timeout 4m $(BROWSER)
+	$(GO) test -timeout 8m $(BROWSER)
 
 test-infra: ## run the tests of terraform/ and observability/ (need terraform and promtool)
 	cd terraform/modules/region-spec && terraform init -backend=false -input=false >/dev/null && terraform test

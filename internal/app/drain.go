@@ -228,6 +228,9 @@ func (w *waiting) until(ctx context.Context, look func(context.Context) (missing
 		missing, err := look(ctx)
 		switch {
 		case ctx.Err() != nil:
+			if w.last == "" && err != nil {
+				w.last = err.Error()
+			}
 		case err == nil && missing == "":
 			return nil
 		case err != nil:

@@ -32,7 +32,7 @@ func TestFourthRegion(t *testing.T) {
 	begun := time.Now()
 	await(t, "everybody writes to everybody", func() bool { ok, _ := traffic.Flows(begun, nil, nil); return ok })
 
-	if err := d.AddRegion(minute(t), "sa"); err != nil {
+	if err := d.AddRegion(patient(t), "sa"); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "sa has caught up, and all ipconfs name it", func() bool {
@@ -49,7 +49,7 @@ func TestFourthRegion(t *testing.T) {
 	since := time.Now()
 	await(t, "everybody goes on", func() bool { ok, _ := traffic.Flows(since, nil, nil); return ok })
 
-	h, err := traffic.Settle(t.Context(), time.Minute, d)
+	h, err := traffic.Settle(t.Context(), patience, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +70,13 @@ func TestFourthRegion(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := func(line string) { t.Log(line) }
-	if err := operator.Remove(minute(t), "sa", log); err == nil || !strings.Contains(err.Error(), "drain it first") {
+	if err := operator.Remove(patient(t), "sa", log); err == nil || !strings.Contains(err.Error(), "drain it first") {
 		t.Fatalf("a region that takes clients is removed: %v", err)
 	}
-	if err := operator.Drain(minute(t), "sa", log); err != nil {
+	if err := operator.Drain(patient(t), "sa", log); err != nil {
 		t.Fatal(err)
 	}
-	if err := operator.Remove(minute(t), "sa", log); err != nil {
+	if err := operator.Remove(patient(t), "sa", log); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range []im.Region{"eu", "us", "ap"} {

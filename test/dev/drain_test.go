@@ -34,7 +34,7 @@ func TestRegionDrained(t *testing.T) {
 		t.Fatal(err)
 	}
 	ann.send(t, chat, "nobody but eu has this")
-	short, cancel := context.WithTimeout(t.Context(), time.Minute)
+	short, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err = operator.Drain(short, "eu", func(line string) {
 		t.Log(line)
@@ -54,7 +54,7 @@ func TestRegionDrained(t *testing.T) {
 	if operator, err = d.Operator("us"); err != nil {
 		t.Fatal(err)
 	}
-	if err := operator.Drain(minute(t), "eu", func(line string) { t.Log(line) }); err != nil {
+	if err := operator.Drain(patient(t), "eu", func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
 	}
 	if s := stateOf(t, d, "eu"); s != im.StateDrained {
@@ -70,14 +70,14 @@ func TestRegionDrained(t *testing.T) {
 		bob.next(t, text)
 		return ack.Origin == "us"
 	})
-	if err := operator.Undrain(minute(t), "eu", func(string) {}); err == nil || !strings.Contains(err.Error(), "activate") {
+	if err := operator.Undrain(patient(t), "eu", func(string) {}); err == nil || !strings.Contains(err.Error(), "activate") {
 		t.Errorf("us cannot tell how far eu is: %v", err)
 	}
 	if operator, err = d.Operator("eu"); err != nil {
 		t.Fatal(err)
 	}
 
-	if err := operator.Undrain(minute(t), "eu", func(line string) { t.Log(line) }); err != nil {
+	if err := operator.Undrain(patient(t), "eu", func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
 	}
 	if s := stateOf(t, d, "eu"); s != im.StateActive {
@@ -86,8 +86,8 @@ func TestRegionDrained(t *testing.T) {
 }
 
 // minute is how long an order may take.
-func minute(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+func patient(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
