@@ -26,6 +26,7 @@ func newBenchSendCommand() *cobra.Command {
 		regions []string
 		dev     string
 		cluster string
+		hops    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "send",
@@ -47,16 +48,31 @@ func newBenchSendCommand() *cobra.Command {
 				}
 			}
 			s.Prefix = fmt.Sprintf("bench-%d", time.Now().Unix())
+			if hops {
+				s.Hops = loadgen.NewHops()
+			}
 			s.Connect = func(ctx context.Context, uid im.UID, region im.Region) (*client.Client, error) {
-				return client.Dial(ctx, client.Config{
-					UID: uid, Region: region, IPConf: ipconfs[region], Agent: "antipode-bench", Token: api.tokens(uid),
-				})
+				cfg := client.Config{UID: uid, Region: region, IPConf: ipconfs[region], Agent: "antipode-bench", Token: api.tokens(uid)}
+				if hops {
+					cfg.Tracer, cfg.SampleRatio = s.Hops.Tracer(uid), min(1, hopSamples/(s.Rate*s.Duration.Seconds()))
+				}
+				return client.Dial(ctx, cfg)
 			}
 			result, err := s.Run(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return printSend(cmd.OutOrStdout(), &s, result)
+			if err := printSend(cmd.OutOrStdout(), &s, result); err != nil || !hops {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), hopPatience)
+			defer cancel()
+			table, err := s.Hops.Table(ctx, api.spans)
+			if err != nil {
+				return err
+			}
+			printHops(cmd.OutOrStdout(), table)
+			return nil
 		},
 	}
 	cmd.Flags().StringSliceVar(&regions, "regions", []string{"eu", "us"}, "regions of the users")
@@ -67,8 +83,31 @@ func newBenchSendCommand() *cobra.Command {
 	cmd.Flags().IntVar(&s.Size, "size", 300, "bytes of text")
 	cmd.Flags().DurationVar(&s.Drain, "drain", 10*time.Second, "how long to wait for what is under way at the end")
 	cmd.Flags().StringVar(&dev, "dev", "http://"+devListen, "URL of antipode dev or cluster")
+	cmd.Flags().BoolVar(&hops, "hops", false, "trace some hundred of the messages, and print where their time goes")
 	cmd.Flags().StringVar(&cluster, "cluster", "", "cluster.yaml of the antipode cluster to measure, instead of --dev")
 	return cmd
+}
+
+const (
+	hopSamples  = 400 // messages traced: what keeps the traces keeps 1,000, and tracing all would be what is measured
+	hopPatience = 20 * time.Second
+)
+
+func printHops(w io.Writer, t *loadgen.HopTable) {
+	fmt.Fprintf(w, "\nwhere the time goes, of %d messages (of %d more not all is known)\n", t.Complete, t.Partial)
+	for _, way := range []struct {
+		name string
+		hops []loadgen.Hop
+	}{{"in region", t.Within}, {"across", t.Across}} {
+		if way.hops[0].Took.TotalCount() == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%-28s %8s %9s %9s %9s\n", way.name+", milliseconds", "count", "p50", "mean", "p99")
+		for _, h := range way.hops {
+			fmt.Fprintf(w, "%-28s %8d %9.2f %9.2f %9.2f\n", h.Name, h.Took.TotalCount(),
+				float64(h.Took.ValueAtQuantile(50))/1000, h.Took.Mean()/1000, float64(h.Took.ValueAtQuantile(99))/1000)
+		}
+	}
 }
 
 func printSend(w io.Writer, s *loadgen.Send, r *loadgen.Result) error {

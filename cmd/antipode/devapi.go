@@ -12,6 +12,7 @@ import (
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/console"
+	"github.com/antipode-im/antipode/internal/loadgen"
 )
 
 // devAPI asks antipode dev, or antipode cluster, what only they tell.
@@ -45,6 +46,25 @@ func (d devAPI) get(ctx context.Context, path string, v any) error {
 		return fmt.Errorf("%s%s answers %s", d.url, path, resp.Status)
 	}
 	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// spans returns what the services keep of a trace.
+func (d devAPI) spans(ctx context.Context, trace string) ([]loadgen.Span, error) {
+	var answer struct {
+		Spans []console.Span `json:"spans"`
+	}
+	if err := d.get(ctx, "/dev/traces/"+url.PathEscape(trace), &answer); err != nil {
+		return nil, err
+	}
+	list := make([]loadgen.Span, len(answer.Spans))
+	for i, s := range answer.Spans {
+		start := time.UnixMicro(s.StartUS)
+		list[i] = loadgen.Span{
+			Service: s.Service, Name: s.Name, Region: im.Region(s.Region), To: im.Region(s.Attributes["antipode.to"]),
+			Start: start, End: start.Add(time.Duration(s.DurationUS) * time.Microsecond),
+		}
+	}
+	return list, nil
 }
 
 // endpoints lists the ipconfs.

@@ -36,7 +36,11 @@ type Send struct {
 	Warmup   time.Duration // at the beginning: sent and received, not counted
 	Prefix   string        // of the uids, so that runs do not meet
 	Connect  Connect
+	Hops     *Hops // told when the warm-up ends; nil: nobody asks where the time goes
 }
+
+// receiver ends the uids of those who receive.
+const receiver = "-b"
 
 // Latencies of one class of messages, in microseconds.
 type Latencies struct {
@@ -105,7 +109,7 @@ func (s Send) Run(ctx context.Context) (*Result, error) {
 		for _, to := range s.Regions {
 			for n := range s.Pairs {
 				a := im.UID(fmt.Sprintf("%s-%s-%s-%d-a", s.Prefix, from, to, n))
-				b := im.UID(fmt.Sprintf("%s-%s-%s-%d-b", s.Prefix, from, to, n))
+				b := im.UID(fmt.Sprintf("%s-%s-%s-%d%s", s.Prefix, from, to, n, receiver))
 				ca, err := connect(a, from)
 				if err != nil {
 					return nil, err
@@ -131,6 +135,9 @@ func (s Send) Run(ctx context.Context) (*Result, error) {
 
 func (r *run) send(ctx context.Context, pairs []pair) {
 	r.start = time.Now()
+	if r.cfg.Hops != nil {
+		r.cfg.Hops.from(r.start.Add(r.cfg.Warmup))
+	}
 	gap := time.Duration(float64(time.Second) / r.cfg.Rate)
 	total := int((r.cfg.Warmup + r.cfg.Duration).Seconds() * r.cfg.Rate)
 	var wg sync.WaitGroup
