@@ -3,6 +3,7 @@ package im
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -14,7 +15,12 @@ type Member struct {
 	Origins    []Origin // epochs of its log that are followed, oldest first; the last is the one it writes
 	Replicator string   // host:port at which replicators of other regions reach its own
 	Stamp      Stamp    // when it was said; the highest holds
+
+	Via map[Region]string // host:port of regions from which another one leads there
 }
+
+// From is where a region reaches the member's replicator.
+func (m Member) From(r Region) string { return cmp.Or(m.Via[r], m.Replicator) }
 
 // Check tells what is wrong with a member.
 func (m Member) Check() error {
@@ -38,6 +44,14 @@ func (m Member) Check() error {
 	if m.Replicator == "" {
 		return fmt.Errorf("member %s: no address of its replicator", m.Region)
 	}
+	for r, addr := range m.Via {
+		if _, err := ParseRegion(string(r)); err != nil {
+			return fmt.Errorf("member %s: %w", m.Region, err)
+		}
+		if addr == "" || r == m.Region {
+			return fmt.Errorf("member %s: no address of its replicator from %s", m.Region, r)
+		}
+	}
 	return nil
 }
 
@@ -45,7 +59,16 @@ func (m Member) Check() error {
 // origins, and then by address, so that every reader settles it alike.
 func (m Member) Compare(n Member) int {
 	return cmp.Or(cmp.Compare(m.Stamp, n.Stamp), cmp.Compare(len(m.Origins), len(n.Origins)),
-		slices.Compare(m.Origins, n.Origins), strings.Compare(m.Replicator, n.Replicator))
+		slices.Compare(m.Origins, n.Origins), strings.Compare(m.Replicator, n.Replicator), strings.Compare(m.ways(), n.ways()))
+}
+
+// ways is Via as text.
+func (m Member) ways() string {
+	var b strings.Builder
+	for _, r := range slices.Sorted(maps.Keys(m.Via)) {
+		fmt.Fprintf(&b, "%s=%s ", r, m.Via[r])
+	}
+	return b.String()
 }
 
 // Equal tells whether both say the same.

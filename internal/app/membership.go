@@ -37,7 +37,7 @@ func (s *Site) members(said []im.Member, states []im.RegionState) *membership {
 			}
 		}
 		if _, named := s.Peers[member.Region]; !named && member.Region != s.Region {
-			m.addrs[member.Region] = member.Replicator
+			m.addrs[member.Region] = member.From(s.Region)
 		}
 	}
 	for _, state := range states {

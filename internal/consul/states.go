@@ -54,9 +54,10 @@ func (c *Consul) WatchRegionStates(ctx context.Context, fn func([]im.RegionState
 
 // memberValue is what the key of a member holds.
 type memberValue struct {
-	Origins    []im.Origin `json:"origins"`
-	Replicator string      `json:"replicator"`
-	Stamp      im.Stamp    `json:"stamp"`
+	Origins    []im.Origin          `json:"origins"`
+	Replicator string               `json:"replicator"`
+	Stamp      im.Stamp             `json:"stamp"`
+	Via        map[im.Region]string `json:"via,omitempty"`
 }
 
 func newMembers(c *Consul) *board[im.Member] {
@@ -64,13 +65,13 @@ func newMembers(c *Consul) *board[im.Member] {
 		c: c, path: c.cfg.Prefix + "/members/", what: "members", said: map[im.Region]map[im.Region]im.Member{},
 		of:    func(m im.Member) im.Region { return m.Region },
 		order: im.Member.Compare,
-		value: func(m im.Member) any { return memberValue{m.Origins, m.Replicator, m.Stamp} },
+		value: func(m im.Member) any { return memberValue{m.Origins, m.Replicator, m.Stamp, m.Via} },
 		parse: func(r im.Region, value []byte) (im.Member, error) {
 			var v memberValue
 			if err := json.Unmarshal(value, &v); err != nil {
 				return im.Member{}, err
 			}
-			m := im.Member{Region: r, Origins: v.Origins, Replicator: v.Replicator, Stamp: v.Stamp}
+			m := im.Member{Region: r, Origins: v.Origins, Replicator: v.Replicator, Stamp: v.Stamp, Via: v.Via}
 			return m, m.Check()
 		},
 	}

@@ -312,7 +312,7 @@ func membersWatch(t *testing.T, s Subject) {
 	if first := next(); len(first) > 0 {
 		t.Errorf("at first there is %v", first)
 	}
-	ap := im.Member{Region: "ap", Origins: []im.Origin{"ap"}, Replicator: "ap:1", Stamp: 5}
+	ap := im.Member{Region: "ap", Origins: []im.Origin{"ap"}, Replicator: "ap:1", Stamp: 5, Via: map[im.Region]string{"us": "ap.us:1"}}
 	if err := s.Members.SetMember(t.Context(), ap); err != nil {
 		t.Fatal(err)
 	}
