@@ -120,6 +120,7 @@ imservers of eu, eu the region, all everything.`,
   antipode cluster kill eu/kafka
   antipode cluster logs -f eu/imserver-1
   antipode cluster cut eu us
+  antipode cluster add-region sa
   antipode cluster down`,
 		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -152,7 +153,7 @@ imservers of eu, eu the region, all everything.`,
 	cmd.AddCommand(
 		newClusterLink(&f, "cut", "Lose everything on a link until it is healed", (*cluster.Remote).Cut),
 		newClusterLink(&f, "heal", "Let a link carry again", (*cluster.Remote).Heal),
-		newClusterDelay(&f), newClusterClock(&f),
+		newClusterDelay(&f), newClusterClock(&f), newClusterAddRegion(&f),
 	)
 	return cmd
 }
@@ -203,6 +204,35 @@ func newClusterClock(f *clusterFlags) *cobra.Command {
 			return r.Clock(cmd.Context(), args[0], d)
 		},
 	}
+}
+
+func newClusterAddRegion(f *clusterFlags) *cobra.Command {
+	var r cluster.Region
+	cmd := &cobra.Command{
+		Use: "add-region NAME", Short: "Add a region to those that run, and return when it serves", Args: cobra.ExactArgs(1),
+		Long: `Adds a region to those that run, and returns when it serves.
+
+It starts Kafka, PostgreSQL, Redis and Consul of the region and, when these are ready, its services, with as many of each as the
+other regions have. Then the others are told of it as by antipode region add: nothing of them is started again. The region takes
+clients once it has what they have.
+
+The file of the cluster stays what it is. The data folder remembers the region, so that later starts have it as well, until
+--fresh. After a failure run the same command again: a region that could not be started was withdrawn, one that does not serve yet is
+waited for.`,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if r.Name, err = im.ParseRegion(args[0]); err != nil {
+				return err
+			}
+			remote, err := f.remote()
+			if err != nil {
+				return err
+			}
+			return remote.AddRegion(cmd.Context(), r, func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+		},
+	}
+	cmd.Flags().StringVar(&r.Host, "host", "", "loopback address of everything in it (default: the next one)")
+	cmd.Flags().IntVar(&r.PortOffset, "port-offset", 0, "added to every port, for regions that share an address")
+	return cmd
 }
 
 func newClusterUp(f *clusterFlags) *cobra.Command {

@@ -21,6 +21,7 @@ func newRegionCommand() *cobra.Command {
 func newRegionAddCommand() *cobra.Command {
 	var (
 		addr string
+		via  map[string]string
 		wait time.Duration
 	)
 	cmd := newRegionStateCommand(&cobra.Command{
@@ -31,17 +32,22 @@ func newRegionAddCommand() *cobra.Command {
 The new region's configuration names all regions and itself in origins, and the others' replicators in replicator.peers;
 antipode migrate has been run in it. Its services may run already or be started later. In the other regions nothing is
 configured or restarted: they make topics for its log, link to it at the given address, apply what comes, and hand its
-gateways out once it is active, which it is by itself when it has caught up (replicator.join_lag).
+gateways out once it is active, which it is by itself when it has caught up (replicator.join_lag). Where single regions reach it
+at another address, say so: --via us=10.0.0.9:7401.
 
 The command returns when all others follow the new region. It takes the configuration of a replicator of any region that
 runs.`,
 	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
-		m := im.Member{Region: r, Origins: []im.Origin{im.NewOrigin(r, 1)}, Replicator: addr}
+		m := im.Member{Region: r, Origins: []im.Origin{im.NewOrigin(r, 1)}, Replicator: addr, Via: map[im.Region]string{}}
+		for from, other := range via {
+			m.Via[im.Region(from)] = other
+		}
 		return fmt.Sprintf("region %s is added: all others follow it", r), o.Add(ctx, m, progress)
 	})
 	cmd.Flags().StringVar(&addr, "replicator", "", "host:port at which the others reach its replicator")
+	cmd.Flags().StringToStringVar(&via, "via", nil, "region=host:port from where another address leads to it; may be repeated")
 	cmd.Flags().DurationVar(&wait, "wait", 5*time.Minute, "how long to wait until all others follow it")
 	_ = cmd.MarkFlagRequired("replicator") // fails only for a flag that there is not
 	return cmd

@@ -27,18 +27,21 @@ func (o *Operator) learn() error {
 	return nil
 }
 
-// Add makes a region known to all others, which follow it from then on: they make topics for its log, link to it, and apply
-// what comes. It returns when they do, or when ctx ends; then they do so later.
-func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) error {
-	m.Stamp = im.StampAt(time.Now())
-	if err := m.Check(); err != nil {
-		return err
+// Addable tells why a region cannot be added now. One of which discovery says already what is to be said can.
+func (o *Operator) Addable(ctx context.Context, m im.Member) error {
+	said, err := o.env.Discovery.Members(ctx)
+	if err != nil {
+		return fmt.Errorf("what regions there are is not known: %w", err)
 	}
 	states, err := o.states(ctx)
 	if err != nil {
 		return err
 	}
-	if slices.Contains(o.site.Regions, m.Region) || states[m.Region].State.Gone() {
+	return o.addable(m, said, states)
+}
+
+func (o *Operator) addable(m im.Member, said []im.Member, states map[im.Region]im.RegionState) error {
+	if states[m.Region].State.Gone() || slices.Contains(o.site.Regions, m.Region) && !announced(m, said) {
 		return fmt.Errorf("region %s is known already: one that was lost or removed comes back by antipode region return", m.Region)
 	}
 	for _, origin := range o.site.Origins {
@@ -46,8 +49,39 @@ func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) 
 			return fmt.Errorf("the log of %s is sealed, and no link brings it to a new region: the timelines of %s would lack it. Nothing was changed", origin, m.Region)
 		}
 	}
-	if err := o.env.Discovery.SetMember(ctx, m); err != nil {
-		return fmt.Errorf("region %s is not added: %w", m.Region, err)
+	return nil
+}
+
+// announced tells whether a member was said before, whenever that was.
+func announced(m im.Member, said []im.Member) bool {
+	return slices.ContainsFunc(said, func(n im.Member) bool {
+		n.Stamp = m.Stamp
+		return n.Equal(m)
+	})
+}
+
+// Add makes a region known to all others, which follow it from then on: they make topics for its log, link to it, and apply
+// what comes. It returns when they do, or when ctx ends; then they do so later, and who runs it again waits on.
+func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) error {
+	m.Stamp = im.StampAt(time.Now())
+	if err := m.Check(); err != nil {
+		return err
+	}
+	said, err := o.env.Discovery.Members(ctx)
+	if err != nil {
+		return fmt.Errorf("what regions there are is not known: %w", err)
+	}
+	states, err := o.states(ctx)
+	if err != nil {
+		return err
+	}
+	if err := o.addable(m, said, states); err != nil {
+		return err
+	}
+	if !announced(m, said) {
+		if err := o.env.Discovery.SetMember(ctx, m); err != nil {
+			return fmt.Errorf("region %s is not added: %w", m.Region, err)
+		}
 	}
 	origin := m.Origins[len(m.Origins)-1]
 	wait := waiting{progress: progress, why: fmt.Sprintf("region %s is added, and not all others follow it yet", m.Region)}
@@ -58,6 +92,24 @@ func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) 
 			}
 		}
 		return "", nil
+	})
+}
+
+// Active waits until a region takes clients, which one that joins does by itself.
+func (o *Operator) Active(ctx context.Context, r im.Region, progress func(string)) error {
+	wait := waiting{progress: progress, why: fmt.Sprintf("region %s takes no clients yet", r)}
+	return wait.until(ctx, func(ctx context.Context) (string, error) {
+		states, err := o.states(ctx)
+		switch said := states[r]; {
+		case err != nil:
+			return "", err
+		case said.State == im.StateActive:
+			return "", nil
+		case said.State == "":
+			return fmt.Sprintf("nothing is said of region %s", r), nil
+		default:
+			return fmt.Sprintf("region %s is %s", r, said.State), nil
+		}
 	})
 }
 

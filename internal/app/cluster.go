@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -35,7 +36,8 @@ type Cluster struct {
 	cfg     ClusterConfig
 	watcher *clusterWatcher
 	spans   *telemetry.SpanStore
-	down    chan struct{} // closed when somebody ordered the cluster down
+	pages   atomic.Pointer[http.Handler] // of the regions that there are now
+	down    chan struct{}                // closed when somebody ordered the cluster down
 	closers []func()
 }
 
@@ -96,26 +98,11 @@ func (c *Cluster) serve() error {
 	if err != nil {
 		return fmt.Errorf("pages and control: %w: stop what uses it (antipode dev?), or name another address (listen)", err)
 	}
-	var endpoints []console.Endpoint
-	var connect []string
-	for i := range plan.Regions {
-		r := &plan.Regions[i]
-		endpoints = append(endpoints, console.Endpoint{Region: r.Name, IPConf: r.IPConf()})
-		connect = append(connect, "http://"+r.Host+":*", "ws://"+r.Host+":*")
-	}
-	orders := cluster.Handler(c.Supervisor, c.orderDown)
-	host, _, _ := net.SplitHostPort(plan.File.Listen)
-	handler, err := console.New(console.Config{
-		Endpoints: endpoints, Hosts: []string{host}, Connect: connect,
-		Also: map[string]http.Handler{"GET /cluster/": orders, "POST /cluster/": orders},
-	}, console.Deps{
-		Watcher: c.watcher, Links: clusterLinks{c.Supervisor}, Switch: clusterSwitch{c}, Tokens: c.Token,
-		Traces: traces{c.spans}, Log: c.cfg.Log,
-	})
-	if err != nil {
+	if err := c.show(); err != nil {
 		listener.Close()
 		return err
 	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*c.pages.Load()).ServeHTTP(w, r) })
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -128,6 +115,32 @@ func (c *Cluster) serve() error {
 		<-served
 	})
 	return nil
+}
+
+// show has pages, orders and who looks from outside know the regions that there are now.
+func (c *Cluster) show() error {
+	plan := c.Plan()
+	c.follow(plan)
+	var endpoints []console.Endpoint
+	var connect []string
+	for i := range plan.Regions {
+		r := &plan.Regions[i]
+		endpoints = append(endpoints, console.Endpoint{Region: r.Name, IPConf: r.IPConf()})
+		connect = append(connect, "http://"+r.Host+":*", "ws://"+r.Host+":*")
+	}
+	orders := cluster.Handler(c.Supervisor, c, c.orderDown)
+	host, _, _ := net.SplitHostPort(plan.File.Listen)
+	handler, err := console.New(console.Config{
+		Endpoints: endpoints, Hosts: []string{host}, Connect: connect,
+		Also: map[string]http.Handler{"GET /cluster/": orders, "POST /cluster/": orders},
+	}, console.Deps{
+		Watcher: c.watcher, Links: clusterLinks{c.Supervisor}, Switch: clusterSwitch{c}, Tokens: c.Token,
+		Traces: traces{c.spans}, Log: c.cfg.Log,
+	})
+	if err == nil {
+		c.pages.Store(&handler)
+	}
+	return err
 }
 
 func (c *Cluster) orderDown() {

@@ -22,10 +22,10 @@ import (
 // ClusterView looks at a cluster on this machine from outside of its processes: through its data folder, its logs and its
 // services' RPC. It works in the launcher and in any other process that may read the data folder.
 type ClusterView struct {
-	plan *cluster.Plan
 	keys TrialKeys
 
 	mu      sync.Mutex
+	plan    *cluster.Plan
 	truths  truth // made when first asked for
 	dialers []*rpc.Dialer
 }
@@ -49,18 +49,36 @@ func NewClusterView(plan *cluster.Plan) *ClusterView {
 func (v *ClusterView) Close() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.close()
+}
+
+func (v *ClusterView) close() {
 	for _, d := range v.dialers {
 		d.Close()
 	}
 	v.dialers, v.truths = nil, nil
 }
 
+// follow looks at another plan of the same cluster from now on.
+func (v *ClusterView) follow(plan *cluster.Plan) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.close()
+	v.plan = plan
+}
+
+func (v *ClusterView) now() *cluster.Plan {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.plan
+}
+
 // Regions lists the regions.
-func (v *ClusterView) Regions() []im.Region { return v.plan.Names() }
+func (v *ClusterView) Regions() []im.Region { return v.now().Names() }
 
 // IPConf is the base URL of a region's first ipconf.
 func (v *ClusterView) IPConf(region im.Region) string {
-	if r, ok := v.plan.Region(region); ok {
+	if r, ok := v.now().Region(region); ok {
 		return r.IPConf()
 	}
 	return ""
@@ -71,7 +89,7 @@ func (v *ClusterView) State(ctx context.Context) (console.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
 	defer cancel()
 	var state console.State
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.plan.URL()+"/dev/state.json", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.now().URL()+"/dev/state.json", nil)
 	if err != nil {
 		return state, err
 	}

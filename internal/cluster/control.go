@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,13 +13,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
 )
 
-// orderTimeout bounds an order, however long its members take.
-const orderTimeout = 3 * time.Minute
+// orderTimeout bounds an order, however long its members take; addTimeout the adding of a region.
+const (
+	orderTimeout = 3 * time.Minute
+	addTimeout   = 15 * time.Minute
+)
 
 // readyEvery is how often Remote.WaitReady looks.
 const readyEvery = 200 * time.Millisecond
@@ -36,10 +41,18 @@ type Members interface {
 	Clock(ctx context.Context, target string, offset time.Duration) error
 }
 
-// Handler serves orders: GET /cluster/ps.json, POST /cluster/down, POST /cluster/members/{order}?target= and POST
-// /cluster/clocks?target=&offset=. It guards nothing: put it behind what keeps other sites' pages out. down must return at once.
-func Handler(m Members, down func()) http.Handler {
+// Regions adds regions to those that run.
+type Regions interface {
+	// AddRegion returns when the region serves. It tells what is going on, a line at a time.
+	AddRegion(ctx context.Context, r Region, progress func(string)) error
+}
+
+// Handler serves orders: GET /cluster/ps.json, POST /cluster/down, POST /cluster/members/{order}?target=, POST
+// /cluster/clocks?target=&offset= and POST /cluster/regions. It guards nothing: put it behind what keeps other sites' pages out.
+// down must return at once.
+func Handler(m Members, regions Regions, down func()) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("POST /cluster/regions", func(w http.ResponseWriter, r *http.Request) { addRegion(w, r, regions) })
 	mux.HandleFunc("GET /cluster/ps.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(PS{m.Status(), m.Links()}) // the reader went away: nobody to tell
@@ -69,6 +82,37 @@ func Handler(m Members, down func()) http.Handler {
 		answer(w, m.Clock(r.Context(), r.URL.Query().Get("target"), offset))
 	})
 	return mux
+}
+
+// told is a line of the answer to the adding of a region: the last one says that it is done, or what went wrong.
+type told struct {
+	Progress string `json:"progress,omitempty"`
+	Error    string `json:"error,omitempty"`
+	Done     bool   `json:"done,omitempty"`
+}
+
+// addRegion answers with a line for each thing that is going on: it takes a while. Who goes away gives it up.
+func addRegion(w http.ResponseWriter, r *http.Request, regions Regions) {
+	var region Region
+	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&region); err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Sprintf("region: %v", err))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), addTimeout)
+	defer cancel()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	var mu sync.Mutex
+	say := func(t told) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = json.NewEncoder(w).Encode(t) // the reader went away: ctx ends
+		_ = http.NewResponseController(w).Flush()
+	}
+	if err := regions.AddRegion(ctx, region, func(line string) { say(told{Progress: line}) }); err != nil {
+		say(told{Error: err.Error()})
+		return
+	}
+	say(told{Done: true})
 }
 
 // answer tells how an order went.
@@ -144,6 +188,33 @@ func (r *Remote) Clock(ctx context.Context, target string, offset time.Duration)
 	return err
 }
 
+// AddRegion starts a region beside those that run and returns when it serves. Of r only the name need be set.
+func (r *Remote) AddRegion(ctx context.Context, region Region, progress func(string)) error {
+	ctx, cancel := context.WithTimeout(ctx, addTimeout+time.Minute)
+	defer cancel()
+	text, err := json.Marshal(region)
+	if err != nil {
+		return err
+	}
+	resp, err := r.send(ctx, http.MethodPost, "/cluster/regions", bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for lines := json.NewDecoder(resp.Body); ; {
+		var t told
+		switch err := lines.Decode(&t); {
+		case err != nil:
+			return fmt.Errorf("the cluster's answer broke off; look how region %s is (antipode cluster ps), and run the same command again: %w", region.Name, err)
+		case t.Error != "":
+			return errors.New(t.Error)
+		case t.Done:
+			return nil
+		}
+		progress(t.Progress)
+	}
+}
+
 // WaitReady returns when every member is ready, or says which is not.
 func (r *Remote) WaitReady(ctx context.Context) error {
 	tick := time.NewTicker(readyEvery)
@@ -191,7 +262,17 @@ func (r *Remote) link(ctx context.Context, from, to im.Region, order string) err
 func (r *Remote) call(ctx context.Context, method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, r.URL+path, nil)
+	resp, err := r.send(ctx, method, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return r.read(resp)
+}
+
+// send gives an order. An answer that is none is an error.
+func (r *Remote) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.URL+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -200,19 +281,27 @@ func (r *Remote) call(ctx context.Context, method, path string) ([]byte, error) 
 	if err != nil {
 		return nil, fmt.Errorf("the cluster does not answer: %w", err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
-	if err != nil {
-		return nil, fmt.Errorf("the cluster's answer broke off: %w", err)
-	}
 	if resp.StatusCode/100 == 2 {
-		return body, nil
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, err := r.read(resp)
+	if err != nil {
+		return nil, err
 	}
 	var refusal struct {
 		Error string `json:"error"`
 	}
-	if json.Unmarshal(body, &refusal) == nil && refusal.Error != "" {
+	if json.Unmarshal(text, &refusal) == nil && refusal.Error != "" {
 		return nil, errors.New(refusal.Error)
 	}
-	return nil, fmt.Errorf("the cluster answers %s: %s", resp.Status, strings.TrimSpace(string(body)))
+	return nil, fmt.Errorf("the cluster answers %s: %s", resp.Status, strings.TrimSpace(string(text)))
+}
+
+func (r *Remote) read(resp *http.Response) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's answer broke off: %w", err)
+	}
+	return text, nil
 }

@@ -41,10 +41,19 @@ func (o *ordered) Clock(_ context.Context, target string, offset time.Duration) 
 	return o.note("clock "+offset.String(), target)
 }
 
+func (o *ordered) AddRegion(_ context.Context, r Region, progress func(string)) error {
+	progress("adding " + string(r.Name) + " at " + r.Host)
+	if r.Name == "mars" {
+		return errors.New("too far away")
+	}
+	progress("it serves")
+	return nil
+}
+
 func TestRemote(t *testing.T) {
 	o := new(ordered)
 	downs := 0
-	server := httptest.NewServer(Handler(o, func() { downs++ }))
+	server := httptest.NewServer(Handler(o, o, func() { downs++ }))
 	defer server.Close()
 	r := &Remote{URL: server.URL, Header: "X-Some"}
 	ctx := t.Context()
@@ -71,6 +80,14 @@ func TestRemote(t *testing.T) {
 		if err := r.Order(ctx, c.order, c.target); err == nil || err.Error() != c.want {
 			t.Errorf("%s %s: got %v, want %s", c.order, c.target, err, c.want)
 		}
+	}
+	var said []string
+	hear := func(line string) { said = append(said, line) }
+	if err := r.AddRegion(ctx, Region{Name: "sa", Host: "127.0.0.14"}, hear); err != nil || strings.Join(said, "; ") != "adding sa at 127.0.0.14; it serves" {
+		t.Errorf("a region was added with %q, %v", said, err)
+	}
+	if err := r.AddRegion(ctx, Region{Name: "mars"}, hear); err == nil || err.Error() != "too far away" {
+		t.Errorf("another with %v", err)
 	}
 	ps, err := r.PS(ctx)
 	if err != nil || len(ps.Members) != 1 || ps.Members[0].PID != 7 || ps.Links[0].Delay != time.Second {

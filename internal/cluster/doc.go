@@ -8,6 +8,8 @@
 //	backends.go  how each backend is run here; service.go how a service of Antipode is
 //	member.go    one member: started, watched, started again, stopped, killed, paused
 //	supervisor.go all members, in the order in which they depend on each other
+//	migrate.go   topics, databases and schemas
+//	added.go     regions that come while others run
 //	links.go     links between regions pass proxies in this process, which delay and cut
 //	sink.go      what members write: kept in files, shown
 //	control.go   orders over HTTP, and who gives them

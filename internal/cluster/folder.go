@@ -15,7 +15,8 @@ const (
 	markerFile  = "antipode-cluster" // by it a data folder is known for one: --fresh deletes nothing else
 	lockFile    = "lock"             // held while a launcher runs
 	controlFile = "control.json"     // where it is reached
-	planFile    = "plan.json"        // the File of the last start
+	planFile    = "plan.json"        // the File of the last start, and what was added since
+	addedFile   = "added.json"       // the regions that were added to running ones
 	logsFolder  = "logs"
 )
 
@@ -105,12 +106,15 @@ func fitFolder(p *Plan, fresh bool) error {
 	if err := os.WriteFile(mark, []byte(p.layout()), 0o644); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
+	return p.makeFolders()
+}
+
+func (p *Plan) makeFolders() error {
 	for _, r := range p.Regions {
-		if err := os.MkdirAll(filepath.Join(p.Data, logsFolder, string(r.Name)), 0o755); err != nil {
-			return fmt.Errorf("data folder: %w", err)
-		}
-		if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-			return fmt.Errorf("data folder: %w", err)
+		for _, dir := range []string{filepath.Join(p.LogsDir(), string(r.Name)), r.Dir} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("data folder: %w", err)
+			}
 		}
 	}
 	return nil
@@ -226,13 +230,16 @@ func (p *Plan) postgresPassword() (string, error) {
 	return password, nil
 }
 
-// writeConfigs writes the configuration files of all services.
-func (p *Plan) writeConfigs() error {
+// writeConfigs writes the configuration files of all services that lie below a folder.
+func (p *Plan) writeConfigs(below string) error {
 	files, err := p.Configs()
 	if err != nil {
 		return err
 	}
 	for path, text := range files {
+		if !strings.HasPrefix(path, below+string(filepath.Separator)) {
+			continue
+		}
 		if err := os.WriteFile(path, text, 0o644); err != nil {
 			return fmt.Errorf("data folder: %w", err)
 		}

@@ -30,16 +30,16 @@ type LinkStatus struct {
 // links are all of a cluster.
 type links []*link
 
-func openLinks(p *Plan) (links, error) {
+func openLinks(plans []LinkPlan, delay time.Duration) (links, error) {
 	var all links
-	for _, l := range p.Links {
+	for _, l := range plans {
 		proxy, err := faultnet.Listen(l.Addr, l.Targets[0])
 		if err != nil {
 			all.close()
 			return nil, fmt.Errorf("link %s: %w", l.Name(), err)
 		}
-		proxy.Delay(p.File.LinkDelay)
-		all = append(all, &link{LinkPlan: l, proxy: proxy, delay: p.File.LinkDelay})
+		proxy.Delay(delay)
+		all = append(all, &link{LinkPlan: l, proxy: proxy, delay: delay})
 	}
 	return all, nil
 }

@@ -56,6 +56,8 @@ type Plan struct {
 	Data    string // absolute
 	Regions []RegionPlan
 	Links   []LinkPlan
+
+	added []Region // of the File's regions those that came while others ran: the data folder was not made for them
 }
 
 // RegionPlan is one region.
@@ -294,6 +296,9 @@ func (p *Plan) URL() string { return "http://" + p.File.Listen }
 func (p *Plan) layout() string {
 	var b strings.Builder
 	for _, r := range p.Regions {
+		if p.wasAdded(r.Name) {
+			continue
+		}
 		fmt.Fprintf(&b, "region %s", r.Name)
 		if n := len(r.Of(backendKafka)); n != p.File.Kafka.Brokers {
 			fmt.Fprintf(&b, " with kafka brokers %d", n)

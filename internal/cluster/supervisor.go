@@ -11,13 +11,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/internal/backend"
-	"github.com/antipode-im/antipode/internal/process"
 )
 
 // ErrUnknown is wrapped by errors about members and links that do not exist.
@@ -38,13 +35,12 @@ type Config struct {
 // Supervisor runs the members of a cluster. Its methods may be called at once from anywhere.
 type Supervisor struct {
 	cfg      Config
-	plan     *Plan
 	lock     *lock
-	links    links
-	members  map[string]*member
-	postgres map[string]*backend.Postgres
+	standing atomic.Pointer[standing]
 	env      []string
 	password string // of PostgreSQL
+
+	growing sync.Mutex // held while a region is added, or everything ends
 
 	mu    sync.Mutex
 	sinks []*sink
@@ -54,9 +50,27 @@ type Supervisor struct {
 	once    sync.Once
 }
 
+// standing is a plan, and who carries it out. It is replaced when a region is added, never changed.
+type standing struct {
+	plan    *Plan
+	members map[string]*member
+	links   links
+}
+
+// of lists members by name.
+func (s *standing) of(names []string) []*member {
+	all := make([]*member, len(names))
+	for i, n := range names {
+		all[i] = s.members[n]
+	}
+	return all
+}
+
+func (s *Supervisor) now() *standing { return s.standing.Load() }
+
 // New prepares a data folder and locks it. Up starts everything; Close ends it, also after a failed Up.
 func New(cfg Config) (_ *Supervisor, err error) {
-	plan, err := NewPlan(cfg.File)
+	plan, err := planWithAdded(cfg.File, cfg.Fresh)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +82,8 @@ func New(cfg Config) (_ *Supervisor, err error) {
 			return nil, err
 		}
 	}
-	s := &Supervisor{cfg: cfg, plan: plan, members: map[string]*member{}, postgres: map[string]*backend.Postgres{}, env: environment()}
+	s := &Supervisor{cfg: cfg, env: environment()}
+	s.standing.Store(&standing{plan: plan})
 	s.closing, s.cancel = context.WithCancel(context.Background())
 	if s.lock, err = openFolder(plan, cfg.Fresh); err != nil {
 		return nil, err
@@ -85,7 +100,8 @@ func New(cfg Config) (_ *Supervisor, err error) {
 }
 
 func (s *Supervisor) prepare() error {
-	launcher, err := newSink(LauncherLog, s.plan.LogFile(LauncherLog), nil)
+	plan := s.now().plan
+	launcher, err := newSink(LauncherLog, plan.LogFile(LauncherLog), nil)
 	if err != nil {
 		return err
 	}
@@ -95,58 +111,76 @@ func (s *Supervisor) prepare() error {
 		fmt.Fprintln(launcher, time.Now().Format(time.RFC3339), line)
 		progress(line)
 	}
-	if err := s.cfg.Keys(s.plan.KeysDir(), s.plan.Names()); err != nil {
+	if err := s.cfg.Keys(plan.KeysDir(), plan.Names()); err != nil {
 		return err
 	}
-	if s.password, err = s.plan.postgresPassword(); err != nil {
+	if s.password, err = plan.postgresPassword(); err != nil {
 		return err
 	}
-	if err := s.plan.writeConfigs(); err != nil {
+	if err := plan.writeConfigs(plan.Data); err != nil {
 		return err
 	}
-	if err := s.plan.free(); err != nil {
+	if err := plan.free(&Plan{}); err != nil {
 		return err
 	}
-	if s.links, err = openLinks(s.plan); err != nil {
+	return s.supervise(plan, func() error { return errors.Join(plan.record(), plan.writeControl()) })
+}
+
+// supervise takes on what a plan has beside the present one, once keep has remembered it. Nothing of it is started.
+func (s *Supervisor) supervise(plan *Plan, keep func() error) error {
+	next := &standing{plan: plan, members: maps.Clone(s.now().members), links: slices.Clone(s.now().links)}
+	if next.members == nil {
+		next.members = map[string]*member{}
+	}
+	missing := slices.DeleteFunc(slices.Clone(plan.Links), func(l LinkPlan) bool {
+		_, err := next.links.find(l.From, l.To)
+		return err == nil
+	})
+	opened, err := openLinks(missing, plan.File.LinkDelay)
+	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.plan.record(), s.plan.writeControl()); err != nil {
-		return err
-	}
-	for _, m := range s.plan.Members() {
-		server := s.server(m)
-		if s.cfg.server != nil {
-			server = s.cfg.server(m)
+	next.links = append(next.links, opened...)
+	for _, m := range plan.Members() {
+		if next.members[m.Name] != nil {
+			continue
 		}
 		log, err := s.sink(m.Name)
 		if err != nil {
+			opened.close()
 			return err
 		}
-		s.members[m.Name] = newMember(m, server, log, s.plan.File.StopIn, s.happened)
+		next.members[m.Name] = newMember(m, s.server(plan, m), log, plan.File.StopIn, s.happened)
 	}
+	if err := keep(); err != nil {
+		opened.close()
+		return err
+	}
+	s.standing.Store(next)
 	return nil
 }
 
 // server tells how a member is run.
-func (s *Supervisor) server(m MemberPlan) Server {
-	r, _ := s.plan.Region(m.Region)
+func (s *Supervisor) server(p *Plan, m MemberPlan) Server {
+	if s.cfg.server != nil {
+		return s.cfg.server(m)
+	}
+	r, _ := p.Region(m.Region)
 	switch m.Kind {
 	case backendKafka:
-		return kafkaOf(s.plan, r, m)
+		return kafkaOf(p, r, m)
 	case backendPostgres:
-		p := postgresOf(m, s.password)
-		s.postgres[m.Name] = p
-		return p
+		return postgresOf(m, s.password)
 	case backendRedis:
 		return redisOf(m)
 	case backendConsul:
-		return consulOf(s.plan, m)
+		return consulOf(p, m)
 	}
 	return newService(m, s.cfg.Binary, s.env)
 }
 
 func (s *Supervisor) sink(name string) (*sink, error) {
-	k, err := newSink(name, s.plan.LogFile(name), s.cfg.Show)
+	k, err := newSink(name, s.Plan().LogFile(name), s.cfg.Show)
 	if err == nil {
 		s.mu.Lock()
 		s.sinks = append(s.sinks, k)
@@ -161,21 +195,27 @@ func (s *Supervisor) happened(_, text string) {
 	s.redirect()
 }
 
-// Plan is what is supervised.
-func (s *Supervisor) Plan() *Plan { return s.plan }
+// Plan is what is supervised: another one once a region was added.
+func (s *Supervisor) Plan() *Plan { return s.now().plan }
 
 // Up starts everything, backends first, the regions beside each other, and returns when all of it is ready.
 func (s *Supervisor) Up(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.plan.File.StartIn, fmt.Errorf("not ready after %v (start_in)", s.plan.File.StartIn))
+	return s.begin(ctx, s.Plan().Regions, s.cfg.Progress)
+}
+
+// begin starts regions for the first time.
+func (s *Supervisor) begin(ctx context.Context, regions []RegionPlan, progress func(string)) error {
+	in := s.Plan().File.StartIn
+	ctx, cancel := context.WithTimeoutCause(ctx, in, fmt.Errorf("not ready after %v (start_in)", in))
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
-	telling := s.tell(ctx)
+	telling := s.tell(ctx, progress)
 	defer telling()
-	errs := make([]error, len(s.plan.Regions))
+	errs := make([]error, len(regions))
 	var wg sync.WaitGroup
-	for i := range s.plan.Regions {
+	for i := range regions {
 		wg.Go(func() {
-			if errs[i] = s.region(ctx, &s.plan.Regions[i]); errs[i] != nil {
+			if errs[i] = s.region(ctx, &regions[i]); errs[i] != nil {
 				cancel() // the others need not go on
 			}
 		})
@@ -215,74 +255,12 @@ func (s *Supervisor) region(ctx context.Context, r *RegionPlan) error {
 	return s.start(ctx, services)
 }
 
-// migrateTries is how often migrate is run until it succeeds. It may run at any time, and brokers that have only just
-// begun to serve can refuse it.
-const migrateTries = 3
-
-// migrate makes topics and schemas, by the program that an operator would use.
-func (s *Supervisor) migrate(ctx context.Context, r *RegionPlan) error {
-	name := string(r.Name) + "/migrate"
-	log, err := s.sink(name)
-	if err != nil {
-		return err
-	}
-	pause := backoff.NewExponentialBackOff()
-	for try := 1; ; try++ {
-		err := s.migrateOnce(ctx, name, r.Config, log)
-		if err == nil || try == migrateTries || ctx.Err() != nil {
-			return err
-		}
-		s.cfg.Progress(fmt.Sprintf("%v; trying again", err))
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause.NextBackOff()):
-		}
-	}
-}
-
-func (s *Supervisor) migrateOnce(ctx context.Context, name, file string, log *sink) error {
-	proc, err := process.Start(process.Spec{
-		Name: name, Path: s.cfg.Binary, Args: []string{"migrate", "--config", file}, Env: s.env, Output: log,
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-proc.Done():
-		if err := proc.Err(); err != nil {
-			return fmt.Errorf("%s: %s (%w)", name, log.reason(), err)
-		}
-		return nil
-	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("%s: %w", name, context.Cause(ctx)), proc.Kill())
-	}
-}
-
-// databases makes the databases of a server that started, unless it has them: its folder may be new.
-func (s *Supervisor) databases(ctx context.Context, m MemberPlan) error {
-	server, ok := s.postgres[m.Name]
-	if !ok || s.cfg.server != nil {
-		return nil
-	}
-	r, _ := s.plan.Region(m.Region)
-	for _, d := range r.Database {
-		if d.Server != m.Part {
-			continue
-		}
-		if err := server.CreateDatabase(ctx, d.Name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // start starts members, each kind only when those that it needs are ready, and returns when all are.
 func (s *Supervisor) start(ctx context.Context, names []string) error {
 	for _, stage := range stages {
 		var group []*member
-		for _, n := range names {
-			if m := s.members[n]; slices.Contains(stage, m.plan.Kind) {
+		for _, m := range s.now().of(names) {
+			if slices.Contains(stage, m.plan.Kind) {
 				group = append(group, m)
 			}
 		}
@@ -321,7 +299,7 @@ func each(members []*member, do func(*member) error) error {
 }
 
 // tell says every few seconds what is waited for, until the function that it returns is called.
-func (s *Supervisor) tell(ctx context.Context) (stop func()) {
+func (s *Supervisor) tell(ctx context.Context, progress func(string)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -335,7 +313,7 @@ func (s *Supervisor) tell(ctx context.Context) (stop func()) {
 			case <-tick.C:
 			}
 			if waiting := s.waiting(); waiting != "" {
-				s.cfg.Progress("waiting for " + waiting)
+				progress("waiting for " + waiting)
 			}
 		}
 	}()
@@ -363,9 +341,12 @@ func (s *Supervisor) waiting() string {
 	return strings.Join(names, ", ") + why
 }
 
-// free tells which address is taken already.
-func (p *Plan) free() error {
+// free tells which address is taken already, beside those of a plan that is carried out.
+func (p *Plan) free(present *Plan) error {
 	all := p.Addresses()
+	for addr := range present.Addresses() {
+		delete(all, addr)
+	}
 	delete(all, p.File.Listen) // bound already, by whoever serves the pages
 	delete(all, p.File.Traces)
 	for _, addr := range slices.Sorted(maps.Keys(all)) {
@@ -380,9 +361,10 @@ func (p *Plan) free() error {
 
 // Status tells of every member, in the order of the plan.
 func (s *Supervisor) Status() []Status {
+	now := s.now()
 	var all []Status
-	for _, m := range s.plan.Members() {
-		st, _ := s.members[m.Name].snapshot()
+	for _, m := range now.plan.Members() {
+		st, _ := now.members[m.Name].snapshot()
 		all = append(all, st)
 	}
 	return all
@@ -390,15 +372,12 @@ func (s *Supervisor) Status() []Status {
 
 // match returns the members that a target means.
 func (s *Supervisor) match(target string) ([]*member, error) {
-	names := s.plan.Match(target)
+	now := s.now()
+	names := now.plan.Match(target)
 	if names == nil {
 		return nil, fmt.Errorf("member %q: %w: want a member (eu/kafka), all of a kind (eu/imserver), a region (eu) or all; antipode cluster ps lists them", target, ErrUnknown)
 	}
-	var all []*member
-	for _, n := range names {
-		all = append(all, s.members[n])
-	}
-	return all, nil
+	return now.of(names), nil
 }
 
 // Kill ends members as kill -9 does, all at once. They stay down until they are started.
@@ -433,7 +412,7 @@ func stopInTurn(members []*member) error {
 
 // Start starts members that are down, those first that others need, and returns when they are ready or ctx ends.
 func (s *Supervisor) Start(ctx context.Context, target string) error {
-	names := s.plan.Match(target)
+	names := s.Plan().Match(target)
 	if names == nil {
 		_, err := s.match(target)
 		return err
@@ -490,7 +469,7 @@ func (s *Supervisor) order(target string, do func(*member) error) error {
 // WaitReady waits until everything that is not down by order is ready.
 func (s *Supervisor) WaitReady(ctx context.Context) error {
 	var members []*member
-	for _, m := range s.members {
+	for _, m := range s.now().members {
 		if st, _ := m.snapshot(); st.State != StateDown {
 			members = append(members, m)
 		}
@@ -503,16 +482,17 @@ func (s *Supervisor) WaitReady(ctx context.Context) error {
 
 // redirect points links at replicators that run.
 func (s *Supervisor) redirect() {
-	for _, r := range s.plan.Regions {
+	now := s.now()
+	for _, r := range now.plan.Regions {
 		replicators := r.Of(serviceReplicator)
 		target := replicators[0]
 		for _, m := range replicators {
-			if st, _ := s.members[m.Name].snapshot(); st.State == StateUp || st.State == StateStarting {
+			if st, _ := now.members[m.Name].snapshot(); st.State == StateUp || st.State == StateStarting {
 				target = m
 				break
 			}
 		}
-		s.links.lead(r.Name, target.RPC)
+		now.links.lead(r.Name, target.RPC)
 	}
 }
 
@@ -527,7 +507,7 @@ func (s *Supervisor) Heal(_ context.Context, from, to im.Region) error {
 }
 
 func (s *Supervisor) setCut(from, to im.Region, cut bool) error {
-	l, err := s.links.find(from, to)
+	l, err := s.now().links.find(from, to)
 	if err == nil {
 		l.setCut(cut)
 	}
@@ -536,7 +516,7 @@ func (s *Supervisor) setCut(from, to im.Region, cut bool) error {
 
 // Delay sets the one-way delay of a link.
 func (s *Supervisor) Delay(_ context.Context, from, to im.Region, delay time.Duration) error {
-	l, err := s.links.find(from, to)
+	l, err := s.now().links.find(from, to)
 	if err != nil {
 		return err
 	}
@@ -568,7 +548,7 @@ func (s *Supervisor) Clock(_ context.Context, target string, offset time.Duratio
 // Links tells of every link.
 func (s *Supervisor) Links() []LinkStatus {
 	var all []LinkStatus
-	for _, l := range s.links {
+	for _, l := range s.now().links {
 		all = append(all, l.status())
 	}
 	return all
@@ -579,17 +559,20 @@ func (s *Supervisor) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.cancel()
+		s.growing.Lock()
+		defer s.growing.Unlock()
+		now := s.now()
 		var members []*member
-		for _, m := range s.members {
+		for _, m := range now.members {
 			m.retire()
 			members = append(members, m)
 		}
 		err = stopInTurn(members)
-		s.links.close()
+		now.links.close()
 		for _, k := range s.sinks {
 			k.close()
 		}
-		os.Remove(filepath.Join(s.plan.Data, controlFile))
+		os.Remove(filepath.Join(now.plan.Data, controlFile))
 		s.lock.release()
 	})
 	return err

@@ -128,10 +128,10 @@ func TestOrder(t *testing.T) {
 			t.Errorf("%s came after %s: %v", pair[0], pair[1], all)
 		}
 	}
-	if want := 2 * len(s.plan.Members()); len(all) != want+2 { // and two migrations
+	if want := 2 * len(s.Plan().Members()); len(all) != want+2 { // and two migrations
 		t.Errorf("%d entries, want %d: %v", len(all), want+2, all)
 	}
-	if _, held := Locked(s.plan.Data); held {
+	if _, held := Locked(s.Plan().Data); held {
 		t.Error("the data folder is still locked")
 	}
 }
@@ -354,7 +354,7 @@ func TestLinksFollowReplicators(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	eu, _ := s.plan.Region("eu")
+	eu, _ := s.Plan().Region("eu")
 	for _, m := range eu.Of(serviceReplicator) {
 		l, err := net.Listen("tcp", m.RPC)
 		if err != nil {
@@ -377,9 +377,9 @@ func TestLinksFollowReplicators(t *testing.T) {
 	if err := s.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(s.plan.Links, func(l LinkPlan) bool { return l.From == "eu" })
+	i := slices.IndexFunc(s.Plan().Links, func(l LinkPlan) bool { return l.From == "eu" })
 	dial := func() string {
-		c, err := net.Dial("tcp", s.plan.Links[i].Addr)
+		c, err := net.Dial("tcp", s.Plan().Links[i].Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -408,19 +408,20 @@ func TestUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Supervisor{plan: plan, members: map[string]*member{}}
+	s := &Supervisor{}
+	s.standing.Store(&standing{plan: plan, members: map[string]*member{}})
 	for _, m := range plan.Members() {
 		var server Server = &script{name: m.Name}
 		if m.Service() {
 			server = newService(m, "new", nil)
 		}
-		s.members[m.Name] = &member{plan: m, server: server}
+		s.now().members[m.Name] = &member{plan: m, server: server}
 	}
 	if err := s.Use("eu", "old"); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"eu/router-1": "old", "eu/gateway-2": "old", "us/router-1": "new"} {
-		if got := s.members[name].server.Spec().Path; got != want {
+		if got := s.now().members[name].server.Spec().Path; got != want {
 			t.Errorf("%s runs %s, want %s", name, got, want)
 		}
 	}
