@@ -342,6 +342,7 @@ type owner struct {
 	mu      sync.Mutex
 	owned   []int
 	changed chan struct{}
+	asked   int // since it changed
 }
 
 func newOwner(owned ...int) *owner { return &owner{owned: owned, changed: make(chan struct{})} }
@@ -349,13 +350,22 @@ func newOwner(owned ...int) *owner { return &owner{owned: owned, changed: make(c
 func (o *owner) set(owned ...int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.owned = owned
+	o.owned, o.asked = owned, 0
 	close(o.changed)
 	o.changed = make(chan struct{})
+}
+
+// heard tells whether all of a router that asks for it knows what is owned now: what declares gateways down, and what
+// writes Redis.
+func (o *owner) heard() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.asked == 2
 }
 
 func (o *owner) Owned() ([]int, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.asked++
 	return o.owned, o.changed
 }

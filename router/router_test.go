@@ -417,6 +417,7 @@ func TestRetention(t *testing.T) {
 // TestRedis: owned partitions are written, a Redis that lost its memory is filled again, one that is gone stops nobody.
 func TestRedis(t *testing.T) {
 	eu := newRegion(t, "eu")
+	eu.alive.set(g1, true) // its heartbeats may be late
 	server := miniredis.RunT(t)
 	client := goredis.NewClient(&goredis.Options{Addr: server.Addr(), MaxRetries: -1})
 	defer client.Close()
@@ -457,6 +458,7 @@ func TestRedis(t *testing.T) {
 	// Without the partition nothing is written.
 	mine := wire.Partition("ann", partitions)
 	owner.set()
+	wait(t, "the router knows", owner.heard)
 	claim(t, a, im.Claim{UID: "ann", Device: "desk", Conn: 4, Login: 1})
 	if n := stored("ann"); n != 3 {
 		t.Fatalf("%d rows of a partition that is not owned", n)
