@@ -14,14 +14,14 @@ import (
 
 // TestOneWayDelayIsPaidOnce: a record reaches the other region after one one-way delay, not a round trip.
 func TestOneWayDelayIsPaidOnce(t *testing.T) {
-	const delay = 40 * time.Millisecond
-	m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout = 2 * time.Second }, "eu", "us")
+	const delay, records = 300 * time.Millisecond, 4
+	m := newMesh(t, nil, "eu", "us")
 	m.proxy("us", "eu").Delay(delay)
 	m.start().caughtUp(t)
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	p := eu.own()[0]
 	var took []time.Duration
-	for i := range 20 {
+	for i := range records {
 		end := us.log.end(p)
 		began := time.Now()
 		eu.log.must(p, message("eu", fmt.Sprint(i)))
@@ -34,16 +34,16 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)
-	t.Logf("40 ms one way: least %v, median %v, most %v", took[0], took[10], took[19])
+	t.Logf("%v one way: least %v, most %v", delay, took[0], took[records-1])
 	if took[0] < delay {
 		t.Errorf("a record took %v, less than the delay", took[0])
 	}
-	if took[0] > delay+30*time.Millisecond { // a round trip would be 80 ms; the best of 20, as others may load the machine
+	if took[0] > 2*delay-delay/8 { // a round trip would be 600 ms; the best of all, as others may load the machine
 		t.Errorf("the best took %v", took[0])
 	}
-	for _, n := range []*node{eu, us} { // the same clock, across 40 ms and across nothing
+	for _, n := range []*node{eu, us} { // the same clock, across the delay and across nothing
 		for peer, off := range n.replicator().ClockOffsets() {
-			if off.Abs() > 20*time.Millisecond {
+			if off.Abs() > delay/2 {
 				t.Errorf("%s's clock seems %v ahead of %s's", peer, off, n.region)
 			}
 		}
@@ -57,7 +57,7 @@ func TestOneWayDelayIsPaidOnce(t *testing.T) {
 func TestDelayDoesNotLimitThroughput(t *testing.T) {
 	const records = 4000 // 4 MB, four windows
 	ship := func(delay time.Duration) time.Duration {
-		m := newMesh(t, func(c *replicator.Config) { c.LinkTimeout, c.WindowBytes = 10*time.Second, 1<<20 }, "eu", "us")
+		m := newMesh(t, func(c *replicator.Config) { c.WindowBytes = 1 << 20 }, "eu", "us")
 		m.proxy("us", "eu").Delay(delay)
 		eu := m.nodes["eu"]
 		text := strings.Repeat("lorem ipsum ", 80)
@@ -71,14 +71,14 @@ func TestDelayDoesNotLimitThroughput(t *testing.T) {
 	near, far := ship(0), ship(100*time.Millisecond)
 	t.Logf("%d records in %v, over 100 ms one way in %v", records, near, far)
 	// Handshake, open and four windows take 1.5 s of waiting. With a window of 64 KiB a round trip it would be 12 s more.
-	if far > 3*near+3*time.Second {
+	if far > 3*near+6*time.Second {
 		t.Errorf("took %v, without a delay %v", far, near)
 	}
 }
 
 // TestLagGrowsWhileCut: seconds since the peer's log was last known complete.
 func TestLagGrowsWhileCut(t *testing.T) {
-	m := newMesh(t, nil, "eu", "us").start()
+	m := newMesh(t, hasty, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	lag := func() replicator.LinkIn { return us.replicator().Status().In[0] }
 	m.caughtUp(t)

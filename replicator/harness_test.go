@@ -136,9 +136,9 @@ func (n *node) Positions(_ context.Context, o im.Origin) ([]im.Position, error) 
 func (n *node) config() replicator.Config {
 	cfg := replicator.Config{
 		Region: n.region, Origin: im.Origin(n.region), Partitions: partitions,
-		StatusInterval: 50 * time.Millisecond, LinkTimeout: 500 * time.Millisecond,
-		BackoffBase: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
-		AppendTimeout: time.Second, ReadTimeout: 2 * time.Second, ScanRecords: 64,
+		StatusInterval: 50 * time.Millisecond, LinkTimeout: 20 * time.Second, // nothing is silent that was not cut
+		BackoffBase: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond, NotifyAge: time.Minute,
+		AppendTimeout: 20 * time.Second, ReadTimeout: 20 * time.Second, ScanRecords: 64,
 	}
 	for _, r := range n.m.regions {
 		if r != n.region {
@@ -150,6 +150,9 @@ func (n *node) config() replicator.Config {
 	}
 	return cfg
 }
+
+// hasty is for tests in which a silent link is to be noticed.
+func hasty(c *replicator.Config) { c.LinkTimeout = 500 * time.Millisecond }
 
 // build returns a replicator of the region that is not started.
 func (n *node) build() *replicator.Replicator {
@@ -208,7 +211,7 @@ func (n *node) kill(cause error) {
 	stop(cause)
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		buf := make([]byte, 1<<20)
 		n.m.t.Errorf("the replicator of %s does not stop:\n%s", n.region, buf[:runtime.Stack(buf, true)])
 	}

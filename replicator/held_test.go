@@ -43,7 +43,7 @@ func (w *watchHeld) get(p im.Partition) (int64, int) {
 
 // TestHeldIsWhatAPeerReadBack: an append's answer does not count, and one peer is enough (I1).
 func TestHeldIsWhatAPeerReadBack(t *testing.T) {
-	m := newMesh(t, nil, "eu", "us", "ap").start()
+	m := newMesh(t, hasty, "eu", "us", "ap").start()
 	eu, us, ap := m.nodes["eu"], m.nodes["us"], m.nodes["ap"]
 	m.caughtUp(t)
 	w := &watchHeld{held: map[im.Partition]int64{}}

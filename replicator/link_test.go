@@ -58,7 +58,7 @@ func TestResumesExactly(t *testing.T) {
 // TestChaos cuts, stalls, resets and kills at random moments while appends fail in every way that Kafka can, and a second
 // replicator writes to the same copies.
 func TestChaos(t *testing.T) {
-	m := newMesh(t, nil, "eu", "us", "ap").start()
+	m := newMesh(t, hasty, "eu", "us", "ap").start()
 	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	for _, n := range m.nodes {
 		faults := rand.New(rand.NewPCG(2, rng.Uint64()))

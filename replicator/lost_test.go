@@ -99,7 +99,7 @@ func TestRegionLost(t *testing.T) {
 
 	peers := m.peers(t, "us", "ap")
 	var settled regions.Settled
-	lose, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	lose, stop := context.WithTimeout(t.Context(), 2*patience)
 	defer stop()
 	for { // appends of unknown outcome make a run fail; the next goes on
 		var err error
@@ -162,7 +162,7 @@ func TestLostRegionLearns(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us", "ap").start()
 	m.caughtUp(t)
 	m.nodes["eu"].kill(context.Canceled)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := regions.Lose(ctx, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")}); err != nil {
 		t.Fatal(err)

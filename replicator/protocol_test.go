@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,7 +107,7 @@ func alone(t *testing.T, tune func(*replicator.Config)) (*replicator.Replicator,
 	dialer := make(pipeDialer)
 	cfg := replicator.Config{
 		Region: "us", Origin: "us", Partitions: 1, Peers: []replicator.Peer{{Region: "eu", Origin: "eu"}},
-		LinkTimeout: 2 * time.Second, BackoffBase: 2 * time.Millisecond, BackoffMax: 10 * time.Millisecond, AppendTimeout: time.Second,
+		LinkTimeout: patience, BackoffBase: 2 * time.Millisecond, BackoffMax: 10 * time.Millisecond, AppendTimeout: patience,
 	}
 	if tune != nil {
 		tune(&cfg)
@@ -232,12 +233,21 @@ func TestDropsALinkThatBreaksTheProtocol(t *testing.T) {
 		"silence": func(*pipe) {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, log, dialer := alone(t, func(c *replicator.Config) { c.LinkTimeout = 300 * time.Millisecond })
+			_, log, dialer := alone(t, func(c *replicator.Config) {
+				c.WindowBytes = 1 << 20 // and what one message may hold beside it
+				if name == "silence" {
+					c.LinkTimeout = 300 * time.Millisecond
+				}
+			})
 			p := within(t, dialer, "link")
 			opened(t, p)
-			log.setFault(func(im.Partition, []im.Entry) appendFault { time.Sleep(100 * time.Millisecond); return fine })
+			hold := make(chan struct{}) // no append ends, so no credit comes back
+			release := sync.OnceFunc(func() { close(hold) })
+			defer release()
+			log.setFault(func(im.Partition, []im.Entry) appendFault { <-hold; return fine })
 			play(p)
 			within(t, p.done, "end of the link")
+			release()
 			opened(t, within(t, dialer, "new link"))
 		})
 	}
@@ -276,7 +286,7 @@ func running(t *testing.T, r *replicator.Replicator) {
 
 func TestSenderRespectsTheWindow(t *testing.T) {
 	const window = 256 << 10
-	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = 32 << 10; c.LinkTimeout = 10 * time.Second })
+	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = 32 << 10 })
 	running(t, r)
 	text := strings.Repeat("x", 1000)
 	for range 2000 {
@@ -284,12 +294,16 @@ func TestSenderRespectsTheWindow(t *testing.T) {
 	}
 	p, _ := served(t, r, openUS(window))
 	got, records := 0, 0
-	take := func(until int) {
-		for records < until {
+	take := func() { // what comes until nothing does any more; half a window at least
+		for end := got + window/2; records < 2001; {
+			wait := 100 * time.Millisecond
+			if got < end {
+				wait = patience
+			}
 			var m *wire.LinkResponse
 			select {
 			case m = <-p.down:
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(wait):
 				return
 			}
 			if b := m.GetBatch(); b != nil {
@@ -298,14 +312,14 @@ func TestSenderRespectsTheWindow(t *testing.T) {
 			}
 		}
 	}
-	take(2001)
+	take()
 	if got > window || got < window/2 {
 		t.Fatalf("%d bytes came without credit; the window is %d", got, window)
 	}
 	for records < 2001 {
 		before := records
 		p.up <- &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{Bytes: window}}}
-		take(2001)
+		take()
 		if records == before {
 			t.Fatalf("nothing comes with credit, after %d records", records)
 		}
@@ -314,7 +328,7 @@ func TestSenderRespectsTheWindow(t *testing.T) {
 
 func TestSenderPacksPartitionsTogether(t *testing.T) {
 	const most = 16 << 10
-	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = most; c.LinkTimeout = 10 * time.Second })
+	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = most })
 	running(t, r)
 	open := openUS(1 << 20)
 	open.Partitions = nil
@@ -362,7 +376,7 @@ func TestSenderPacksPartitionsTogether(t *testing.T) {
 }
 
 func TestSenderPausesAndSeeks(t *testing.T) {
-	r, log, _ := alone(t, func(c *replicator.Config) { c.LinkTimeout = 10 * time.Second })
+	r, log, _ := alone(t, nil)
 	running(t, r)
 	at := im.Partition{Topic: "msg.us.direct"}
 	p, _ := served(t, r, openUS(1<<20))

@@ -11,7 +11,6 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/regions"
 	"github.com/antipode-im/antipode/internal/rpc"
-	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -201,17 +200,12 @@ func loseFromCopy(t *testing.T, m *mesh, p im.Partition, v *viewOf) {
 	}
 }
 
-// patient lets links be slow: nothing is cut here.
-func patient(c *replicator.Config) {
-	c.LinkTimeout, c.AppendTimeout, c.ReadTimeout = 20*time.Second, 20*time.Second, 20*time.Second
-}
-
 // TestRepair: whatever halts a partition is seen, and repaired from the link or from ap's copy while eu goes on writing, or
 // refused with what to do instead. The view takes every record once. Run twice, it finds nothing to do.
 func TestRepair(t *testing.T) {
 	for _, c := range haltings {
 		t.Run(c.name, func(t *testing.T) {
-			m := newMesh(t, patient, "eu", "us", "ap").start()
+			m := newMesh(t, nil, "eu", "us", "ap").start()
 			eu, us := m.nodes["eu"], m.nodes["us"]
 			p := eu.own()[0]
 			v := &viewOf{}
@@ -308,7 +302,7 @@ func opens(ctx context.Context, t *testing.T, r *regions.Repair) {
 // TestRoutesJump: when retention passed the copy of a route log, nobody needs what is missing: the link goes on where the
 // log begins, by itself. Under another name it does not.
 func TestRoutesJump(t *testing.T) {
-	m := newMesh(t, patient, "eu", "us").start()
+	m := newMesh(t, nil, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	var p im.Partition
 	for _, q := range eu.own() {

@@ -3,15 +3,13 @@ package replicator_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/antipode-im/antipode/im"
-	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
 )
 
 func TestLinkVersions(t *testing.T) {
-	r, _, _ := alone(t, func(c *replicator.Config) { c.LinkTimeout = 20 * time.Second })
+	r, _, _ := alone(t, nil)
 	running(t, r)
 	ours := wire.LinkVersions()
 	for name, c := range map[string]struct {
@@ -44,7 +42,7 @@ func TestLinkVersions(t *testing.T) {
 
 // A sender that answers a version which was not asked for is not listened to.
 func TestLinkOpenedWithAnUnknownVersion(t *testing.T) {
-	_, _, dialer := alone(t, func(c *replicator.Config) { c.LinkTimeout = 20 * time.Second })
+	_, _, dialer := alone(t, nil)
 	p := within(t, dialer, "link")
 	open := within(t, p.up, "open").GetOpen()
 	if asked := wire.AskedVersions(open); asked != wire.LinkVersions() {
