@@ -33,6 +33,16 @@ type work struct {
 // onPush counts a push and hands it on. A push that finds the inbox full is dropped: the list that is asked for then
 // brings what it carried.
 func (c *Client) onPush(k *conn, p *wire.Push) {
+	if p.Number == 0 { // ephemeral
+		event := new(wire.Event)
+		if wire.Unmarshal(p.Body, event) == nil && event.GetTyping() != nil {
+			select {
+			case c.inbox <- inbound{conn: k, event: event}:
+			default:
+			}
+		}
+		return
+	}
 	c.mu.Lock()
 	s := k.session
 	next := s.pushed + 1
@@ -73,6 +83,8 @@ func (c *Client) onBehind(k *conn, b *wire.Behind) {
 func (c *Client) apply() {
 	defer close(c.applied)
 	defer close(c.events)
+	typists := newTypists()
+	defer typists.end()
 	for {
 		select {
 		case e := <-c.notices: // what the connection does comes before what it brings
@@ -84,9 +96,13 @@ func (c *Client) apply() {
 		case e := <-c.notices:
 			c.emit(e)
 		case in := <-c.inbox:
-			c.applyPush(in)
+			c.applyPush(in, typists)
 		case w := <-c.work:
-			c.applyPage(w)
+			c.applyPage(w, typists)
+		case <-typists.due.C:
+			for _, t := range typists.expired(time.Now()) {
+				c.emit(t)
+			}
 		case <-c.ctx.Done():
 			for {
 				select {
@@ -123,7 +139,7 @@ func (c *Client) emitLast(e Event) {
 	}
 }
 
-func (c *Client) applyPush(in inbound) {
+func (c *Client) applyPush(in inbound, typists *typists) {
 	defer in.conn.pushAck(in.push)
 	from := im.Region(in.event.From)
 	switch e := in.event.Event.(type) {
@@ -143,12 +159,19 @@ func (c *Client) applyPush(in inbound) {
 		if err != nil {
 			c.cfg.Logger.Warn("a pushed record is malformed", "gateway", in.conn.endpoint.ID, "error", err)
 		}
-		c.emitChanges(conversation, changes, from)
+		c.emitChanges(conversation, changes, from, typists)
 		if gap || again {
 			c.pull(conversation, cause{gap: true})
 		}
 	case *wire.EventReceipt:
 		c.applyReceipt(e.Receipt)
+	case *wire.EventTyping:
+		if e.Typing.Uid == string(c.UID()) { // another device of the own
+			return
+		}
+		if t, news := typists.hear(e.Typing, time.Now()); news {
+			c.emit(t)
+		}
 	}
 }
 
@@ -174,7 +197,7 @@ func receiptOf(r *wire.Receipt) (Receipt, error) {
 	return Receipt{conversation, im.UID(r.Uid), delivered, read}, nil
 }
 
-func (c *Client) applyPage(w work) {
+func (c *Client) applyPage(w work, typists *typists) {
 	defer close(w.done)
 	var changes []timeline.Change
 	again := c.hearOfMe(w.conversation, w.page.Records...)
@@ -185,7 +208,7 @@ func (c *Client) applyPage(w work) {
 			changes, *w.err = t.AddPage(w.page)
 		}
 	})
-	c.emitChanges(w.conversation, changes, w.from)
+	c.emitChanges(w.conversation, changes, w.from, typists)
 	if again {
 		c.pull(w.conversation, cause{gap: true})
 	}
@@ -206,7 +229,7 @@ func (c *Client) applyPull(ctx context.Context, conversation im.Conversation, pa
 	return err
 }
 
-func (c *Client) emitChanges(conversation im.Conversation, changes []timeline.Change, from im.Region) {
+func (c *Client) emitChanges(conversation im.Conversation, changes []timeline.Change, from im.Region, typists *typists) {
 	if len(changes) == 0 {
 		return
 	}
@@ -218,6 +241,9 @@ func (c *Client) emitChanges(conversation im.Conversation, changes []timeline.Ch
 			others = others || ch.Message.Sender != me
 			c.received(ch.Message, from)
 			c.emit(Inserted{conversation, ch.Message, ch.Index, from})
+			if t, news := typists.stop(conversation, ch.Message.Sender); news {
+				c.emit(t)
+			}
 		case timeline.Moved:
 			c.emit(Moved{conversation, ch.Message, ch.From, ch.Index})
 		case timeline.Trimmed:

@@ -52,6 +52,7 @@ type Client struct {
 	outbox    outbox
 	pulls     pulls
 	marks     marks
+	typing    typing
 }
 
 type timelines struct {

@@ -561,3 +561,63 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
+
+// Others' typing shows until they stop, send, or were not heard of; the own is told at most every few seconds.
+func TestTyping(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		eu := w.gateway("e1", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "connected", func() bool { return r.took(Connected{}) == 1 })
+		typing := func() (list []string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, e := range r.events {
+				if e, ok := e.(Typing); ok {
+					list = append(list, fmt.Sprint(e.UID, " ", e.Stopped))
+				}
+			}
+			return list
+		}
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if got := typing(); !slices.Equal(got, want) {
+				t.Errorf("typing: %q, want %q", got, want)
+			}
+		}
+		eu.typing(direct, "bob", false)
+		pass(4 * time.Second)
+		eu.typing(direct, "bob", false) // still
+		expect("bob false")
+		pass(4900 * time.Millisecond)
+		expect("bob false")
+		pass(200 * time.Millisecond)
+		expect("bob false", "bob true")
+		eu.typing(direct, "bob", false)
+		eu.typing(direct, "bob", true)
+		eu.typing(direct, "bob", true)
+		eu.typing(direct, "ann", false) // another device of the own
+		expect("bob false", "bob true", "bob false", "bob true")
+		eu.typing(direct, "bob", false)
+		eu.push(w.say("eu", direct, "bob", "hi"), "eu")
+		eventually(t, time.Second, "the message and the end of typing", func() bool { return len(typing()) == 6 && len(r.inserted()) == 1 })
+		pass(10 * time.Second)
+		expect("bob false", "bob true", "bob false", "bob true", "bob false", "bob true")
+		if n := eu.ackedUpTo(); n != 1 {
+			t.Errorf("pushes up to %d were acknowledged; only one had a number", n)
+		}
+
+		for range 65 {
+			r.Typing(direct, false)
+			pass(100 * time.Millisecond)
+		}
+		r.Typing(direct, true)
+		r.Typing(direct, true)
+		r.Typing("s:eu:00000000-0000-7000-8000-000000000001", false)
+		synctest.Wait()
+		if got, want := eu.typed(), []bool{false, false, false, true}; !slices.Equal(got, want) {
+			t.Errorf("told others %v, want %v", got, want)
+		}
+	})
+}

@@ -41,6 +41,14 @@ type Receipt struct {
 	Delivered, Read im.Cursor
 }
 
+// Typing says that a user began to type in a conversation, or does not any more: they said so, sent what they typed, or were
+// not heard of for some seconds. Not everybody who types is told of.
+type Typing struct {
+	Conversation im.Conversation
+	UID          im.UID
+	Stopped      bool
+}
+
 // Connected says that a gateway took this device's login.
 type Connected struct {
 	UID     im.UID
@@ -78,6 +86,7 @@ func (Inserted) event()     {}
 func (Moved) event()        {}
 func (Trimmed) event()      {}
 func (Receipt) event()      {}
+func (Typing) event()       {}
 func (Connected) event()    {}
 func (Retried) event()      {}
 func (CaughtUp) event()     {}

@@ -61,7 +61,8 @@ type gateway struct {
 	onAcked  func(n int, p *peer) error                        // after the record is in the log, before the ack
 	onPull   func(http bool) time.Duration                     // negative: never answers
 	acked    uint64
-	dead     bool // takes frames, says nothing
+	typings  []bool // stopped, of each
+	dead     bool   // takes frames, says nothing
 	polls    map[string]*peer
 	noSocket bool          // upgrades are refused
 	cutAfter time.Duration // WebSockets are cut after so long; 0: never
@@ -457,6 +458,28 @@ func (g *gateway) push(r *wire.Record, from im.Region) {
 	}
 }
 
+// typing tells every socket of the gateway that a user types.
+func (g *gateway) typing(c im.Conversation, uid im.UID, stopped bool) {
+	g.mu.Lock()
+	conns := slices.Clone(g.conns)
+	g.mu.Unlock()
+	for _, p := range conns {
+		p.send(wire.FrameOf(&wire.Push{Service: wire.ServiceIM, Method: wire.MethodEvent, Body: wire.EncodeTypingEvent(c, uid, stopped, "us")}))
+	}
+}
+
+func (g *gateway) typed() []bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.typings)
+}
+
+func (g *gateway) ackedUpTo() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.acked
+}
+
 // holds says what a region has applied of a conversation; nil: everything.
 func (w *world) holds(r im.Region, c im.Conversation, cursor im.Cursor) {
 	w.mu.Lock()
@@ -547,6 +570,15 @@ func (g *gateway) call(uid im.UID, method string, body []byte, http bool) ([]byt
 			return wire.Marshal(&wire.MarkResponse{})
 		}
 		return wire.Marshal(&wire.MarkResponse{Delivered: r.Delivered, Read: r.Read})
+	case wire.MethodTyping:
+		r := new(wire.TypingRequest)
+		if err := wire.Unmarshal(body, r); err != nil {
+			return nil, err
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.typings = append(g.typings, r.Stopped)
+		return wire.Marshal(&wire.TypingResponse{})
 	case wire.MethodMembers:
 		return wire.Marshal(&wire.MembersResponse{Title: "three", Members: []string{"ann", "bob", string(uid)}})
 	case wire.MethodReceipts:

@@ -73,14 +73,18 @@ func (h handler) push(pushes []im.Push) {
 		p := &pushes[i]
 		prepared := wire.PreparePush(p.Service, p.Method, p.Body, p.Trace)
 		traced := sampled(p.Trace)
+		to := h.g.pushTo
+		if p.Ephemeral {
+			to = h.g.passTo
+		}
 		for j, no := range p.Conns {
 			traced := traced && j < maxTracedConns
 			if s := h.g.hub.byConn(no); s != nil {
-				h.g.pushTo(s, prepared, now, traced)
+				to(s, prepared, now, traced)
 				continue
 			}
 			// A group's, or of one that ended and whose release is on its way.
-			h.g.interests.each(no, func(s *session) { h.g.pushTo(s, prepared, now, false) })
+			h.g.interests.each(no, func(s *session) { to(s, prepared, now, false) })
 		}
 	}
 }
@@ -94,6 +98,13 @@ func (g *Gateway) pushTo(s *session, p *wire.PreparedPush, now time.Time, traced
 	case tooSlow:
 		g.metrics.shed("slow")
 		g.closeSocket(s, im.Errorf(im.CodeSlowConsumer, "pushes were not acknowledged for %v: reconnect and pull", g.cfg.SlowTimeout))
+	}
+}
+
+// passTo hands an ephemeral push on.
+func (g *Gateway) passTo(s *session, p *wire.PreparedPush, now time.Time, _ bool) {
+	if !s.pass(p, now) {
+		g.metrics.shed("ephemeral")
 	}
 }
 

@@ -94,7 +94,7 @@ func (h *hub) end(s *session, why im.Code, match func(*session) bool) (c *conn, 
 	s.ended = why
 	c, release = s.conn, s.claim()
 	release.Release, release.Offline = true, false
-	s.conn, s.unacked, s.bytes = nil, nil, 0
+	s.conn, s.unacked, s.bytes, s.passing = nil, nil, 0, nil
 	s.endBy(time.Time{})
 	s.mu.Unlock()
 

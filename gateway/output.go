@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
@@ -200,8 +201,24 @@ func (c *conn) appendPushes(b []byte, f *flusher) []byte {
 		f.tally.pushes += len(pushes)
 		clear(pushes)
 		if behind == 0 && len(pushes) < writeBatch {
-			break
+			return c.appendPassing(b, s, f)
 		}
+	}
+	return b
+}
+
+// appendPassing appends the ephemeral pushes: all others were.
+func (c *conn) appendPassing(b []byte, s *session, f *flusher) []byte {
+	op := ws.Opcode(c.codec.MessageType())
+	for _, p := range s.passed(c, time.Now()) {
+		frame, err := p.push.Append(f.scratch[:0], c.codec, 0)
+		f.scratch = frame
+		if err != nil { // it has no number that would be missed
+			c.g.log.Error("an ephemeral push's body is not of its type: dropped", "err", err)
+			continue
+		}
+		b = ws.AppendFrame(b, op, frame)
+		f.tally.pushes++
 	}
 	return b
 }

@@ -50,6 +50,7 @@ type session struct {
 	bytes   int            // of unacked
 	behind  uint64         // pushes up to it were dropped unacknowledged; 0: none
 	slowAt  time.Time      // when the first of them was dropped with a socket there; zero: none
+	passing []passing      // ephemeral pushes for the socket that there is, oldest first
 	resends int            // sockets in a row that were sent again what had been sent, and acknowledged nothing
 }
 
@@ -167,7 +168,7 @@ func (s *session) push(p *wire.PreparedPush, now time.Time, sampled bool) overfl
 }
 
 // fallBehind drops what is kept: the client is told to pull. The caller holds mu.
-func (s *session) fallBehind() { s.unacked, s.bytes, s.behind = nil, 0, s.number }
+func (s *session) fallBehind() { s.unacked, s.bytes, s.behind, s.passing = nil, 0, s.number, nil }
 
 // miss has the client told that it is behind: something may have been lost on the way here.
 func (s *session) miss() {
@@ -313,7 +314,7 @@ func (s *session) detach(c *conn, deadline time.Time) (offline im.Claim, ok bool
 	if s.ended != "" || s.conn != c {
 		return im.Claim{}, false
 	}
-	s.conn = nil
+	s.conn, s.passing = nil, nil
 	s.endBy(deadline)
 	return s.claim(), true
 }
@@ -332,7 +333,7 @@ func (s *session) takeOver(connNo, login, has uint64, deadline time.Time) (old *
 		return nil, 0, im.Claim{}, s.tie()
 	}
 	old, unmapped = s.conn, s.previous
-	s.conn, s.joining = nil, true
+	s.conn, s.joining, s.passing = nil, true, nil
 	s.endBy(deadline)
 	s.previous, s.connNo, s.login = s.connNo, connNo, login
 	return old, unmapped, s.claim(), nil

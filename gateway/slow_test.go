@@ -169,3 +169,103 @@ func TestReceiptsAreCoalesced(t *testing.T) {
 		t.Errorf("counts %d bytes up to %d, are %d", s.bytes, s.number, size)
 	}
 }
+
+// What tells who types has no number and is kept by nobody: of what waits the last of each user is sent, behind all pushes; not
+// to a client that is behind or has no socket, and not when it is old.
+func TestTypingIsEphemeral(t *testing.T) {
+	cfg := Config{MaxUnacked: 3, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Hour}
+	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
+	now := time.Now()
+	typing := func(conversation im.Conversation, uid im.UID, stopped bool) bool {
+		return s.pass(wire.PreparePush("im", "event", wire.EncodeTypingEvent(conversation, uid, stopped, "eu"), ""), now)
+	}
+	record := func() { s.push(wire.PreparePush("im", "event", nil, ""), now, false) }
+	c := &conn{flusher: newFlusher()}
+	read := func(pushes int) string {
+		s.next(c, make([]numberedPush, 0, pushes))
+		got := []string{}
+		for _, p := range s.passed(c, now) {
+			_, _, body, _ := p.push.Parts()
+			var e wire.Event
+			if err := wire.Unmarshal(body, &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(e.GetTyping().GetConversation(), " ", e.GetTyping().GetUid(), " ", e.GetTyping().GetStopped()))
+		}
+		return strings.Join(got, ", ")
+	}
+	expect := func(pushes int, want string) {
+		t.Helper()
+		if got := read(pushes); got != want {
+			t.Errorf("sent %q, want %q", got, want)
+		}
+	}
+	typing("d:ann:bob", "bob", false)
+	if err := s.attach(c, 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	expect(8, "") // there was no socket
+	record()
+	record()
+	typing("d:ann:bob", "bob", false)
+	typing("d:ann:cat", "cat", false)
+	typing("d:ann:bob", "bob", true)
+	expect(1, "") // one push is still to be sent
+	expect(8, "d:ann:bob bob true, d:ann:cat cat false")
+	expect(8, "")
+	if s.number != 2 || s.bytes != 2*wire.PreparePush("im", "event", nil, "").Size() {
+		t.Errorf("numbers go up to %d, %d bytes are kept", s.number, s.bytes)
+	}
+
+	typing("d:ann:bob", "bob", false)
+	now = now.Add(passingAge + time.Second)
+	expect(8, "") // it is old
+
+	shed := 0
+	for i := range maxPassing + 3 {
+		if !typing("d:ann:bob", im.UID(fmt.Sprint("bob", i)), false) {
+			shed++
+		}
+	}
+	if shed != 3 || len(s.passing) != maxPassing {
+		t.Errorf("%d were dropped, and %d wait", shed, len(s.passing))
+	}
+	for range cfg.MaxUnacked {
+		record() // the client is behind: what is ephemeral goes first
+	}
+	if len(s.passing) != 0 || typing("d:ann:bob", "bob", false) {
+		t.Errorf("a client that is behind has %d ephemeral pushes waiting", len(s.passing))
+	}
+	expect(8, "")
+	typing("d:ann:bob", "bob", false)
+	s.detach(c, now.Add(time.Hour))
+	if len(s.passing) != 0 {
+		t.Error("it waits for a socket")
+	}
+}
+
+// Who types comes in a push without a number, by either subprotocol, and is not sent again on a resume.
+func TestTypingOnTheWire(t *testing.T) {
+	both(t, func(t *testing.T, subprotocol string) {
+		r := newRig(t)
+		p, w := r.login(subprotocol, "ann", 1)
+		conn := r.routers.last().Conn
+		r.routers.toGateway().Push([]im.Push{{
+			Conns: []uint64{conn}, Service: "im", Method: "event", Body: wire.EncodeTypingEvent("d:ann:bob", "bob", false, "us"), Ephemeral: true,
+		}})
+		push := expect(p, (*wire.Frame).GetPush)
+		var e wire.Event
+		if err := wire.Unmarshal(push.Body, &e); err != nil {
+			t.Fatal(err)
+		}
+		if push.Number != 0 || e.GetTyping().GetUid() != "bob" || e.From != "us" {
+			t.Errorf("got push %d: %v", push.Number, &e)
+		}
+		r.push("first", conn)
+		p.expectPush(1, "first")
+		p.cut()
+		p, _ = r.resume(subprotocol, "ann", 2, w, 0)
+		p.expectPush(1, "first")
+		p.expectAlive()
+	})
+}

@@ -73,7 +73,7 @@ func (x *metrics) begin() {
 	}
 	x.conns(0)
 	x.sessions(0)
-	for _, reason := range []string{"admission", "astray", "behind", "calls", "handshake", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
+	for _, reason := range []string{"admission", "astray", "behind", "calls", "ephemeral", "handshake", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
 		x.sheds.Add(ctx, 0, x.labels.One("reason", reason))
 	}
 	for _, how := range []string{"resumed", "taken", "refused"} {
@@ -146,7 +146,7 @@ func (x *metrics) counted(method string, code im.Code) {
 func methodLabel(service, method string) string {
 	if service == wire.ServiceIM || service == "" {
 		switch method {
-		case wire.MethodSubmit, wire.MethodPull, wire.MethodList, wire.MethodMark, wire.MethodReceipts, wire.MethodMembers:
+		case wire.MethodSubmit, wire.MethodPull, wire.MethodList, wire.MethodMark, wire.MethodReceipts, wire.MethodMembers, wire.MethodTyping:
 			return method
 		}
 	}

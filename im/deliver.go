@@ -9,6 +9,7 @@ type Delivery struct {
 	Body       []byte // encoded once; opaque to routers and gateways
 	Trace      string // W3C traceparent, or empty
 	Notify     bool   // also tell the other regions where recipients have routes
+	Ephemeral  bool   // for the sockets that are there now, once: not kept for a resume, and the first to be dropped
 }
 
 // Push is a delivery on its way to some conns of one gateway.
@@ -18,6 +19,8 @@ type Push struct {
 	Method  string
 	Body    []byte
 	Trace   string
+
+	Ephemeral bool // as of the delivery
 }
 
 // Claim says that a conn has a device's route, or with Release that it gave it up.

@@ -48,6 +48,13 @@ func (b *breaker) seen(away bool) bool {
 	return was != away
 }
 
+// seenAway tells whether the routers were away last.
+func (b *breaker) seenAway() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.away
+}
+
 func (b *breaker) probed() {
 	b.mu.Lock()
 	b.probing = false

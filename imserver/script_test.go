@@ -25,7 +25,7 @@ import (
 //	submit as=ann [seen=ms] [at=-25h] [id=raw] [key=…] [max=n] [break=text]   body: the request in JSON, client_id filled in; $g is
 //	                                             the group; with break, the text's first byte is none of UTF-8
 //	call method=pull as=ann                      body: the request in JSON
-//	mark, pull, list, receipts, members          the same, named
+//	mark, pull, list, receipts, members, typing  the same, named
 //	entry topic=msg.us.direct partition=0 [n=offset] [at=1s]     body: a record that came from a peer: kind, sender, conversation, body
 //	beat origin=us [at=10s]                      a peer's heartbeats came
 //	deliveries                                   what routers were told since the last time
@@ -170,7 +170,7 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 			t.Fatal(err)
 		}
 		return fmt.Sprintf("ok %s origin=%s global=%v", im.Stamp(response.Stamp), response.Origin, response.Global)
-	case "pull", "list", "mark", "receipts", "members", "call":
+	case "pull", "list", "mark", "receipts", "members", "typing", "call":
 		return r.call(t, d, arg("as"), arg("method"), text)
 	case "entry":
 		return r.entry(t, arg, text)
@@ -183,7 +183,7 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 	case "deliveries":
 		var b strings.Builder
 		for _, delivery := range r.router.take() {
-			fmt.Fprintf(&b, "%v notify=%v %s\n", delivery.Recipients, delivery.Notify, event(t, delivery.Body))
+			fmt.Fprintf(&b, "%v notify=%v%s %s\n", delivery.Recipients, delivery.Notify, map[bool]string{true: " ephemeral"}[delivery.Ephemeral], event(t, delivery.Body))
 		}
 		return b.String()
 	case "log":
@@ -230,11 +230,11 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 func (r *scripted) call(t *testing.T, d *datadriven.TestData, as, method, text string) string {
 	request := map[string]proto.Message{
 		"pull": &wire.PullRequest{}, "list": &wire.ListRequest{}, "mark": &wire.MarkRequest{},
-		"receipts": &wire.ReceiptsRequest{}, "members": &wire.MembersRequest{},
+		"receipts": &wire.ReceiptsRequest{}, "members": &wire.MembersRequest{}, "typing": &wire.TypingRequest{},
 	}[d.Cmd]
 	response := map[string]proto.Message{
 		"pull": &wire.PullResponse{}, "list": &wire.ListResponse{}, "mark": &wire.MarkResponse{},
-		"receipts": &wire.ReceiptsResponse{}, "members": &wire.MembersResponse{},
+		"receipts": &wire.ReceiptsResponse{}, "members": &wire.MembersResponse{}, "typing": &wire.TypingResponse{},
 	}[d.Cmd]
 	body := []byte(text)
 	if request != nil {
@@ -286,6 +286,8 @@ func show(m proto.Message) string {
 		}
 	case *wire.MembersResponse:
 		fmt.Fprintf(&b, "%q %v", m.Title, m.Members)
+	case *wire.TypingResponse:
+		b.WriteString("told")
 	}
 	return b.String()
 }
@@ -317,11 +319,14 @@ func event(t *testing.T, body []byte) string {
 	if err := proto.Unmarshal(body, &e); err != nil {
 		t.Fatal(err)
 	}
+	from := e.From
 	switch e := e.Event.(type) {
 	case *wire.EventRecord:
 		return record(e.Record)
 	case *wire.EventReceipt:
 		return fmt.Sprintf("receipt %s %s delivered=%s read=%s", name(e.Receipt.Conversation), e.Receipt.Uid, e.Receipt.Delivered, e.Receipt.Read)
+	case *wire.EventTyping:
+		return fmt.Sprintf("typing %s %s stopped=%v from=%s", name(e.Typing.Conversation), e.Typing.Uid, e.Typing.Stopped, from)
 	}
 	return "nothing"
 }

@@ -15,7 +15,7 @@ import (
 // maxListCursor bounds the text of a list cursor, in bytes: 16 partitions of 3 lanes of 64 origins.
 const maxListCursor = 128 << 10
 
-// Call answers a client's call: submit, pull, list, mark, receipts, members. Every error is an *im.Error.
+// Call answers a client's call: submit, pull, list, mark, receipts, members, typing. Every error is an *im.Error.
 func (s *Server) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
 	result, err := s.call(ctx, c)
 	method := c.Method
@@ -36,6 +36,7 @@ func (s *Server) call(ctx context.Context, c im.Call) (im.CallResult, error) {
 	methods := map[string]func(context.Context, im.Call) (im.CallResult, error){
 		wire.MethodSubmit: s.submit, wire.MethodPull: s.pull, wire.MethodList: s.list,
 		wire.MethodMark: s.mark, wire.MethodReceipts: s.receipts, wire.MethodMembers: s.members,
+		wire.MethodTyping: s.typing,
 	}
 	method, ok := methods[c.Method]
 	if !ok {

@@ -240,8 +240,9 @@ type Server struct {
 	shards    shards
 	halts     halts
 	routers   breaker
-	handOvers sync.WaitGroup // under way
-	limits    *lru.Cache[im.UID, *rate.Limiter]
+	handOvers sync.WaitGroup                    // under way
+	limits    *lru.Cache[im.UID, *rate.Limiter] // of submits
+	typists   *lru.Cache[im.UID, *rate.Limiter] // of what tells who types
 	rules     atomic.Pointer[accept.Rules]
 	follow    following
 	marks     *accept.Marks
@@ -274,6 +275,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}
 	if s.limits, err = lru.New[im.UID, *rate.Limiter](cfg.CachedUsers); err != nil {
+		return nil, fmt.Errorf("imserver: %w", err)
+	}
+	if s.typists, err = lru.New[im.UID, *rate.Limiter](cfg.CachedUsers); err != nil {
 		return nil, fmt.Errorf("imserver: %w", err)
 	}
 	return s, nil

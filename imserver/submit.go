@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
@@ -172,12 +173,17 @@ func (s *Server) now() (time.Time, error) {
 
 // allow takes one submit of the user's allowance.
 func (s *Server) allow(uid im.UID) bool {
-	limit, ok := s.limits.Get(uid)
+	return allowed(s.limits, uid, s.cfg.Rate, s.cfg.Burst, s.deps.Now())
+}
+
+// allowed takes one of what a user may do at a rate.
+func allowed(limits *lru.Cache[im.UID, *rate.Limiter], uid im.UID, perSecond float64, burst int, now time.Time) bool {
+	limit, ok := limits.Get(uid)
 	if !ok {
-		fresh := rate.NewLimiter(rate.Limit(s.cfg.Rate), s.cfg.Burst)
-		if limit, ok, _ = s.limits.PeekOrAdd(uid, fresh); !ok {
+		fresh := rate.NewLimiter(rate.Limit(perSecond), burst)
+		if limit, ok, _ = limits.PeekOrAdd(uid, fresh); !ok {
 			limit = fresh
 		}
 	}
-	return limit.AllowN(s.deps.Now(), 1)
+	return limit.AllowN(now, 1)
 }

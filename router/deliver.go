@@ -14,6 +14,7 @@ import (
 
 // Deliver pushes to the sockets that the recipients have in this region, and, for deliveries with Notify, tells the
 // regions where they have others. A session without a socket gets the push too, into what its gateway keeps for a resume.
+// An ephemeral one goes to sockets only.
 // It returns the number of sockets whose gateway's queue took the push, which sessions without one are not counted in; that
 // is no proof of delivery, and a gateway that is slow or away costs its own pushes only. A router that is not ready answers
 // CodeUnready and has pushed nothing: ask another, or later.
@@ -69,6 +70,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 			for j := range targets {
 				route := &targets[j]
 				switch {
+				case d.Ephemeral && route.Offline:
 				case route.Region == r.cfg.Region:
 					b := batches[route.Gateway]
 					if b == nil {
@@ -92,7 +94,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		}
 		for gw, to := range conns {
 			batches[gw].pushes = append(batches[gw].pushes, im.Push{
-				Conns: slices.Clone(to), Service: d.Service, Method: d.Method, Body: d.Body, Trace: carry,
+				Conns: slices.Clone(to), Service: d.Service, Method: d.Method, Body: d.Body, Trace: carry, Ephemeral: d.Ephemeral,
 			})
 			delete(conns, gw)
 		}
@@ -146,7 +148,7 @@ func (r *Router) push(gw im.Gateway, b *batch) int {
 }
 
 // notifier hands deliveries for one peer region to the own replicator, in order, off the delivery path. What does not
-// fit its queue is dropped: notifies may be lost.
+// fit its queue is dropped: notifies may be lost, and ephemeral ones are as soon as the queue is half full.
 type notifier struct {
 	router *Router
 	to     im.Region
@@ -162,6 +164,10 @@ func newNotifier(r *Router, to im.Region) *notifier {
 
 func (n *notifier) offer(deliveries []im.Delivery) {
 	for i := range deliveries {
+		if deliveries[i].Ephemeral && len(n.queue) >= cap(n.queue)/2 {
+			n.router.meter.notifyDropped(n.to, 1)
+			continue
+		}
 		select {
 		case n.queue <- deliveries[i]:
 		default:

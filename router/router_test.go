@@ -58,6 +58,14 @@ func TestDeliver(t *testing.T) {
 			t.Fatalf("pushes to g2: %+v", pushes)
 		}
 
+		// What is ephemeral is for sockets.
+		if _, err := r.Deliver(t.Context(), []im.Delivery{{Recipients: []im.UID{"bob", "eve"}, Ephemeral: true}}); err != nil {
+			t.Fatal(err)
+		}
+		if pushes, _, _ = out1.got(); len(pushes) != 3 || !slices.Equal(pushes[2].Conns, []uint64{2}) || !pushes[2].Ephemeral {
+			t.Fatalf("ephemeral pushes to g1: %+v", pushes)
+		}
+
 		// A slow gateway and one that is not attached cost their own pushes only.
 		out1.mu.Lock()
 		out1.full = true

@@ -136,6 +136,17 @@ func EncodeReceiptEvent(c Cursors, from im.Region) []byte {
 	return b
 }
 
+// EncodeTypingEvent returns the encoded Event of a user who types or stopped, pushed by region from.
+func EncodeTypingEvent(c im.Conversation, uid im.UID, stopped bool, from im.Region) []byte {
+	b, err := proto.Marshal(&Event{From: string(from), Event: &EventTyping{Typing: &Typing{
+		Conversation: string(c), Uid: string(uid), Stopped: stopped,
+	}}})
+	if err != nil { // only strings that are not UTF-8 can fail, and these were parsed
+		panic("wire: typing event: " + err.Error())
+	}
+	return b
+}
+
 // ReceiptOf returns a user's cursors as a Receipt.
 func ReceiptOf(c Cursors) *Receipt {
 	return &Receipt{

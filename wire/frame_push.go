@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"strconv"
 	"sync"
 
@@ -16,8 +17,9 @@ type PreparedPush struct {
 	body                   []byte
 	binary                 []byte // the fields of Push after number
 
-	receipt sync.Once
+	decode  sync.Once
 	cursors *Receipt // of a receipt event
+	typing  *Typing  // of a typing event
 
 	text    sync.Once
 	json    []byte // what follows the number in the JSON frame
@@ -52,9 +54,12 @@ func (p *PreparedPush) Parts() (service, method string, body []byte, trace strin
 	return p.service, p.method, p.body, p.trace
 }
 
-// Replaces tells whether whoever gets this push need not get an earlier one as well: both are receipts of one user in one
-// conversation, and this one's cursors cover the other's.
+// Replaces tells whether whoever gets this push need not get an earlier one as well: both are of one user in one
+// conversation, and tell of typing, or of cursors of which this one's cover the other's.
 func (p *PreparedPush) Replaces(earlier *PreparedPush) bool {
+	if now, before := p.asTyping(), earlier.asTyping(); now != nil || before != nil {
+		return now != nil && before != nil && now.Conversation == before.Conversation && now.Uid == before.Uid
+	}
 	now, before := p.asReceipt(), earlier.asReceipt()
 	return now != nil && before != nil && now.Conversation == before.Conversation && now.Uid == before.Uid &&
 		covers(now.Delivered, before.Delivered) && covers(now.Read, before.Read)
@@ -64,7 +69,18 @@ func (p *PreparedPush) Replaces(earlier *PreparedPush) bool {
 func (p *PreparedPush) IsReceipt() bool { return p.asReceipt() != nil }
 
 func (p *PreparedPush) asReceipt() *Receipt {
-	p.receipt.Do(func() {
+	p.decodeSmall()
+	return p.cursors
+}
+
+func (p *PreparedPush) asTyping() *Typing {
+	p.decodeSmall()
+	return p.typing
+}
+
+// decodeSmall reads an event that is no record.
+func (p *PreparedPush) decodeSmall() {
+	p.decode.Do(func() {
 		if p.service != ServiceIM || p.method != MethodEvent {
 			return
 		}
@@ -81,10 +97,9 @@ func (p *PreparedPush) asReceipt() *Receipt {
 		}
 		var e Event
 		if Unmarshal(p.body, &e) == nil {
-			p.cursors = e.GetReceipt()
+			p.cursors, p.typing = e.GetReceipt(), e.GetTyping()
 		}
 	})
-	return p.cursors
 }
 
 func covers(now, before string) bool {
@@ -99,7 +114,7 @@ func covers(now, before string) bool {
 // Trace is the W3C traceparent of what caused the push, or empty.
 func (p *PreparedPush) Trace() string { return p.trace }
 
-// Append appends the frame of the push under a session's number. It fails only in JSON, when the body is not of its
+// Append appends the frame of the push under a session's number, 0 for an ephemeral one, which has none. It fails only in JSON, when the body is not of its
 // method's type; it appends the frame without a body then, so that the session's numbers still grow by 1.
 func (p *PreparedPush) Append(b []byte, c *Codec, number uint64) ([]byte, error) {
 	if !c.json {
@@ -116,6 +131,10 @@ func (p *PreparedPush) Append(b []byte, c *Codec, number uint64) ([]byte, error)
 		return append(b, p.binary...), nil
 	}
 	p.text.Do(p.encodeText)
+	if number == 0 {
+		b = append(b, `{"push":{`...)
+		return append(b, bytes.TrimPrefix(bytes.TrimPrefix(p.json, []byte(`"`)), []byte(`,`))...), p.jsonErr
+	}
 	b = append(b, `{"push":{"number":"`...)
 	b = strconv.AppendUint(b, number, 10)
 	return append(b, p.json...), p.jsonErr

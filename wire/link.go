@@ -355,7 +355,7 @@ func NotifyOf(from, to im.Region, ds []im.Delivery) *NotifyRequest {
 		r.Deliveries[i] = &antipodev1.Delivery{
 			Service: ds[i].Service, Method: ds[i].Method, Key: ds[i].Key,
 			Recipients: make([]string, len(ds[i].Recipients)),
-			Body:       ds[i].Body, Trace: ds[i].Trace, Notify: ds[i].Notify,
+			Body:       ds[i].Body, Trace: ds[i].Trace, Notify: ds[i].Notify, Ephemeral: ds[i].Ephemeral,
 		}
 		for j, u := range ds[i].Recipients {
 			r.Deliveries[i].Recipients[j] = string(u)
@@ -369,7 +369,7 @@ func DeliveriesOf(r *NotifyRequest) []im.Delivery {
 	ds := make([]im.Delivery, 0, len(r.Deliveries))
 	for _, d := range r.Deliveries {
 		v := im.Delivery{
-			Service: d.Service, Method: d.Method, Key: d.Key, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
+			Service: d.Service, Method: d.Method, Key: d.Key, Body: d.Body, Trace: d.Trace, Notify: d.Notify, Ephemeral: d.Ephemeral,
 			Recipients: make([]im.UID, 0, len(d.Recipients)),
 		}
 		for _, u := range d.Recipients {

@@ -138,7 +138,7 @@ func FuzzDecodeLinkEntries(f *testing.F) {
 func TestNotifiesCrossWhole(t *testing.T) {
 	d := im.Delivery{
 		Service: "im", Method: "event", Key: "d:ann:bob", Recipients: []im.UID{"ann", "bob", im.InterestIn("s:eu:0199a2c4-7f3e-7d11-8a52-3b6f0c9d1e24")},
-		Body: []byte{1, 2}, Trace: "t", Notify: true,
+		Body: []byte{1, 2}, Trace: "t", Notify: true, Ephemeral: true,
 	}
 	r := NotifyOf("eu", "us", []im.Delivery{d})
 	r.Deliveries[0].Recipients = append(r.Deliveries[0].Recipients, "no:uid")

@@ -50,11 +50,15 @@ type (
 	ReceiptsRequest  = antipodev1.ReceiptsRequest
 	ReceiptsResponse = antipodev1.ReceiptsResponse
 	Receipt          = antipodev1.Receipt
+	TypingRequest    = antipodev1.TypingRequest
+	TypingResponse   = antipodev1.TypingResponse
+	Typing           = antipodev1.Typing
 	MembersRequest   = antipodev1.MembersRequest
 	MembersResponse  = antipodev1.MembersResponse
 	Event            = antipodev1.EventRequest
 	EventRecord      = antipodev1.EventRequest_Record
 	EventReceipt     = antipodev1.EventRequest_Receipt
+	EventTyping      = antipodev1.EventRequest_Typing
 	Record           = antipodev1.Record
 	Repeat           = antipodev1.Repeat
 	Text             = antipodev1.Text
@@ -84,5 +88,6 @@ const (
 	MethodMark     = "mark"
 	MethodReceipts = "receipts"
 	MethodMembers  = "members"
+	MethodTyping   = "typing"
 	MethodEvent    = "event"
 )

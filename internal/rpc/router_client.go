@@ -185,5 +185,6 @@ func deliveryOf(d *im.Delivery) *antipodev1.Delivery {
 	}
 	return &antipodev1.Delivery{
 		Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
+		Ephemeral: d.Ephemeral,
 	}
 }

@@ -203,7 +203,7 @@ func (o *outbox) Push(pushes []im.Push) error {
 			p := &pushes[0]
 			size += pushSize(p)
 			m.Items = append(m.Items, &antipodev1.PushItem{
-				Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace,
+				Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral,
 			})
 			pushes = pushes[1:]
 		}
@@ -304,6 +304,7 @@ func deliveriesOf(in []*antipodev1.Delivery) []im.Delivery {
 		}
 		out[i] = im.Delivery{
 			Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
+			Ephemeral: d.Ephemeral,
 		}
 	}
 	return out

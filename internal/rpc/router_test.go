@@ -205,7 +205,7 @@ func (e *edge) Push(ps []im.Push) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, p := range ps {
-		e.pushes = append(e.pushes, string(p.Body))
+		e.pushes = append(e.pushes, fmt.Sprint(string(p.Body), " ", p.Ephemeral))
 	}
 }
 
@@ -307,8 +307,8 @@ func TestRoutersClaimAtOwner(t *testing.T) {
 	var want []string
 	for i := range 500 {
 		body := fmt.Sprint(i)
-		want = append(want, body)
-		if err := r0.out(h.gw).Push([]im.Push{{Conns: []uint64{1}, Body: []byte(body)}}); err != nil {
+		want = append(want, fmt.Sprint(body, " ", i%2 == 0))
+		if err := r0.out(h.gw).Push([]im.Push{{Conns: []uint64{1}, Body: []byte(body), Ephemeral: i%2 == 0}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -440,7 +440,7 @@ func TestRouterPool(t *testing.T) {
 	for i := range 3000 {
 		ds = append(ds, im.Delivery{
 			Service: "im", Method: "event", Key: fmt.Sprint("k", i%50), Recipients: []im.UID{"ann", "bob"},
-			Body: []byte(fmt.Sprint(i)), Trace: "t", Notify: i%2 == 0,
+			Body: []byte(fmt.Sprint(i)), Trace: "t", Notify: i%2 == 0, Ephemeral: i%3 == 0,
 		})
 	}
 	n, err := pool.Deliver(t.Context(), ds)
@@ -459,7 +459,7 @@ func TestRouterPool(t *testing.T) {
 				t.Fatalf("%s: %d came after %d", d.Key, i, before)
 			}
 			last[d.Key] = i
-			if want := ds[i]; d.Key != want.Key || !slices.Equal(d.Recipients, want.Recipients) || d.Notify != want.Notify || d.Trace != "t" {
+			if want := ds[i]; d.Key != want.Key || !slices.Equal(d.Recipients, want.Recipients) || d.Notify != want.Notify || d.Ephemeral != want.Ephemeral || d.Trace != "t" {
 				t.Fatalf("delivery %+v, want %+v", d, want)
 			}
 		}

@@ -114,7 +114,7 @@ func (a *attach) receive(s *routerStream, stream grpc.BidiStreamingClient[antipo
 		case *antipodev1.AttachResponse_Push:
 			pushes := make([]im.Push, len(k.Push.GetItems()))
 			for i, p := range k.Push.GetItems() {
-				pushes[i] = im.Push{Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace}
+				pushes[i] = im.Push{Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral}
 			}
 			a.handler.Push(pushes)
 		case *antipodev1.AttachResponse_Kick:

@@ -72,6 +72,23 @@ func message(text string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll("#messages .message")].find((e) => e.querySelector(".text").textContent === %q)`, text)
 }
 
+// Typing writes without sending, and goes on pressing keys until stop.
+func (c *Chat) Typing(text string) (stop func()) {
+	c.t.Helper()
+	c.Type("#text", text)
+	Eval[any](c.Page, `window.keys = setInterval(() => document.getElementById("text").dispatchEvent(new Event("input")), 200)`)
+	return func() {
+		c.t.Helper()
+		Eval[any](c.Page, `clearInterval(window.keys)`)
+	}
+}
+
+// Subtitle waits until the line below the title is this.
+func (c *Chat) Subtitle(text string) {
+	c.t.Helper()
+	c.Until(fmt.Sprintf("below the title is %q", text), fmt.Sprintf(`document.getElementById("subtitle").textContent === %q`, text))
+}
+
 // Tick waits until an own message has a tick: sending, accepted, delivered, read or failed.
 func (c *Chat) Tick(text, tick string) {
 	c.t.Helper()

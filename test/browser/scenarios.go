@@ -39,10 +39,18 @@ func Talk(t *testing.T, b *Browser, base string) {
 	bob.Unread(u[0], 0)
 	ann.Tick("hello from "+Here, "read")
 
-	bob.Send("and from " + There)
+	stop := bob.Typing("and from")
+	ann.Subtitle(u[1] + " is typing…")
+	stop()
+	bob.Type("#text", " "+There+"\r")
+	ann.Subtitle("Direct chat")
 	ann.Shows("hello from "+Here, "and from "+There)
 	ann.Origin("and from "+There, There)
 	bob.Tick("and from "+There, "read")
+	stop = bob.Typing("never mind")
+	ann.Subtitle(u[1] + " is typing…")
+	stop()
+	ann.Subtitle("Direct chat") // nothing was heard for a while
 
 	// A reload shows the same, in the same order.
 	bob.Go(base + "/?as=" + u[1] + "&region=" + There + "&to=" + u[0])

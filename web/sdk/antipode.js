@@ -21,6 +21,7 @@ import { regionOf } from './place.js';
 import { backOffMs } from './policy.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
 import { Sync } from './sync.js';
+import { Typing } from './typing.js';
 
 export { canVerify } from './catalogue.js';
 export { AntipodeError } from './codes.js';
@@ -137,6 +138,14 @@ export class Client extends Emitter {
       },
       this.#stopping.signal,
     );
+    this.typing = new Typing(
+      {
+        uid: options.uid,
+        tell: (method, key, body) => this.#connection?.call(method, key, body, { timeoutMs: CALL_MS }) ?? Promise.resolve(),
+        changed: (id) => this.emit('changed', this.sync.conversation(id)),
+      },
+      this.#stopping.signal,
+    );
     this.outbox = new Outbox({
       submit: (item) => this.#submit(item),
       window: () => (this.#connection ? WINDOW : this.state.polling ? 1 : 0),
@@ -213,6 +222,7 @@ export class Client extends Emitter {
     conversation.timeline.addSending({ ...message, sender: this.uid });
     this.emit('changed', conversation);
     this.outbox.add(message);
+    this.typing.sent(id);
     return message.clientId;
   }
 
@@ -432,6 +442,11 @@ export class Client extends Emitter {
       connection.pushAck(received);
     };
     connection.on('push', (push) => {
+      if (push.number === 0n) {
+        // Ephemeral: it is neither counted nor acknowledged.
+        if (push.body.typing) this.typing.hear(push.body.typing);
+        return;
+      }
       this.#heardAt = performance.now();
       if (push.number > session.push + 1n) void this.sync.refresh().catch(() => {}); // some were lost: the list knows what
       if (push.number > session.push) session.push = push.number;
@@ -439,6 +454,7 @@ export class Client extends Emitter {
       if (push.service === 'im' && push.method === 'event') {
         this.sync.takeEvent(push.body);
         const id = push.body.record?.conversation;
+        if (id) this.typing.stop(id, push.body.record.sender ?? '');
         if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.sync.learn(this.sync.conversation(id));
       }
       if (++unacked >= PUSH_ACK_EVERY) ack();

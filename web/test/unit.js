@@ -14,6 +14,7 @@ import { backOffMs, DEFAULT_POLICY, readPolicy } from '../sdk/policy.js';
 import { MemoryShelf, Store } from '../sdk/store.js';
 import { Sync } from '../sdk/sync.js';
 import { Timeline } from '../sdk/timeline.js';
+import { typingTests } from './typing.js';
 
 /** @param {unknown} got @param {unknown} want @param {string} [what] */
 function equal(got, want, what = '') {
@@ -640,6 +641,8 @@ export const tests = {
     equal([log.slice(9), kept.length], [['b ok', 'c ok'], 0]);
     outbox.stop();
   },
+
+  ...typingTests(equal),
 };
 
 /** Runs them all. @returns {Promise<{name: string, error: string}[]>} */

@@ -775,7 +775,8 @@ func (x *Reply) GetError() *Error {
 	return nil
 }
 
-// Push carries something that happened. Numbers grow by 1 within a session.
+// Push carries something that happened. Numbers grow by 1 within a session. A push without a number is ephemeral: it is
+// not acknowledged, and not sent again.
 type Push struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`

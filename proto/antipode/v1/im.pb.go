@@ -1436,6 +1436,157 @@ func (x *MembersResponse) GetMembers() []string {
 	return nil
 }
 
+// TypingRequest says that the caller types, or stopped.
+type TypingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Stopped       bool                   `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingRequest) Reset() {
+	*x = TypingRequest{}
+	mi := &file_antipode_v1_im_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingRequest) ProtoMessage() {}
+
+func (x *TypingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_im_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingRequest.ProtoReflect.Descriptor instead.
+func (*TypingRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_im_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TypingRequest) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *TypingRequest) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+// TypingResponse is empty: nobody knows who heard of it.
+type TypingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingResponse) Reset() {
+	*x = TypingResponse{}
+	mi := &file_antipode_v1_im_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingResponse) ProtoMessage() {}
+
+func (x *TypingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_im_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingResponse.ProtoReflect.Descriptor instead.
+func (*TypingResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_im_proto_rawDescGZIP(), []int{21}
+}
+
+// Typing says that a user types, for some seconds unless it is said again, or stopped.
+type Typing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Stopped       bool                   `protobuf:"varint,3,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Typing) Reset() {
+	*x = Typing{}
+	mi := &file_antipode_v1_im_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Typing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Typing) ProtoMessage() {}
+
+func (x *Typing) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_im_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Typing.ProtoReflect.Descriptor instead.
+func (*Typing) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_im_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Typing) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *Typing) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Typing) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
 // EventRequest is the body of a push of the service "im".
 type EventRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1443,6 +1594,7 @@ type EventRequest struct {
 	//
 	//	*EventRequest_Record
 	//	*EventRequest_Receipt
+	//	*EventRequest_Typing
 	Event         isEventRequest_Event `protobuf_oneof:"event"`
 	From          string               `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"` // the region that pushed it; another than the client's own is a notify
 	unknownFields protoimpl.UnknownFields
@@ -1451,7 +1603,7 @@ type EventRequest struct {
 
 func (x *EventRequest) Reset() {
 	*x = EventRequest{}
-	mi := &file_antipode_v1_im_proto_msgTypes[20]
+	mi := &file_antipode_v1_im_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1615,7 @@ func (x *EventRequest) String() string {
 func (*EventRequest) ProtoMessage() {}
 
 func (x *EventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_im_proto_msgTypes[20]
+	mi := &file_antipode_v1_im_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1628,7 @@ func (x *EventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRequest.ProtoReflect.Descriptor instead.
 func (*EventRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_im_proto_rawDescGZIP(), []int{20}
+	return file_antipode_v1_im_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EventRequest) GetEvent() isEventRequest_Event {
@@ -1504,6 +1656,15 @@ func (x *EventRequest) GetReceipt() *Receipt {
 	return nil
 }
 
+func (x *EventRequest) GetTyping() *Typing {
+	if x != nil {
+		if x, ok := x.Event.(*EventRequest_Typing); ok {
+			return x.Typing
+		}
+	}
+	return nil
+}
+
 func (x *EventRequest) GetFrom() string {
 	if x != nil {
 		return x.From
@@ -1523,9 +1684,15 @@ type EventRequest_Receipt struct {
 	Receipt *Receipt `protobuf:"bytes,2,opt,name=receipt,proto3,oneof"`
 }
 
+type EventRequest_Typing struct {
+	Typing *Typing `protobuf:"bytes,4,opt,name=typing,proto3,oneof"` // comes in pushes without a number
+}
+
 func (*EventRequest_Record) isEventRequest_Event() {}
 
 func (*EventRequest_Receipt) isEventRequest_Event() {}
+
+func (*EventRequest_Typing) isEventRequest_Event() {}
 
 // EventResponse is empty: pushes are acknowledged by push_ack.
 type EventResponse struct {
@@ -1536,7 +1703,7 @@ type EventResponse struct {
 
 func (x *EventResponse) Reset() {
 	*x = EventResponse{}
-	mi := &file_antipode_v1_im_proto_msgTypes[21]
+	mi := &file_antipode_v1_im_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1715,7 @@ func (x *EventResponse) String() string {
 func (*EventResponse) ProtoMessage() {}
 
 func (x *EventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_im_proto_msgTypes[21]
+	mi := &file_antipode_v1_im_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1728,7 @@ func (x *EventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventResponse.ProtoReflect.Descriptor instead.
 func (*EventResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_im_proto_rawDescGZIP(), []int{21}
+	return file_antipode_v1_im_proto_rawDescGZIP(), []int{24}
 }
 
 var File_antipode_v1_im_proto protoreflect.FileDescriptor
@@ -1663,20 +1830,30 @@ const file_antipode_v1_im_proto_rawDesc = "" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\"A\n" +
 	"\x0fMembersResponse\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x18\n" +
-	"\amembers\x18\x02 \x03(\tR\amembers\"\x8c\x01\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\"M\n" +
+	"\rTypingRequest\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x18\n" +
+	"\astopped\x18\x02 \x01(\bR\astopped\"\x10\n" +
+	"\x0eTypingResponse\"X\n" +
+	"\x06Typing\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
+	"\astopped\x18\x03 \x01(\bR\astopped\"\xbb\x01\n" +
 	"\fEventRequest\x12-\n" +
 	"\x06record\x18\x01 \x01(\v2\x13.antipode.v1.RecordH\x00R\x06record\x120\n" +
-	"\areceipt\x18\x02 \x01(\v2\x14.antipode.v1.ReceiptH\x00R\areceipt\x12\x12\n" +
+	"\areceipt\x18\x02 \x01(\v2\x14.antipode.v1.ReceiptH\x00R\areceipt\x12-\n" +
+	"\x06typing\x18\x04 \x01(\v2\x13.antipode.v1.TypingH\x00R\x06typing\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04fromB\a\n" +
 	"\x05event\"\x0f\n" +
-	"\rEventResponse2\xcd\x03\n" +
+	"\rEventResponse2\x90\x04\n" +
 	"\x02IM\x12A\n" +
 	"\x06Submit\x12\x1a.antipode.v1.SubmitRequest\x1a\x1b.antipode.v1.SubmitResponse\x12;\n" +
 	"\x04Pull\x12\x18.antipode.v1.PullRequest\x1a\x19.antipode.v1.PullResponse\x12;\n" +
 	"\x04List\x12\x18.antipode.v1.ListRequest\x1a\x19.antipode.v1.ListResponse\x12;\n" +
 	"\x04Mark\x12\x18.antipode.v1.MarkRequest\x1a\x19.antipode.v1.MarkResponse\x12G\n" +
 	"\bReceipts\x12\x1c.antipode.v1.ReceiptsRequest\x1a\x1d.antipode.v1.ReceiptsResponse\x12D\n" +
-	"\aMembers\x12\x1b.antipode.v1.MembersRequest\x1a\x1c.antipode.v1.MembersResponse\x12>\n" +
+	"\aMembers\x12\x1b.antipode.v1.MembersRequest\x1a\x1c.antipode.v1.MembersResponse\x12A\n" +
+	"\x06Typing\x12\x1a.antipode.v1.TypingRequest\x1a\x1b.antipode.v1.TypingResponse\x12>\n" +
 	"\x05Event\x12\x19.antipode.v1.EventRequest\x1a\x1a.antipode.v1.EventResponseB>Z<github.com/antipode-im/antipode/proto/antipode/v1;antipodev1b\x06proto3"
 
 var (
@@ -1691,7 +1868,7 @@ func file_antipode_v1_im_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_im_proto_rawDescData
 }
 
-var file_antipode_v1_im_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_antipode_v1_im_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_antipode_v1_im_proto_goTypes = []any{
 	(*SubmitRequest)(nil),    // 0: antipode.v1.SubmitRequest
 	(*SubmitResponse)(nil),   // 1: antipode.v1.SubmitResponse
@@ -1713,8 +1890,11 @@ var file_antipode_v1_im_proto_goTypes = []any{
 	(*Receipt)(nil),          // 17: antipode.v1.Receipt
 	(*MembersRequest)(nil),   // 18: antipode.v1.MembersRequest
 	(*MembersResponse)(nil),  // 19: antipode.v1.MembersResponse
-	(*EventRequest)(nil),     // 20: antipode.v1.EventRequest
-	(*EventResponse)(nil),    // 21: antipode.v1.EventResponse
+	(*TypingRequest)(nil),    // 20: antipode.v1.TypingRequest
+	(*TypingResponse)(nil),   // 21: antipode.v1.TypingResponse
+	(*Typing)(nil),           // 22: antipode.v1.Typing
+	(*EventRequest)(nil),     // 23: antipode.v1.EventRequest
+	(*EventResponse)(nil),    // 24: antipode.v1.EventResponse
 }
 var file_antipode_v1_im_proto_depIdxs = []int32{
 	2,  // 0: antipode.v1.SubmitRequest.text:type_name -> antipode.v1.Text
@@ -1732,25 +1912,28 @@ var file_antipode_v1_im_proto_depIdxs = []int32{
 	17, // 12: antipode.v1.ReceiptsResponse.receipts:type_name -> antipode.v1.Receipt
 	6,  // 13: antipode.v1.EventRequest.record:type_name -> antipode.v1.Record
 	17, // 14: antipode.v1.EventRequest.receipt:type_name -> antipode.v1.Receipt
-	0,  // 15: antipode.v1.IM.Submit:input_type -> antipode.v1.SubmitRequest
-	8,  // 16: antipode.v1.IM.Pull:input_type -> antipode.v1.PullRequest
-	10, // 17: antipode.v1.IM.List:input_type -> antipode.v1.ListRequest
-	13, // 18: antipode.v1.IM.Mark:input_type -> antipode.v1.MarkRequest
-	15, // 19: antipode.v1.IM.Receipts:input_type -> antipode.v1.ReceiptsRequest
-	18, // 20: antipode.v1.IM.Members:input_type -> antipode.v1.MembersRequest
-	20, // 21: antipode.v1.IM.Event:input_type -> antipode.v1.EventRequest
-	1,  // 22: antipode.v1.IM.Submit:output_type -> antipode.v1.SubmitResponse
-	9,  // 23: antipode.v1.IM.Pull:output_type -> antipode.v1.PullResponse
-	11, // 24: antipode.v1.IM.List:output_type -> antipode.v1.ListResponse
-	14, // 25: antipode.v1.IM.Mark:output_type -> antipode.v1.MarkResponse
-	16, // 26: antipode.v1.IM.Receipts:output_type -> antipode.v1.ReceiptsResponse
-	19, // 27: antipode.v1.IM.Members:output_type -> antipode.v1.MembersResponse
-	21, // 28: antipode.v1.IM.Event:output_type -> antipode.v1.EventResponse
-	22, // [22:29] is the sub-list for method output_type
-	15, // [15:22] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	22, // 15: antipode.v1.EventRequest.typing:type_name -> antipode.v1.Typing
+	0,  // 16: antipode.v1.IM.Submit:input_type -> antipode.v1.SubmitRequest
+	8,  // 17: antipode.v1.IM.Pull:input_type -> antipode.v1.PullRequest
+	10, // 18: antipode.v1.IM.List:input_type -> antipode.v1.ListRequest
+	13, // 19: antipode.v1.IM.Mark:input_type -> antipode.v1.MarkRequest
+	15, // 20: antipode.v1.IM.Receipts:input_type -> antipode.v1.ReceiptsRequest
+	18, // 21: antipode.v1.IM.Members:input_type -> antipode.v1.MembersRequest
+	20, // 22: antipode.v1.IM.Typing:input_type -> antipode.v1.TypingRequest
+	23, // 23: antipode.v1.IM.Event:input_type -> antipode.v1.EventRequest
+	1,  // 24: antipode.v1.IM.Submit:output_type -> antipode.v1.SubmitResponse
+	9,  // 25: antipode.v1.IM.Pull:output_type -> antipode.v1.PullResponse
+	11, // 26: antipode.v1.IM.List:output_type -> antipode.v1.ListResponse
+	14, // 27: antipode.v1.IM.Mark:output_type -> antipode.v1.MarkResponse
+	16, // 28: antipode.v1.IM.Receipts:output_type -> antipode.v1.ReceiptsResponse
+	19, // 29: antipode.v1.IM.Members:output_type -> antipode.v1.MembersResponse
+	21, // 30: antipode.v1.IM.Typing:output_type -> antipode.v1.TypingResponse
+	24, // 31: antipode.v1.IM.Event:output_type -> antipode.v1.EventResponse
+	24, // [24:32] is the sub-list for method output_type
+	16, // [16:24] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_im_proto_init() }
@@ -1770,9 +1953,10 @@ func file_antipode_v1_im_proto_init() {
 		(*Record_Member)(nil),
 		(*Record_Settings)(nil),
 	}
-	file_antipode_v1_im_proto_msgTypes[20].OneofWrappers = []any{
+	file_antipode_v1_im_proto_msgTypes[23].OneofWrappers = []any{
 		(*EventRequest_Record)(nil),
 		(*EventRequest_Receipt)(nil),
+		(*EventRequest_Typing)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1780,7 +1964,7 @@ func file_antipode_v1_im_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_im_proto_rawDesc), len(file_antipode_v1_im_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

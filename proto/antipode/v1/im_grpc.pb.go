@@ -27,6 +27,7 @@ const (
 	IM_Mark_FullMethodName     = "/antipode.v1.IM/Mark"
 	IM_Receipts_FullMethodName = "/antipode.v1.IM/Receipts"
 	IM_Members_FullMethodName  = "/antipode.v1.IM/Members"
+	IM_Typing_FullMethodName   = "/antipode.v1.IM/Typing"
 	IM_Event_FullMethodName    = "/antipode.v1.IM/Event"
 )
 
@@ -49,6 +50,9 @@ type IMClient interface {
 	Receipts(ctx context.Context, in *ReceiptsRequest, opts ...grpc.CallOption) (*ReceiptsResponse, error)
 	// members returns a conversation's current members. Key: the conversation.
 	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
+	// typing tells the others in a conversation that the caller types, if they are connected. Nothing keeps it. Key: the
+	// conversation.
+	Typing(ctx context.Context, in *TypingRequest, opts ...grpc.CallOption) (*TypingResponse, error)
 	// event is no call: it names the type of this service's pushes.
 	Event(ctx context.Context, in *EventRequest, opts ...grpc.CallOption) (*EventResponse, error)
 }
@@ -121,6 +125,16 @@ func (c *iMClient) Members(ctx context.Context, in *MembersRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *iMClient) Typing(ctx context.Context, in *TypingRequest, opts ...grpc.CallOption) (*TypingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TypingResponse)
+	err := c.cc.Invoke(ctx, IM_Typing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *iMClient) Event(ctx context.Context, in *EventRequest, opts ...grpc.CallOption) (*EventResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(EventResponse)
@@ -150,6 +164,9 @@ type IMServer interface {
 	Receipts(context.Context, *ReceiptsRequest) (*ReceiptsResponse, error)
 	// members returns a conversation's current members. Key: the conversation.
 	Members(context.Context, *MembersRequest) (*MembersResponse, error)
+	// typing tells the others in a conversation that the caller types, if they are connected. Nothing keeps it. Key: the
+	// conversation.
+	Typing(context.Context, *TypingRequest) (*TypingResponse, error)
 	// event is no call: it names the type of this service's pushes.
 	Event(context.Context, *EventRequest) (*EventResponse, error)
 	mustEmbedUnimplementedIMServer()
@@ -179,6 +196,9 @@ func (UnimplementedIMServer) Receipts(context.Context, *ReceiptsRequest) (*Recei
 }
 func (UnimplementedIMServer) Members(context.Context, *MembersRequest) (*MembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
+}
+func (UnimplementedIMServer) Typing(context.Context, *TypingRequest) (*TypingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Typing not implemented")
 }
 func (UnimplementedIMServer) Event(context.Context, *EventRequest) (*EventResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Event not implemented")
@@ -312,6 +332,24 @@ func _IM_Members_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _IM_Typing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TypingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IMServer).Typing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IM_Typing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IMServer).Typing(ctx, req.(*TypingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _IM_Event_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(EventRequest)
 	if err := dec(in); err != nil {
@@ -360,6 +398,10 @@ var IM_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Members",
 			Handler:    _IM_Members_Handler,
+		},
+		{
+			MethodName: "Typing",
+			Handler:    _IM_Typing_Handler,
 		},
 		{
 			MethodName: "Event",

@@ -774,6 +774,7 @@ type PushItem struct {
 	Method        string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
 	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
 	Trace         string                 `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
+	Ephemeral     bool                   `protobuf:"varint,6,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"` // for sockets that are there, once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +842,13 @@ func (x *PushItem) GetTrace() string {
 		return x.Trace
 	}
 	return ""
+}
+
+func (x *PushItem) GetEphemeral() bool {
+	if x != nil {
+		return x.Ephemeral
+	}
+	return false
 }
 
 // AttachKick closes a conn whose device logged in with a higher login number.
@@ -958,7 +966,8 @@ type Delivery struct {
 	Recipients    []string               `protobuf:"bytes,4,rep,name=recipients,proto3" json:"recipients,omitempty"` // uids
 	Body          []byte                 `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
 	Trace         string                 `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
-	Notify        bool                   `protobuf:"varint,7,opt,name=notify,proto3" json:"notify,omitempty"` // also tell the other regions where recipients have routes
+	Notify        bool                   `protobuf:"varint,7,opt,name=notify,proto3" json:"notify,omitempty"`       // also tell the other regions where recipients have routes
+	Ephemeral     bool                   `protobuf:"varint,8,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"` // for sockets that are there, once: not kept for a resume, and the first to be dropped
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1038,6 +1047,13 @@ func (x *Delivery) GetTrace() string {
 func (x *Delivery) GetNotify() bool {
 	if x != nil {
 		return x.Notify
+	}
+	return false
+}
+
+func (x *Delivery) GetEphemeral() bool {
+	if x != nil {
+		return x.Ephemeral
 	}
 	return false
 }
@@ -5037,20 +5053,21 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\"9\n" +
 	"\n" +
 	"AttachPush\x12+\n" +
-	"\x05items\x18\x01 \x03(\v2\x15.antipode.v1.PushItemR\x05items\"|\n" +
+	"\x05items\x18\x01 \x03(\v2\x15.antipode.v1.PushItemR\x05items\"\x9a\x01\n" +
 	"\bPushItem\x12\x14\n" +
 	"\x05conns\x18\x01 \x03(\x04R\x05conns\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x03 \x01(\tR\x06method\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x14\n" +
-	"\x05trace\x18\x05 \x01(\tR\x05trace\"J\n" +
+	"\x05trace\x18\x05 \x01(\tR\x05trace\x12\x1c\n" +
+	"\tephemeral\x18\x06 \x01(\bR\tephemeral\"J\n" +
 	"\n" +
 	"AttachKick\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x14\n" +
 	"\x05login\x18\x02 \x01(\x04R\x05login\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\tR\x04code\"$\n" +
 	"\fAttachFenced\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xb0\x01\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xce\x01\n" +
 	"\bDelivery\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x10\n" +
@@ -5060,7 +5077,8 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"recipients\x12\x12\n" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x12\x14\n" +
 	"\x05trace\x18\x06 \x01(\tR\x05trace\x12\x16\n" +
-	"\x06notify\x18\a \x01(\bR\x06notify\"G\n" +
+	"\x06notify\x18\a \x01(\bR\x06notify\x12\x1c\n" +
+	"\tephemeral\x18\b \x01(\bR\tephemeral\"G\n" +
 	"\x0eDeliverRequest\x125\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x15.antipode.v1.DeliveryR\n" +

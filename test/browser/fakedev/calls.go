@@ -61,6 +61,8 @@ func (w *World) carryOut(r *region, uid im.UID, q *wire.Call, wait *func() proto
 			}
 			return c.receipts(), nil
 		})
+	case wire.MethodTyping:
+		out, err = with(q.Body, func(m *wire.TypingRequest) (proto.Message, error) { return w.typing(r, uid, m) })
 	case wire.MethodMembers:
 		out, err = with(q.Body, func(m *wire.MembersRequest) (proto.Message, error) {
 			w.mu.Lock()
@@ -240,4 +242,27 @@ func (w *World) mark(r *region, uid im.UID, m *wire.MarkRequest) (proto.Message,
 		r.apply(w, r.name, e, e.at)
 	}
 	return &wire.MarkResponse{Delivered: c.got[uid].String(), Read: c.read[uid].String()}, nil
+}
+
+// typing tells the other members in every region, once and by no number.
+func (w *World) typing(r *region, uid im.UID, m *wire.TypingRequest) (proto.Message, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, err := r.own(m.Conversation, uid)
+	if err != nil {
+		return nil, err
+	}
+	push := &wire.Push{
+		Service: wire.ServiceIM, Method: wire.MethodEvent, Body: wire.EncodeTypingEvent(im.Conversation(m.Conversation), uid, m.Stopped, r.name),
+	}
+	for _, name := range w.names {
+		for _, g := range w.regions[name].gateways {
+			for _, s := range g.sessions {
+				if _, member := c.members[s.uid]; member && s.uid != uid && s.conn != nil {
+					s.conn.frame(push)
+				}
+			}
+		}
+	}
+	return &wire.TypingResponse{}, nil
 }

@@ -71,7 +71,7 @@ function run({ uid, region }, endpoints) {
   const draw = soon(() => {
     const all = client.conversations();
     list.draw(all, current);
-    pane.draw();
+    pane.draw(current ? client.typing.who(current) : []);
     const unread = all.reduce((sum, c) => sum + (c.id === current ? 0 : c.unread), 0);
     document.title = `${unread ? `(${unread}) ` : ''}${uid} · Antipode chat`;
     if (current && document.visibilityState === 'visible') client.markRead(current);
@@ -141,7 +141,10 @@ function compose(client, current, sent) {
     const over = bytes.encode(field.value).length - client.maxText;
     text(problem, over > 0 ? `Too long by ${over} bytes` : '');
   };
-  field.addEventListener('input', fit);
+  field.addEventListener('input', () => {
+    fit();
+    if (current()) client.typing.tell(current(), field.value === '');
+  });
   field.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();

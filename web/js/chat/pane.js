@@ -5,7 +5,7 @@ import { regionOf, stampMillis } from '../../sdk/antipode.js';
 import { arrange, byID, h, text } from '../dom.js';
 import { icon } from '../icons.js';
 import { regionTag } from '../regions.js';
-import { day, dayKey, happening, names, progressWords, time } from './words.js';
+import { day, dayKey, happening, names, progressWords, time, typing } from './words.js';
 
 /** @typedef {import('../../sdk/conversation.js').Conversation} Conversation */
 /** @typedef {import('../../sdk/timeline.js').Entry} Entry */
@@ -23,6 +23,8 @@ export class Pane {
   /** @type {Map<string, {element: HTMLElement, drawn: string}>} */
   #rows = new Map();
   #limit = PAGE;
+  /** @type {string[]} who types */
+  #typists = [];
   /** whether the end is in view: then new messages keep it there */
   #atEnd = true;
 
@@ -52,6 +54,7 @@ export class Pane {
       this.#rows.clear();
       this.list.replaceChildren();
       this.#limit = PAGE;
+      this.#typists = [];
       this.#atEnd = true;
     }
     byID('nothing').hidden = true;
@@ -64,7 +67,9 @@ export class Pane {
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 
-  draw() {
+  /** @param {string[]} [typists]  who types now; as before if it is left out */
+  draw(typists = this.#typists) {
+    this.#typists = typists;
     const conversation = this.#conversation;
     if (!conversation) return;
     this.#head(conversation);
@@ -98,7 +103,8 @@ export class Pane {
     const { title, members, isGroup, id } = conversation;
     text(byID('title'), title);
     const origin = isGroup ? id.split(':')[1] : '';
-    text(byID('subtitle'), isGroup ? `Created in ${origin}${members.length ? ` · ${names(members)}` : ''}` : 'Direct chat');
+    const about = isGroup ? `Created in ${origin}${members.length ? ` · ${names(members)}` : ''}` : 'Direct chat';
+    text(byID('subtitle'), this.#typists.length ? typing(this.#typists) : about);
     const button = byID('members');
     button.hidden = !isGroup;
     if (isGroup && button.dataset.count !== String(members.length)) {

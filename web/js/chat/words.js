@@ -77,3 +77,6 @@ export function progressWords({ tick, delivered, read, others }) {
   if (delivered.length > 0) return `Delivered to ${names(delivered)}`;
   return 'Accepted';
 }
+
+/** @param {string[]} uids */
+export const typing = (uids) => `${names(uids)} ${uids.length === 1 ? 'is' : 'are'} typing…`;
