@@ -115,7 +115,7 @@ bench-edge: ## measure the gateway's sockets beside Centrifugo and a bare write(
 	@bin/edge -centrifugo bin/centrifugo $(ARGS)
 
 bench-restart: deps ## measure what 5,000 clients see of a gateway's hot restart, in a region of real servers (2 minutes)
-	$(GO) test -tags real -count 1 -timeout 10m -run '^$$' -bench HotRestart -benchtime 1x ./test/real/service
+	@$(GO) test -tags real -count 1 -timeout 10m -run '^$$' -bench HotRestart -benchtime 1x ./test/real/service | tee /dev/stderr | grep ^Benchmark >/dev/null
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

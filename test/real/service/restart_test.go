@@ -5,6 +5,7 @@ package service_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,14 +35,15 @@ func TestStartOwningAll(t *testing.T) {
 	}
 	defer log.Close()
 	chat := func(n int) im.Conversation { return im.Direct(im.UID(fmt.Sprintf("dave-%d", n%conversations)), "erin") }
-	preload(t, log, before, chat)
+	body := []byte(strings.Repeat("x", 100))
+	preload(t, log, before, body, chat)
 	s := start(t, "imserver", "imserver-1", over)
 	share(t, s)
 	eventually(t, "all is applied", func() error { return applied(t, log, over["timelines.urls"]) })
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	preload(t, log, meanwhile, chat)
+	preload(t, log, meanwhile, body, chat)
 
 	began := time.Now()
 	s.start()
@@ -68,10 +70,9 @@ func TestStartOwningAll(t *testing.T) {
 	eventually(t, "what came meanwhile is applied", func() error { return applied(t, log, over["timelines.urls"]) })
 }
 
-// preload appends messages to the region's own log.
-func preload(t *testing.T, log *kafka.Cluster, n int, chat func(int) im.Conversation) {
+// preload appends messages of erin's to the region's own log.
+func preload(t testing.TB, log *kafka.Cluster, n int, body []byte, chat func(int) im.Conversation) {
 	t.Helper()
-	body := []byte(strings.Repeat("x", 100))
 	batches := map[im.Partition][]im.Entry{}
 	for i := range n {
 		now := time.Now()
@@ -83,8 +84,10 @@ func preload(t *testing.T, log *kafka.Cluster, n int, chat func(int) im.Conversa
 		}))
 	}
 	for p, entries := range batches {
-		if _, err := log.Append(t.Context(), p, entries); err != nil {
-			t.Fatal(err)
+		for batch := range slices.Chunk(entries, 1000) {
+			if _, err := log.Append(t.Context(), p, batch); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

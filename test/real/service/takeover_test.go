@@ -311,7 +311,7 @@ func (w *writer) total() (n uint64) {
 }
 
 // applied tells what a view lacks of the log.
-func applied(t *testing.T, log *kafka.Cluster, url string) error {
+func applied(t testing.TB, log *kafka.Cluster, url string) error {
 	var all []im.Partition
 	for n := range partitions {
 		all = append(all, im.Partition{Topic: im.MsgTopic("eu", im.LaneDirect), Number: n})
