@@ -253,6 +253,31 @@ func TestDropsALinkThatBreaksTheProtocol(t *testing.T) {
 	}
 }
 
+// TestCreditIsNotKept: what the receiver has of the window goes back though it is little and no copy moves. A sender whose
+// next message is larger than the rest of the window would wait for ever.
+func TestCreditIsNotKept(t *testing.T) {
+	_, _, dialer := alone(t, func(c *replicator.Config) { c.WindowBytes = 1 << 20 })
+	p := within(t, dialer, "link")
+	opened(t, p)
+	taken, given := 0, 0
+	for range 2 { // the second time it is nothing new
+		m := batchOf(0, wire.EncodeLogName(im.KindLog, euName, 1), message("eu", "1"))
+		taken += len(m.GetBatch().Entries)
+		p.down <- m
+		for ms, end := int64(1), time.Now().Add(patience); given < taken && time.Now().Before(end); ms++ { // the first may come when the status was answered
+			p.down <- &wire.LinkResponse{Kind: &wire.LinkResponseStatus{Status: &wire.LinkStatus{ClockMs: ms}}}
+			for answered := false; !answered; {
+				m := within(t, p.up, "answer")
+				given += int(m.GetCredit().GetBytes())
+				answered = m.GetHeld().GetStatusMs() == ms
+			}
+		}
+	}
+	if given != taken {
+		t.Errorf("%d bytes were taken of the window, and %d given back", taken, given)
+	}
+}
+
 // served opens a link to us's own log, played by the test.
 func served(t *testing.T, r *replicator.Replicator, open *wire.LinkOpen) (*pipe, chan error) {
 	t.Helper()

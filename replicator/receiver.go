@@ -385,7 +385,8 @@ func (s *session) receive(bytes int) bool {
 	return s.taken <= s.c.r.cfg.WindowBytes+maxBatchBytes
 }
 
-// credit gives bytes of the window back. They travel with the next held, or alone when a quarter of the window waits.
+// credit gives bytes of the window back. They travel with the next held, alone when a quarter of the window waits, and with
+// the answer to a status at the latest: what the sender has next may be larger than the rest of the window.
 func (s *session) credit(p *part, bytes int) {
 	if bytes == 0 {
 		return
@@ -503,7 +504,9 @@ func (s *session) news() []*wire.LinkRequest {
 		}
 		p.mu.Unlock()
 	}
-	if credits > 0 && (len(held) > 0 || credits >= s.window/4) || s.more > 0 {
+	answer := s.status
+	s.status = 0
+	if credits > 0 && (len(held) > 0 || answer != 0 || credits >= s.window/4) || s.more > 0 {
 		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{
 			Bytes: uint64(credits), Topics: slices.Clone(s.topics), More: uint64(s.more),
 		}}})
@@ -511,8 +514,6 @@ func (s *session) news() []*wire.LinkRequest {
 		s.credits, s.more = 0, 0
 		clear(s.topics)
 	}
-	answer := s.status
-	s.status = 0
 	s.mu.Unlock()
 	if len(held) > 0 || answer != 0 {
 		m := &wire.LinkHeld{Offsets: held, StatusMs: answer}
