@@ -37,7 +37,6 @@ type sender struct {
 	got      map[string]struct{} // client_ids that were pushed; the reader's
 	last     uint64              // number of the last push
 
-	began    time.Time // of the submit under way
 	finished []answer
 	ids      []string // client_ids that were acked
 }
