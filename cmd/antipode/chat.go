@@ -71,7 +71,7 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 	fs.StringVar(&f.device, "device", "", "file that keeps this device's id and login number (default: a new device each time)")
 	fs.StringVar(&f.ack, "ack", string(im.AckRegion), "what a send waits for: region or global")
 	fs.BoolVar(&f.json, "json", false, "speak JSON instead of protobuf")
-	fs.IntVar(&f.history, "history", 200, "older messages to fetch, per origin")
+	fs.IntVar(&f.history, "history", 200, "older messages to fetch, per origin; 0: all")
 	fs.DurationVar(&f.linger, "linger", 0, "with a pipe as input: how long to go on printing after its end")
 	cmd.MarkFlagRequired("as")
 	cmd.MarkFlagsMutuallyExclusive("to", "group", "new-group")
@@ -81,11 +81,8 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 
 // chat connects and talks until the input or ctx ends.
 func chat(ctx context.Context, f chatFlags, in *os.File, out *os.File) error {
-	if _, err := im.ParseUID(f.as); err != nil {
-		return fmt.Errorf("--as: %w", err)
-	}
-	if f.ack != string(im.AckRegion) && f.ack != string(im.AckGlobal) {
-		return fmt.Errorf("--ack %q: want region or global", f.ack)
+	if err := f.check(); err != nil {
+		return err
 	}
 	cfg, err := f.config(ctx)
 	if err != nil {
@@ -109,6 +106,35 @@ func chat(ctx context.Context, f chatFlags, in *os.File, out *os.File) error {
 	return runPlain(ctx, v, f, in, out)
 }
 
+// check looks at what can be told wrong before anybody is asked.
+func (f chatFlags) check() error {
+	if _, err := im.ParseUID(f.as); err != nil {
+		return fmt.Errorf("--as: %w", err)
+	}
+	if f.ack != string(im.AckRegion) && f.ack != string(im.AckGlobal) {
+		return fmt.Errorf("--ack %q: want region or global", f.ack)
+	}
+	if f.history < 0 {
+		return fmt.Errorf("--history %d: want a number of messages, or 0 for all", f.history)
+	}
+	switch {
+	case f.to != "":
+		if _, err := im.ParseUID(f.to); err != nil {
+			return fmt.Errorf("--to: %w", err)
+		}
+	case f.group != "":
+		if _, err := im.ParseConversation(f.group); err != nil {
+			return fmt.Errorf("--group: %w", err)
+		}
+	}
+	for _, m := range f.members {
+		if _, err := im.ParseUID(m); err != nil {
+			return fmt.Errorf("--members: %w", err)
+		}
+	}
+	return nil
+}
+
 func (f chatFlags) config(ctx context.Context) (client.Config, error) {
 	cfg := client.Config{
 		UID: im.UID(f.as), Region: im.Region(f.region), IPConf: f.ipconf, History: f.history, Agent: "antipode-chat", SampleRatio: 1,
@@ -125,7 +151,10 @@ func (f chatFlags) config(ctx context.Context) (client.Config, error) {
 	}
 	if len(cfg.IPConf) == 0 {
 		if cfg.IPConf, err = dev.ipconfs(ctx, cfg.Region); err != nil {
-			return cfg, fmt.Errorf("%w; or name an ipconf with --ipconf", err)
+			if unreachable := (*url.Error)(nil); errors.As(err, &unreachable) {
+				err = fmt.Errorf("%w; or name an ipconf with --ipconf", err)
+			}
+			return cfg, err
 		}
 	}
 	switch {
@@ -179,25 +208,13 @@ func tokensFrom(base string, uid im.UID) client.TokenSource {
 func (f chatFlags) conversation(ctx context.Context, c *client.Client) (im.Conversation, error) {
 	switch {
 	case f.to != "":
-		to, err := im.ParseUID(f.to)
-		if err != nil {
-			return "", fmt.Errorf("--to: %w", err)
-		}
-		return im.Direct(im.UID(f.as), to), nil
+		return im.Direct(im.UID(f.as), im.UID(f.to)), nil
 	case f.group != "":
-		g, err := im.ParseConversation(f.group)
-		if err != nil {
-			return "", fmt.Errorf("--group: %w", err)
-		}
-		return g, nil
+		return im.Conversation(f.group), nil
 	}
 	var members []im.UID
 	for _, m := range f.members {
-		uid, err := im.ParseUID(m)
-		if err != nil {
-			return "", fmt.Errorf("--members: %w", err)
-		}
-		members = append(members, uid)
+		members = append(members, im.UID(m))
 	}
 	g, err := c.CreateGroup(ctx, f.newGroup, members)
 	if err != nil {

@@ -39,7 +39,7 @@ func (d devAPI) get(ctx context.Context, path string, v any) error {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("neither antipode dev nor cluster answers at %s (start one with: antipode dev): %w", d.url, err)
+		return fmt.Errorf("neither antipode dev nor cluster answers at %s (start one with: antipode dev; name another with --dev): %w", d.url, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -82,8 +82,9 @@ func (d devAPI) ipconfs(ctx context.Context, region im.Region) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	var first, others []string
+	var first, others, names []string
 	for _, e := range endpoints {
+		names = append(names, string(e.Region))
 		if e.Region == region {
 			first = append(first, e.IPConf)
 		} else {
@@ -91,7 +92,7 @@ func (d devAPI) ipconfs(ctx context.Context, region im.Region) ([]string, error)
 		}
 	}
 	if region != "" && first == nil {
-		return nil, fmt.Errorf("%q is no region of %s", region, d.url)
+		return nil, fmt.Errorf("%q is no region of %s: it has %s", region, d.url, strings.Join(names, ", "))
 	}
 	return append(first, others...), nil
 }
