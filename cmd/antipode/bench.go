@@ -51,7 +51,7 @@ func newBenchSendCommand() *cobra.Command {
 			if hops {
 				s.Hops = loadgen.NewHops()
 			}
-			s.Connect = func(ctx context.Context, uid im.UID, region im.Region) (*client.Client, error) {
+			s.Connect = func(ctx context.Context, uid im.UID, region im.Region) (loadgen.Talker, error) {
 				cfg := client.Config{UID: uid, Region: region, IPConf: ipconfs[region], Agent: "antipode-bench", Token: api.tokens(uid)}
 				if hops {
 					cfg.Tracer, cfg.SampleRatio = s.Hops.Tracer(uid), min(1, hopSamples/(s.Rate*s.Duration.Seconds()))

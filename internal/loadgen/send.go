@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -22,8 +23,15 @@ import (
 	"github.com/antipode-im/antipode/im"
 )
 
+// Talker is a connected client: client.Client is one.
+type Talker interface {
+	Submit(ctx context.Context, c im.Conversation, text string, opts ...client.SubmitOption) (im.Ack, error)
+	Events() <-chan client.Event // closed by Close
+	Close() error
+}
+
 // Connect returns a connected client of a user whose home is a region.
-type Connect func(ctx context.Context, uid im.UID, region im.Region) (*client.Client, error)
+type Connect func(ctx context.Context, uid im.UID, region im.Region) (Talker, error)
 
 // Send says what to send.
 type Send struct {
@@ -59,7 +67,7 @@ type Result struct {
 }
 
 type pair struct {
-	from, to *client.Client
+	from, to Talker
 	conv     im.Conversation
 	across   bool
 }
@@ -87,7 +95,7 @@ func (s Send) Run(ctx context.Context) (*Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &run{cfg: s, result: Result{Within: newLatencies(), Across: newLatencies()}}
 	var drains sync.WaitGroup
-	var clients []*client.Client
+	var clients []Talker
 	defer func() {
 		cancel()
 		for _, c := range clients {
@@ -95,7 +103,7 @@ func (s Send) Run(ctx context.Context) (*Result, error) {
 		}
 		drains.Wait()
 	}()
-	connect := func(uid im.UID, region im.Region) (*client.Client, error) {
+	connect := func(uid im.UID, region im.Region) (Talker, error) {
 		c, err := s.Connect(ctx, uid, region)
 		if err != nil {
 			return nil, fmt.Errorf("connect %s in %s: %w", uid, region, err)
@@ -138,11 +146,10 @@ func (r *run) send(ctx context.Context, pairs []pair) {
 	if r.cfg.Hops != nil {
 		r.cfg.Hops.from(r.start.Add(r.cfg.Warmup))
 	}
-	gap := time.Duration(float64(time.Second) / r.cfg.Rate)
 	total := int((r.cfg.Warmup + r.cfg.Duration).Seconds() * r.cfg.Rate)
 	var wg sync.WaitGroup
 	for i := range total {
-		due := time.Duration(i) * gap
+		due := time.Duration(math.Round(float64(i) / r.cfg.Rate * float64(time.Second)))
 		if wait := due - time.Since(r.start); wait > 0 {
 			select {
 			case <-time.After(wait):
@@ -200,7 +207,7 @@ func (r *run) class(across bool) *Latencies {
 	return &r.result.Within
 }
 
-func (r *run) receive(c *client.Client, across bool) {
+func (r *run) receive(c Talker, across bool) {
 	for e := range c.Events() {
 		m, ok := e.(client.Inserted)
 		if !ok {
@@ -223,7 +230,7 @@ func (r *run) receive(c *client.Client, across bool) {
 	}
 }
 
-func discard(c *client.Client) {
+func discard(c Talker) {
 	for range c.Events() {
 	}
 }
