@@ -339,9 +339,14 @@ func (r *report) once(h *History) {
 	}
 }
 
-// pulled: I7, a cursor only grows, pulling with one returns nothing that it covers, and pulling until empty is the end.
+// pulled: I7, a cursor only grows, pulling with one returns nothing that it covers, and pulling until empty returns everything.
 func (r *report) pulled(h *History) {
 	for _, t := range h.Timelines {
+		type number struct {
+			origin im.Origin
+			seq    uint64
+		}
+		returned, covered := map[number]bool{}, im.Cursor{}
 		for _, p := range t.Pages {
 			if !p.Returned.CoversAll(p.Asked) {
 				r.add("I7", "region %s was asked for %s from the cursor %v and returned %v, which is behind it", t.Region, t.Conversation, p.Asked, p.Returned)
@@ -353,6 +358,16 @@ func (r *report) pulled(h *History) {
 				if !p.Returned.Covers(s.Place.Origin, s.Place.Seq) {
 					r.add("I7", "region %s returned %s at %s with the cursor %v, which does not cover it", t.Region, name(s.ID), s.Place, p.Returned)
 				}
+				returned[number{s.Place.Origin, s.Place.Seq}] = true
+			}
+			covered = p.Returned
+		}
+		for _, origin := range slices.Sorted(maps.Keys(covered)) {
+			for seq := uint64(1); seq <= covered[origin]; seq++ {
+				if !returned[number{origin, seq}] {
+					r.add("I7", "region %s covers %s of %s with the cursor %v, but no pull returned seq %d", t.Region, origin, t.Conversation, covered, seq)
+					break
+				}
 			}
 		}
 		if t.Unfinished {
@@ -361,10 +376,46 @@ func (r *report) pulled(h *History) {
 	}
 }
 
-// positions: I8, every log was applied to its end.
+// positions: I8, every log was applied to its end, and each of its records as often as it is in it.
 func (r *report) positions(h *History) {
 	for _, b := range h.Behind {
 		r.add("I8", "region %s applied %v up to %d; the log ends at %d", b.Region, b.Partition, b.Next, b.End)
+	}
+	type key struct {
+		id     im.ID
+		origin im.Origin
+		stamp  im.Stamp
+	}
+	logged := map[im.Conversation]map[key]int{}
+	read := map[im.Origin]bool{} // whose own logs were read: copies may be behind
+	for _, l := range h.Logs {
+		if !l.home() {
+			continue
+		}
+		read[l.Origin] = true
+		c := l.ID.Conversation
+		if logged[c] == nil {
+			logged[c] = map[key]int{}
+		}
+		logged[c][key{l.ID, l.Origin, l.Stamp}]++
+	}
+	for _, t := range h.Timelines {
+		applied := map[key]int{}
+		for _, s := range t.Records {
+			if read[s.Place.Origin] {
+				applied[key{s.ID, s.Place.Origin, s.Place.Stamp}]++
+			}
+		}
+		for k, times := range applied {
+			if n := logged[t.Conversation][k]; times > n {
+				r.add("I8", "region %s applied %s %d times, stamped %v by %s; the log has it %d times", t.Region, name(k.id), times, k.stamp, k.origin, n)
+			}
+		}
+		for k, n := range logged[t.Conversation] {
+			if times := applied[k]; times < n {
+				r.add("I8", "region %s skipped %s, stamped %v by %s: it applied it %d times; the log has it %d times", t.Region, name(k.id), k.stamp, k.origin, times, n)
+			}
+		}
 	}
 }
 

@@ -134,3 +134,98 @@ func TestEachFaultIsNamed(t *testing.T) {
 		})
 	}
 }
+
+// TestEveryFormOfI7AndI8 breaks them in each way in which pulls and views could, in a history that is good otherwise: one violation, of
+// that invariant, which says where.
+func TestEveryFormOfI7AndI8(t *testing.T) {
+	type breakIt func(*checker.History)
+	page := func(region, n int, change func(*checker.Page)) breakIt {
+		return func(h *checker.History) { change(&h.Timelines[region].Pages[n]) }
+	}
+	behind := func(b ...checker.Behind) breakIt { return func(h *checker.History) { h.Behind = b } }
+	direct, read := im.Partition{Topic: "msg.eu.direct", Number: 1}, im.Partition{Topic: "read.eu", Number: 0}
+	for _, c := range []struct {
+		name      string
+		breakIt   breakIt
+		invariant string
+		want      []string // a detail each
+	}{
+		{"a cursor loses an origin", page(1, 1, func(p *checker.Page) { p.Returned = im.Cursor{"us": 1} }), "I7", []string{
+			"region us was asked for d:ann:bob from the cursor eu=1 and returned us=1, which is behind it",
+			"at 20/eu/2 with the cursor us=1",
+		}},
+		{"a cursor falls back in one origin and grows in another", page(1, 1, func(p *checker.Page) {
+			p.Asked, p.Returned, p.Records = im.Cursor{"eu": 2}, im.Cursor{"eu": 1, "us": 1}, p.Records[1:]
+		}), "I7", []string{"from the cursor eu=2 and returned eu=1,us=1, which is behind it"}},
+		{"an empty page has a cursor behind it", page(0, 1, func(p *checker.Page) { p.Returned, p.Records = im.Cursor{}, nil }), "I7", []string{
+			"region eu was asked for d:ann:bob from the cursor eu=1 and returned , which is behind it",
+		}},
+		{"a covered record of an origin comes among others", page(0, 1, func(p *checker.Page) { p.Asked = im.Cursor{"eu": 1, "us": 1} }), "I7", []string{
+			"region eu returned message " + id(2).ClientID.String() + " of ann in d:ann:bob at 30/us/1, which the cursor eu=1,us=1 covers",
+		}},
+		{"all of a page is covered", page(0, 1, func(p *checker.Page) { p.Asked = im.Cursor{"eu": 2, "us": 1} }), "I7", []string{
+			"at 20/eu/2, which the cursor eu=2,us=1 covers", "at 30/us/1, which the cursor eu=2,us=1 covers",
+		}},
+		{"a record is beyond the page's cursor", page(0, 0, func(p *checker.Page) { p.Returned = im.Cursor{} }), "I7", []string{
+			"at 10/eu/1 with the cursor , which does not cover it",
+		}},
+		{"the last cursor brings more", func(h *checker.History) { h.Timelines[1].Unfinished = true }, "I7", []string{
+			"region us returned records of d:ann:bob for the cursor that covers them all",
+		}},
+		{"no page has the last record that its cursor covers", page(1, 1, func(p *checker.Page) { p.Records = p.Records[:1] }), "I7", []string{
+			"region us covers us of d:ann:bob with the cursor eu=2,us=1, but no pull returned seq 1",
+		}},
+		{"a cursor covers what is nowhere", page(0, 1, func(p *checker.Page) { p.Returned = im.Cursor{"ap": 7, "eu": 2, "us": 3} }), "I7", []string{
+			"region eu covers ap of d:ann:bob with the cursor ap=7,eu=2,us=3, but no pull returned seq 1", "but no pull returned seq 2",
+		}},
+
+		{"one record is not applied", behind(checker.Behind{Region: "us", Partition: direct, Next: 3, End: 4}), "I8", []string{
+			"region us applied msg.eu.direct/1 up to 3; the log ends at 4",
+		}},
+		{"a log is not applied at all, nor the reads", behind(
+			checker.Behind{Region: "us", Partition: direct, Next: 0, End: 4}, checker.Behind{Region: "eu", Partition: read, Next: 1, End: 2},
+		), "I8", []string{"region us applied msg.eu.direct/1 up to 0", "region eu applied read.eu/0 up to 1"}},
+		{"a record is applied twice", func(h *checker.History) {
+			h.Timelines[0].Records = append(h.Timelines[0].Records, checker.Sighting{ID: id(2), Place: place(20, "eu", 3)})
+		}, "I8", []string{"region eu applied message " + id(2).ClientID.String() + " of ann in d:ann:bob 2 times, stamped 1970-01-01T00:00:00.000Z+20 by eu; the log has it 1 times"}},
+		{"every region skips a record alike", func(h *checker.History) {
+			for i := range h.Timelines {
+				h.Timelines[i].Records = h.Timelines[i].Records[:2]
+			}
+		}, "I8", []string{"region eu skipped message " + id(2).ClientID.String(), "region us skipped message " + id(2).ClientID.String()}},
+		{"a record is applied that its log does not have", func(h *checker.History) {
+			h.Timelines[1].Records = append(h.Timelines[1].Records, checker.Sighting{ID: id(3), Place: place(40, "us", 2)})
+		}, "I8", []string{"region us applied message " + id(3).ClientID.String() + " of ann in d:ann:bob 1 times"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := good()
+			c.breakIt(h)
+			var got []string
+			for _, v := range checker.Check(h) {
+				if v.Invariant == c.invariant {
+					got = append(got, v.Detail)
+				}
+			}
+			if len(got) != len(c.want) {
+				t.Fatalf("want %d violations of %s, got %q", len(c.want), c.invariant, got)
+			}
+			for i, want := range c.want {
+				if !strings.Contains(got[i], want) {
+					t.Errorf("got %q, want %q", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+// One bug breaks an invariant a thousand times: five are told, and how many more there are.
+func TestManyViolationsAreCounted(t *testing.T) {
+	h := good()
+	for n := range 12 {
+		h.Behind = append(h.Behind, checker.Behind{Region: "us", Partition: im.Partition{Topic: "msg.eu.direct", Number: n}, Next: 3, End: 4})
+	}
+	v := checker.Check(h)
+	if len(v) != 6 || v[5].String() != "I8: and 7 more" {
+		t.Errorf("got %v", v)
+	}
+}
