@@ -87,7 +87,6 @@ func (w *clusterWatcher) look(ctx context.Context) {
 		region := w.region(r, members)
 		for _, m := range r.Of(ServiceGateway) {
 			gw := w.gateway(m, members[m.Name])
-			region.Users += gw.Conns
 			state.Gateways = append(state.Gateways, gw)
 		}
 		state.Regions = append(state.Regions, region)

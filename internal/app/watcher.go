@@ -203,7 +203,6 @@ func (w *watcher) refresh(ctx context.Context) {
 				}
 				now, before := w.read(string(name) + "/" + id)
 				gw.Rate = rate(now, before, metricForwarded) + rate(now, before, metricPushed)
-				region.Users += load.Conns
 			}
 			state.Gateways = append(state.Gateways, gw)
 		}

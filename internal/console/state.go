@@ -36,7 +36,6 @@ type Region struct {
 	Origin     im.Origin             `json:"origin"` // the origin under which it accepts
 	State      Power                 `json:"state"`
 	IPConf     string                `json:"ipconf"`            // base URL
-	Users      int                   `json:"users"`             // distinct users with a route here
 	SubmitRate float64               `json:"submit_rate"`       // records accepted per second
 	ApplyLag   map[im.Origin]float64 `json:"apply_lag"`         // seconds between a record's stamp and its apply here, latest, per origin
 	Log        int64                 `json:"log,omitempty"`     // records in its own log

@@ -213,6 +213,30 @@ func (p *Page) Keys(keys string) {
 	}
 }
 
+// TabTo presses Tab until a script is true of the page, as somebody does who has no mouse; wherever the focus rests on its way, it
+// must show.
+func (p *Page) TabTo(what, script string) {
+	p.t.Helper()
+	var way []string
+	for range 60 {
+		p.Keys("\t")
+		if !Eval[bool](p, focusShows) {
+			p.t.Fatalf("%s: the focus on %s does not show", p.name, Eval[string](p, "document.activeElement.outerHTML.slice(0, 80)"))
+		}
+		if Eval[bool](p, "!!("+script+")") {
+			return
+		}
+		way = append(way, Eval[string](p, `document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent.trim()`))
+	}
+	p.t.Fatalf("%s: Tab does not lead to %s but to %q", p.name, what, way)
+}
+
+// focusShows is whether what has the focus shows it; the arrows of the map show it on their label.
+const focusShows = `(() => {
+	const style = getComputedStyle(document.activeElement.querySelector(".label rect, circle.ring") ?? document.activeElement);
+	return document.activeElement !== document.body && (style.outlineStyle !== "none" || style.strokeWidth === "2.5px" || style.strokeWidth === "2px" && style.stroke !== "none");
+})()`
+
 // Shot returns a picture of the tab, PNG.
 func (p *Page) Shot() []byte {
 	p.t.Helper()

@@ -30,6 +30,7 @@ func TestPagesOverDev(t *testing.T) {
 		{"global ack", GlobalAck},
 		{"trace", Trace},
 		{"gateway kill", GatewayKill},
+		{"console by keyboard", ConsoleByKeyboard},
 		{"cut link", CutLink},
 		{"region kill", RegionKill},
 	} {

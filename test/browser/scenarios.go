@@ -159,6 +159,9 @@ func RegionKill(t *testing.T, b *Browser, base string) {
 		console.Until("the link to it falls behind, further and further", fmt.Sprintf(
 			`parseFloat(document.querySelector('#links tr[data-link="%s/%s"] .lag').textContent) >= %d`, There, Here, seconds))
 	}
+	if over := Eval[int](console.Page, `(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector(".table-box"))`); over > 0 {
+		t.Errorf("the table of links is %d px too wide: its orders are out of sight", over)
+	}
 	console.Region(Here, "restart")
 	console.Until("it is up and nothing lags", fmt.Sprintf(
 		`document.querySelector('.card[data-region="%s"] .badge').textContent === "up" && [...document.querySelectorAll("#links .badge")].every((e) => e.textContent === "open")`, Here))
@@ -209,16 +212,31 @@ func ConsoleByKeyboard(t *testing.T, b *Browser, base string) {
 	link := Here + "/" + There
 	state := fmt.Sprintf(`document.querySelector('tr[data-link="%s"] .badge').textContent`, link)
 
-	Eval[any](c.Page, fmt.Sprintf(`document.querySelector('.edge[data-link="%s"]').focus()`, link))
-	c.Keys("\r") // the arrow of the map leads to its row's order
-	c.Until("the row's order has the focus", fmt.Sprintf(`document.activeElement.closest("tr")?.dataset.link === %q`, link))
+	focused := fmt.Sprintf(`document.activeElement.closest("tr")?.dataset.link === %q && document.activeElement.dataset.order`, link)
+	c.Front()
+	c.Until("it has the foreground", "document.hasFocus()")
+	c.TabTo("the link that skips to the links", `document.activeElement.className === "skip"`)
+	c.Keys("\r")
+	c.TabTo("the order of the link's row", focused+` === "cut"`)
 	t.Cleanup(func() { c.Restore() })
+	c.Keys("\r")
+	c.Until("it is cut, and the same button heals it", state+` === "cut" && `+focused+` === "heal"`)
+	c.Keys("\r")
+	c.Until("it is healed", state+` === "open" && `+focused+` === "cut"`)
+	if !Eval[bool](c.Page, focusShows) {
+		t.Error("the focus on the button does not show any more")
+	}
+
+	c.Go(base + "/console")
+	c.TabTo("the arrow of the map", fmt.Sprintf(`document.activeElement.dataset.link === %q`, link))
+	c.Keys("\r") // it leads to its row's order
+	c.Until("the row's order has the focus", focused+` === "cut"`)
 	c.Keys("\r")
 	c.Until("it is cut", state+` === "cut"`)
 	c.Until("the map shows it", fmt.Sprintf(`document.querySelector('.edge[data-link="%s"]').dataset.state === "cut"`, link))
 	c.Until("the health says so", `document.getElementById("health").textContent.includes("not open")`)
 	c.Until("it is noted", fmt.Sprintf(`document.getElementById("events").textContent.includes("%s → %s cut")`, Here, There))
-	c.Until("the focus has stayed", fmt.Sprintf(`document.activeElement.closest("tr")?.dataset.link === %q`, link))
+	c.Until("the focus has stayed", focused+` === "heal"`)
 	c.Keys("\r")
 	c.Until("it is healed", state+` === "open"`)
 
@@ -287,9 +305,7 @@ func Names(t *testing.T, b *Browser, base string) {
 		if at := Eval[string](p, "document.activeElement.id"); at == "theme" || at == "" && Eval[bool](p, "document.activeElement === document.body") {
 			t.Errorf("%s: Tab leads from the theme to %q", name, at)
 		}
-		// The arrows of the map show it on their label.
-		const shows = `getComputedStyle(document.activeElement.querySelector(".label rect") ?? document.activeElement)`
-		if !Eval[bool](p, shows+`.outlineStyle !== "none" || `+shows+`.strokeWidth === "2.5px"`) {
+		if !Eval[bool](p, focusShows) {
 			t.Errorf("%s: the focus on %s does not show", name, Eval[string](p, "document.activeElement.outerHTML.slice(0, 80)"))
 		}
 	}

@@ -8,7 +8,6 @@
  * @property {string} origin
  * @property {Power} state
  * @property {string} ipconf
- * @property {number} users
  * @property {number} submit_rate
  * @property {Record<string, number> | null} apply_lag
  * @property {number} [log]

@@ -173,7 +173,6 @@ func (w *World) State(context.Context) (console.State, error) {
 	s := console.State{NowMS: now.UnixMilli(), Version: "fake"}
 	for _, name := range w.names {
 		r := w.regions[name]
-		users := map[im.UID]bool{}
 		for _, g := range r.gateways {
 			power, conns := console.PowerDown, 0
 			if g.server.running() {
@@ -182,7 +181,6 @@ func (w *World) State(context.Context) (console.State, error) {
 			for _, c := range g.sessions {
 				if c.conn != nil {
 					conns++
-					users[c.uid] = true
 				}
 			}
 			s.Gateways = append(s.Gateways, console.Gateway{
@@ -198,7 +196,7 @@ func (w *World) State(context.Context) (console.State, error) {
 			lag[o] = seconds
 		}
 		s.Regions = append(s.Regions, console.Region{
-			Name: name, Origin: im.Origin(name), State: power, IPConf: r.ipconf.url(), Users: len(users),
+			Name: name, Origin: im.Origin(name), State: power, IPConf: r.ipconf.url(),
 			SubmitRate: r.accepted.rate(now), ApplyLag: lag, Log: int64(len(r.log)),
 		})
 	}

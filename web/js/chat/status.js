@@ -35,7 +35,8 @@ export function showStatus(client) {
       case 'waiting':
         return words.replaceChildren(seconds > 1 ? `Connection lost. Next try in ${seconds} s` : 'Connection lost. Trying again…');
       case 'stopped':
-        return words.replaceChildren(error?.code === 'replaced' ? 'Signed in elsewhere with this device' : `Stopped: ${error?.message ?? ''}`);
+        if (!error) return words.replaceChildren('Starting…');
+        return words.replaceChildren(error.code === 'replaced' ? 'Signed in elsewhere with this device' : `Stopped: ${error.message}`);
     }
   };
   client.on('state', draw);

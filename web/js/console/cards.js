@@ -43,7 +43,7 @@ function card(first) {
   /** @type {State['links']} */
   let links = [];
   const badge = h('span', { class: 'badge' });
-  const facts = ['users', 'conns', 'accepted/s', 'in its log'].map((label) => ({ label, value: h('dd') }));
+  const facts = ['conns', 'accepted/s', 'in its log'].map((label) => ({ label, value: h('dd') }));
   const note = h('p', { class: 'note' });
   const lags = h('div', { class: 'lags' });
   const list = h('ul', { class: 'gateways', 'aria-label': `Gateways of ${name}` });
@@ -80,8 +80,8 @@ function card(first) {
     text(badge, now.state);
     badge.className = `badge ${BADGES[now.state] ?? ''}`;
     const conns = own.reduce((sum, g) => sum + g.conns, 0);
-    [whole(now.users), whole(conns), perSecond(now.submit_rate), whole(now.log ?? 0)].forEach((value, i) => text(facts[i].value, value));
-    if (facts[3].value.parentElement) facts[3].value.parentElement.hidden = now.log === undefined;
+    [whole(conns), perSecond(now.submit_rate), whole(now.log ?? 0)].forEach((value, i) => text(facts[i].value, value));
+    if (facts[2].value.parentElement) facts[2].value.parentElement.hidden = now.log === undefined;
     note.hidden = !now.note;
     text(note, now.note ?? '');
     const behind = Object.entries(now.apply_lag ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));

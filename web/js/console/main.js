@@ -38,7 +38,7 @@ const map = new RegionMap({
 });
 
 const figures = [
-  ['regions', 'Regions up'], ['links', 'Links open'], ['lag', 'Highest lag'], ['rate', 'Accepted per second'], ['users', 'Users connected'], ['conns', 'Connections'],
+  ['regions', 'Regions up'], ['links', 'Links open'], ['lag', 'Highest lag'], ['rate', 'Accepted per second'], ['conns', 'Connections'],
 ].map(([key, label]) => {
   const value = h('dd');
   const box = h('div', { dataset: { figure: key } }, h('dt', {}, label), value);
@@ -51,7 +51,6 @@ function sums(state) {
   const up = state.regions.filter((region) => region.state === 'up').length;
   const open = state.links.filter((link) => link.state === 'open').length;
   const worst = Math.max(0, ...state.links.map((link) => link.lag_seconds));
-  const users = state.regions.reduce((sum, region) => sum + region.users, 0);
   const rate = state.regions.reduce((sum, region) => sum + region.submit_rate, 0);
   const conns = state.gateways.reduce((sum, gateway) => sum + gateway.conns, 0);
   /** @type {Record<string, [string, string, string]>} */
@@ -60,7 +59,6 @@ function sums(state) {
     links: [String(open), ` of ${state.links.length}`, open < state.links.length ? 'bad' : ''],
     lag: [lag(worst), '', grave(worst)],
     rate: [perSecond(rate), '', ''],
-    users: [whole(users), '', ''],
     conns: [whole(conns), '', ''],
   };
   return values;

@@ -39,7 +39,8 @@ export class RegionMap {
       if (!node) continue;
       node.group.dataset.state = region.state;
       const down = region.state !== 'up';
-      const facts = down ? [region.state, ''] : [`${region.users} user${region.users === 1 ? '' : 's'}`, `${perSecond(region.submit_rate)} msg/s`];
+      const conns = state.gateways.reduce((sum, g) => sum + (g.region === region.name ? g.conns : 0), 0);
+      const facts = down ? [region.state, ''] : [`${conns} conn${conns === 1 ? '' : 's'}`, `${perSecond(region.submit_rate)} msg/s`];
       facts.forEach((fact, i) => text(node.facts[i], fact));
       node.group.setAttribute('aria-label', `Region ${region.name}: ${facts.filter(Boolean).join(', ')}`);
     }

@@ -2,7 +2,7 @@
 import { s } from '../dom.js';
 
 const POINTS = 60;
-const WIDTH = 84;
+const WIDTH = 64;
 const HEIGHT = 24;
 
 /**
