@@ -34,7 +34,7 @@ export class Links {
       row.state.className = `badge ${BADGES[link.state]}`;
       row.state.title = link.last_error ?? '';
       text(row.lag, lag(link.lag_seconds));
-      text(row.records, link.lag_records ? `${whole(link.lag_records)} behind` : link.lag_seconds >= 1 ? 'since last heard' : 'nothing behind');
+      text(row.records, link.lag_records ? `${whole(link.lag_records)} behind` : link.lag_seconds >= 1 ? 'not heard' : 'nothing behind');
       row.cell.className = `number lag ${grave(link.lag_seconds)}`;
       if (tick) row.chart.push(link.lag_seconds);
       if (document.activeElement !== row.delay) row.delay.value = String(link.delay_ms);
