@@ -72,16 +72,19 @@ BROWSER := ./test/browser/...
 # These need terraform and promtool, which a developer of the services need not have.
 INFRA := ./test/terraform ./test/observability
 
-# The simulator and the model of a storm have nothing concurrent in them, and much to compute: the race detector would only
-# slow them.
-PURE := ./internal/simulator ./ipconf/storm
+# Nothing in these is concurrent, and they have much to compute: the race detector would only slow them.
+PURE := ./imserver/view ./internal/simulator ./ipconf/storm
 
+# The longest begin first, so that nothing waits for one of them alone at the end.
+LONG := ./test/dev ./gateway ./test/weak ./replicator ./internal/postgres
+
+# -timeout is for what hangs: a busy machine may take several times as long as a quiet one.
 test-go: ## run all but the browser and infrastructure tests, with the race detector
-	$(GO) test -race -timeout 10m $$($(GO) list ./... | grep -vE '/test/(browser|terraform|observability)|/internal/simulator$$|/ipconf/storm$$')
+	$(GO) test -race -timeout 15m $$($(GO) list $(LONG) ./... | grep -vFx "$$($(GO) list $(PURE) $(BROWSER) $(INFRA))")
 	$(GO) test -skip TestMutations $(PURE) # make sim runs these
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
-	$(GO) test -timeout 8m $(BROWSER)
+	$(GO) test -timeout 15m $(BROWSER)
 
 test-infra: ## run the tests of terraform/ and observability/ (need terraform and promtool)
 	cd terraform/modules/region-spec && terraform init -backend=false -input=false >/dev/null && terraform test

@@ -111,7 +111,7 @@ func Run(ctx context.Context, cfg Config, cluster Cluster, faults Faults, truth 
 }
 
 func (p *play) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	regions := p.cluster.Regions()
 	for i, a := range regions {
