@@ -41,6 +41,7 @@ type Config struct {
 	ReadTimeout    time.Duration // of one read, bounds or positions call; 10 s
 	BackoffBase    time.Duration // first wait before a link is opened again, jittered; 100 ms
 	BackoffMax     time.Duration // the longest; 5 s
+	FillPatience   time.Duration // a copy of a lost region is given up that gets nothing of what it lacks for so long; 1 min
 	ScanRecords    int           // how many records at the end of a copy are read to find its tail, at least; 1024
 }
 
@@ -63,7 +64,8 @@ func DefaultConfig() Config {
 		HeldLinger: 10 * time.Millisecond, StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
 		AppendTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		BackoffBase: 100 * time.Millisecond, BackoffMax: 5 * time.Second,
-		ScanRecords: 1024,
+		FillPatience: time.Minute,
+		ScanRecords:  1024,
 	}
 }
 
@@ -95,6 +97,7 @@ func (c Config) withDefaults() Config {
 	orTime(&c.ReadTimeout, d.ReadTimeout)
 	orTime(&c.BackoffBase, d.BackoffBase)
 	orTime(&c.BackoffMax, d.BackoffMax)
+	orTime(&c.FillPatience, d.FillPatience)
 	return c
 }
 
@@ -204,6 +207,7 @@ type Deps struct {
 	NewReader func(from map[im.Partition]int64) Reader
 	Packing   Packing // nil: records are shipped entry by entry
 	Dialer    Dialer
+	Keeper    Keeper           // nil: copies keep their seals as long as Kafka keeps records
 	Copies    Copies           // nil: no copy is filled from another region's
 	Applied   []Applied        // may be empty
 	Notifier  Notifier         // nil: notifies are dropped

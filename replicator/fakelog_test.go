@@ -25,8 +25,9 @@ type fakeLog struct {
 	changed chan struct{}
 	fault   func(p im.Partition, entries []im.Entry) appendFault // called with mu held; nil: none
 	down    bool
-	refused int // operations, while it was down
-	drops   int // of partitions, by its readers
+	refused int             // operations, while it was down
+	drops   int             // of partitions, by its readers
+	kept    map[string]bool // topics that retention passes by
 	wg      sync.WaitGroup
 }
 
@@ -49,7 +50,7 @@ const (
 )
 
 func newFakeLog(origins []im.Origin, partitions int) *fakeLog {
-	l := &fakeLog{parts: map[im.Partition]*fakePart{}, changed: make(chan struct{})}
+	l := &fakeLog{parts: map[im.Partition]*fakePart{}, kept: map[string]bool{}, changed: make(chan struct{})}
 	for _, o := range origins {
 		for _, topic := range im.Topics(o) {
 			for n := range partitions {
@@ -176,6 +177,30 @@ func (l *fakeLog) retain(p im.Partition, offset int64) {
 	f.start = offset
 }
 
+// KeepTopics has topics keep what they hold.
+func (l *fakeLog) KeepTopics(_ context.Context, names []string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.away(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		l.kept[name] = true
+	}
+	return nil
+}
+
+// age lets so much time pass that retention drops all that is not kept.
+func (l *fakeLog) age() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p, f := range l.parts {
+		if !l.kept[p.Topic] {
+			f.start, f.entries = f.end(), nil
+		}
+	}
+}
+
 // away refuses an operation while the log is down. The caller holds mu.
 func (l *fakeLog) away() error {
 	if !l.down {
@@ -215,7 +240,7 @@ func (l *fakeLog) taken(p im.Partition) []im.Entry {
 	for i := range l.parts[p].entries {
 		e := &l.parts[p].entries[i]
 		h := wire.DecodeHead(e)
-		if i == 0 {
+		if i == 0 && !h.Marker() { // a copy may be held before anything came
 			f.Next = h.OriginOffset
 		}
 		if f.See(h.OriginOffset, h.Generation, h.Marker()) == im.Take {

@@ -160,7 +160,7 @@ func (n *node) build() *replicator.Replicator {
 		return rpc.LinkTarget{Addr: n.m.proxy(n.region, peer).Addr(), TLS: n.identity.Client("replicator", peer)}, nil
 	})
 	deps := replicator.Deps{
-		Log: n.log, NewReader: n.log.NewReader, Notifier: n, Applied: []replicator.Applied{n}, Dialer: links, Copies: links,
+		Log: n.log, NewReader: n.log.NewReader, Notifier: n, Applied: []replicator.Applied{n}, Dialer: links, Copies: links, Keeper: n.log,
 	}
 	if !n.plain {
 		deps.Packing = fakePacking{n.log}

@@ -25,6 +25,56 @@ type Copies interface {
 	ReadCopy(ctx context.Context, peer im.Region, p im.Partition, from, to int64, take func(*wire.LinkBatch) error) error
 }
 
+// Keeper has topics keep what they hold, whatever their retention was.
+type Keeper interface {
+	KeepTopics(ctx context.Context, names []string) error
+}
+
+// keep has the copies of an origin that is lost keep their markers: a copy that retention emptied would not know its seal after
+// a restart. It takes the records with them, which come to no more than one retention of them.
+func (r *Replicator) keep(ctx context.Context, o im.Origin) error {
+	if r.deps.Keeper == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	if err := r.deps.Keeper.KeepTopics(ctx, im.Topics(o)); err != nil {
+		return fmt.Errorf("the Kafka of %s would let the seals of %s go by retention: %w", r.cfg.Region, o, err)
+	}
+	return nil
+}
+
+// keepTimeout bounds it: brokers take a while to change topics.
+const keepTimeout = 30 * time.Second
+
+// keepHeld is keep for an origin that was declared lost before this process began, maybe by a build that did not do so.
+func (c *receiving) keepHeld(ctx context.Context) {
+	for _, p := range c.parts {
+		if s := p.state(); s.Generation > 0 {
+			if err := c.r.keep(ctx, c.peer.Origin); err != nil && ctx.Err() == nil {
+				c.r.log.Error("a seal may be forgotten", "origin", string(c.peer.Origin), "error", err.Error())
+			}
+			return
+		}
+	}
+}
+
+// see is a follower's See, but for the final marker of a copy of routes, which ends it whatever it holds: what it lacks is
+// older than any route lives, and the region is dead.
+func see(f *im.Follower, p im.Partition, originOffset int64, generation uint32, marker bool) im.Verdict {
+	verdict := f.See(originOffset, generation, marker)
+	if seal, final := im.SealAt(originOffset); verdict == im.Gap && marker && final && ofRoutes(p) {
+		f.Next = seal
+		return f.See(originOffset, generation, marker)
+	}
+	return verdict
+}
+
+func ofRoutes(p im.Partition) bool {
+	family, _, err := im.ParseTopic(p.Topic)
+	return err == nil && family == im.FamilyRoute
+}
+
 // lost is the state of an origin's copies that are held or sealed.
 type lost struct {
 	once   sync.Once
@@ -129,6 +179,11 @@ func (r *Replicator) CopyHold(ctx context.Context, o im.Origin, generation uint3
 	defer done()
 	if err := c.settle(ctx, c.parts); err != nil {
 		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	if generation > 0 {
+		if err := r.keep(ctx, o); err != nil {
+			return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+		}
 	}
 	return c.each(ctx, func(ctx context.Context, p *part) error {
 		if s := p.state(); generation == 0 || s.Sealed() {
@@ -318,9 +373,10 @@ func (r *Replicator) CopyFill(ctx context.Context, o im.Origin, generation uint3
 	})
 }
 
-// fill fetches what a copy lacks until it has it.
+// fill fetches what a copy lacks until it has it, or nothing came for too long: the other copy may have lost it meanwhile. What
+// is missing of routes is passed by.
 func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.CopyFill) error {
-	wait := c.r.backoff()
+	wait, came := c.r.backoff(), time.Now()
 	for {
 		s := p.state()
 		switch {
@@ -339,14 +395,34 @@ func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.C
 			return im.Errorf(im.CodeUnavailable, "%v: filled up to %d of %d from %s: %v", p.p, p.state().Next, f.To, f.From, err)
 		}
 		if p.state().Next > s.Next { // it goes on
+			came = time.Now()
 			wait.Reset()
 		} else if err != nil {
+			took := time.Since(came)
+			switch {
+			case took <= c.r.cfg.FillPatience:
+			case ofRoutes(p.p):
+				c.r.log.Warn("routes of a lost region are left out", "partition", p.p.String(), "from", string(f.From), "next", s.Next, "to", f.To, "error", err.Error())
+				p.leaveOut(f.To)
+				continue
+			default:
+				return im.Errorf(im.CodeUnavailable, "%v: of records %d to %d nothing came from the copy in %s for %v: %v; if no region that is left has them any more, "+
+					"the timelines of %s cannot have them either: give it up as well (--accept-loss-of %s)",
+					p.p, s.Next, f.To-1, f.From, took.Round(time.Second), err, c.r.cfg.Region, c.r.cfg.Region)
+			}
 			c.r.log.Warn("what a copy lacks cannot be fetched", "partition", p.p.String(), "from", string(f.From), "next", s.Next, "error", err.Error())
 			if !pause(ctx, wait.NextBackOff()) {
 				return im.Errorf(im.CodeUnavailable, "%v: %v", p.p, err)
 			}
 		}
 	}
+}
+
+// leaveOut lets a copy that is held go on at an offset.
+func (p *part) leaveOut(next int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.follower.Next, p.last = max(p.follower.Next, next), lastRecord{}
 }
 
 // appendFill appends a batch of another region's copy.
@@ -386,6 +462,9 @@ func (r *Replicator) CopySeal(ctx context.Context, o im.Origin, generation uint3
 		at[s.Partition] = s.To
 	}
 	if err := c.settle(ctx, c.parts); err != nil {
+		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
+	}
+	if err := r.keep(ctx, o); err != nil {
 		return nil, im.Errorf(im.CodeUnavailable, "%v", err)
 	}
 	return c.each(ctx, func(ctx context.Context, p *part) error {

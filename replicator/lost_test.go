@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/regions"
 	"github.com/antipode-im/antipode/internal/rpc"
+	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -153,6 +155,79 @@ func TestRegionLost(t *testing.T) {
 	again, err := regions.Lose(lose, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")})
 	if err != nil || !again.Already || !maps.Equal(again.Seals, settled.Seals) {
 		t.Fatalf("after a restart: %+v, %v", again, err)
+	}
+	// Long after, when retention removed everything that is not kept for ever.
+	for _, r := range []im.Region{"us", "ap"} {
+		n := m.nodes[r]
+		n.kill(context.Canceled)
+		n.log.age()
+		n.start()
+	}
+	again, err = regions.Lose(lose, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")})
+	if err != nil || !again.Already || !maps.Equal(again.Seals, settled.Seals) {
+		t.Fatalf("after a restart when retention has passed: %+v, %v", again, err)
+	}
+}
+
+// lags is a mesh of which eu was killed when ap had more of one partition of its log than us, and then lost the beginning of
+// that by retention.
+func lags(t *testing.T, topic string) (*mesh, im.Partition) {
+	t.Helper()
+	m := newMesh(t, func(c *replicator.Config) { c.FillPatience = 300 * time.Millisecond }, "eu", "us", "ap").start()
+	eu, p := m.nodes["eu"], im.Partition{Topic: topic}
+	m.caughtUp(t)
+	m.proxy("us", "eu").Cut()
+	had := eu.log.end(p)
+	for i := range 20 {
+		eu.record(p, i)
+	}
+	eventually(t, "ap has what us lacks", func() bool { return m.copied("eu", "ap") })
+	if len(m.nodes["us"].log.taken(p)) != int(had) {
+		t.Fatal("us has it too")
+	}
+	eu.kill(context.Canceled)
+	ap := m.nodes["ap"].log
+	ap.retain(p, ap.end(p)-3)
+	return m, p
+}
+
+// TestFillOfWhatNobodyHas: a record that no copy holds any more is not waited for without end, and who declares the loss is told
+// what is left to do. Once the region that lacks it is given up, the others can be sealed.
+func TestFillOfWhatNobodyHas(t *testing.T) {
+	m, p := lags(t, im.MsgTopic("eu", im.LaneDirect))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err := regions.Lose(ctx, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")})
+	if err == nil || ctx.Err() != nil {
+		t.Fatalf("us lacks records that nobody has, and eu is sealed: %v", err)
+	}
+	for _, want := range []string{p.String(), "nothing came from the copy in ap", "--accept-loss-of us", "run the same command again"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not say %q", err, want)
+		}
+	}
+	settled, err := regions.Lose(ctx, regions.Loss{Origin: "eu", Peers: m.peers(t, "ap")})
+	if err != nil || settled.Seals[p] != m.nodes["eu"].log.end(p) {
+		t.Errorf("without us: %+v, %v", settled, err)
+	}
+}
+
+// TestRoutesAreLeftOut: what a copy lacks of a lost region's routes is passed by if no other copy has it, and the copy knows its
+// seal after a restart.
+func TestRoutesAreLeftOut(t *testing.T) {
+	m, p := lags(t, im.RouteTopic("eu"))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	settled, err := regions.Lose(ctx, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")})
+	if err != nil || settled.Seals[p] != m.nodes["eu"].log.end(p) {
+		t.Fatalf("%+v, %v", settled, err)
+	}
+	us := m.nodes["us"]
+	us.kill(context.Canceled)
+	us.start()
+	again, err := regions.Lose(ctx, regions.Loss{Origin: "eu", Peers: m.peers(t, "us", "ap")})
+	if err != nil || !again.Already || !maps.Equal(again.Seals, settled.Seals) {
+		t.Errorf("after a restart: %+v, %v", again, err)
 	}
 }
 

@@ -145,7 +145,7 @@ func (p *part) read(heads []im.CopyHead, now time.Time) {
 			continue
 		}
 		p.local = h.Local + 1
-		switch p.follower.See(h.Origin, h.Generation, h.Kind == im.KindHold && h.Origin < 0) {
+		switch see(&p.follower, p.p, h.Origin, h.Generation, h.Kind == im.KindHold && h.Origin < 0) {
 		case im.Raise, im.Seal:
 			p.marked, p.held = h.Local, max(p.held, h.Stamp)
 		case im.Take:

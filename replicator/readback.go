@@ -34,6 +34,7 @@ func (c *receiving) readBack(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	c.keepHeld(ctx)
 	wait.Reset()
 	from := make(map[im.Partition]int64, len(c.parts))
 	for _, p := range c.parts {
@@ -356,7 +357,7 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	}
 	for i := range entries {
 		h := &heads[i]
-		switch to.follower.See(h.OriginOffset, h.Generation, h.Marker()) {
+		switch see(&to.follower, entries[i].Partition, h.OriginOffset, h.Generation, h.Marker()) {
 		case im.Take:
 		case im.Raise, im.Seal:
 			to.held = max(to.held, h.Stamp)

@@ -249,7 +249,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	})
 	views := rpc.NewView(rpc.NewAny(p.conns(ServiceIMServer, p.site.Region), p.live(ServiceIMServer)))
 	r, err := replicator.New(cfg, replicator.Deps{
-		Log:       log,
+		Log: log, Keeper: log,
 		NewReader: func(from map[im.Partition]int64) replicator.Reader { return log.NewReader(from) },
 		Packing:   packing{log},
 		Dialer:    links, Copies: links, Applied: []replicator.Applied{views}, Notifier: p.routers(),

@@ -11,6 +11,7 @@ import (
 	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/deletetopics"
 	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+	"github.com/segmentio/kafka-go/protocol/incrementalalterconfigs"
 
 	"github.com/antipode-im/antipode/im"
 )
@@ -238,6 +239,52 @@ func (c *Cluster) describe(ctx context.Context, specs []TopicSpec, lay *layout) 
 		found[name] = settings
 	}
 	return found, nil
+}
+
+// KeepTopics has topics keep all that they hold, whatever they were created with. Those that do already need no right to be
+// changed.
+func (c *Cluster) KeepTopics(ctx context.Context, names []string) error {
+	const setting, forever = "retention.ms", "-1"
+	return c.retry(ctx, adminTimeout, func(ctx context.Context) error {
+		if err := c.lay.load(ctx); err != nil {
+			return fmt.Errorf("kafka: keep topics: %w", err)
+		}
+		lay := c.lay.layout()
+		specs := make([]TopicSpec, len(names))
+		for i, name := range names {
+			specs[i].Name = name
+			if lay.topics[name].partitions == 0 {
+				return fmt.Errorf("kafka: keep topic %s: %w: %s", name, kafkago.UnknownTopicOrPartition, remedy(kafkago.UnknownTopicOrPartition))
+			}
+		}
+		found, err := c.describe(ctx, specs, lay)
+		if err != nil {
+			return err
+		}
+		req := &incrementalalterconfigs.Request{}
+		for _, name := range names {
+			if found[name][setting] != forever {
+				req.Resources = append(req.Resources, incrementalalterconfigs.RequestResource{
+					ResourceType: topicKind, ResourceName: name,
+					Configs: []incrementalalterconfigs.RequestConfig{{Name: setting, Value: forever}}, // operation 0: set
+				})
+			}
+		}
+		if len(req.Resources) == 0 {
+			return nil
+		}
+		res, err := c.roundTrip(ctx, 0, req)
+		if err != nil {
+			return fmt.Errorf("kafka: keep topics: %w", err)
+		}
+		for _, t := range res.(*incrementalalterconfigs.Response).Responses {
+			if err := codeError(t.ErrorCode, t.ErrorMessage); err != nil {
+				return fmt.Errorf("kafka: keep topic %s: %w: %s; or run: kafka-configs --bootstrap-server %s --alter --topic %s --add-config %s=%s",
+					t.ResourceName, err, remedy(err), c.cfg.Brokers[0], t.ResourceName, setting, forever)
+			}
+		}
+		return nil
+	})
 }
 
 // DeleteTopics deletes topics, those that do not exist included, and returns when the brokers no longer name them.

@@ -47,6 +47,7 @@ func Suite(t *testing.T, b Broker) {
 		{"a cancelled append returns at once", cancelAppend},
 		{"an unknown topic is named", unknownTopic},
 		{"topics are verified", verifyTopics},
+		{"topics are kept", keepTopics},
 		{"a killed broker loses nothing acked and keeps order", killed},
 	} {
 		t.Run(strings.ReplaceAll(test.name, " ", "_"), func(t *testing.T) {
@@ -594,6 +595,29 @@ func verifyTopics(t *testing.T, f *fixture) {
 	}
 	if _, ok := errors.AsType[*kafka.SettingError](err); !ok {
 		t.Errorf("%T holds no *SettingError", err)
+	}
+}
+
+// keepTopics: what is told to keep all its records does, and others do not.
+func keepTopics(t *testing.T, f *fixture) {
+	c := f.open(t, nil)
+	kept, other := f.topic(t, c, 2)[0].Topic, f.topic(t, c, 1)[0].Topic
+	for range 2 { // the second time there is nothing to change
+		if err := c.KeepTopics(t.Context(), []string{kept}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forever := func(name string, partitions int) kafka.TopicSpec {
+		spec := f.spec(name, partitions)
+		spec.Retention = 0
+		return spec
+	}
+	err := c.VerifyTopics(t.Context(), []kafka.TopicSpec{forever(kept, 2), forever(other, 1)})
+	if err == nil || strings.Contains(err.Error(), kept) || !strings.Contains(err.Error(), other+": retention.ms is 259200000") {
+		t.Errorf("of one that is kept and one that is not: %v", err)
+	}
+	if err := c.VerifyTopics(t.Context(), []kafka.TopicSpec{f.spec(kept, 2)}); err != nil {
+		t.Errorf("a topic that keeps all is refused: %v", err)
 	}
 }
 
