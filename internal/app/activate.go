@@ -82,38 +82,19 @@ func (o *Operator) heldBy(ctx context.Context, region im.Region, copies *rpc.Cop
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	held := map[im.Partition]int64{}
-	own := im.Origin("")
+	own, _ := o.site.newest(region)
 	for _, origin := range o.site.Origins {
-		if origin.Region() == region {
-			if own == "" || origin.Epoch() > own.Epoch() {
-				own = origin
-			}
+		if origin.Region() == region && origin != own {
 			continue
 		}
-		states, err := copies.Hold(ctx, origin, 0)
+		states, err := copies.Hold(ctx, origin, 0) // of the own log: where it ends
 		if err != nil {
-			return nil, fmt.Errorf("how far region %s is, is not known: %w", region, err)
+			return nil, fmt.Errorf("how far region %s has the log of %s is not known: %w", region, origin, err)
 		}
 		for _, s := range states {
 			if family, _, _ := im.ParseTopic(s.Partition.Topic); family != im.FamilyRoute {
 				held[s.Partition] = s.Next
 			}
-		}
-	}
-	if own == "" {
-		return held, nil
-	}
-	for _, topic := range im.Topics(own) {
-		if topic == im.RouteTopic(own) {
-			continue
-		}
-		for n := range o.site.Partitions {
-			p := im.Partition{Topic: topic, Number: n}
-			log, err := copies.Digest(ctx, p, 0, 0, 1) // of no records: where the log ends
-			if err != nil {
-				return nil, fmt.Errorf("where the log of region %s ends, is not known: %w", region, err)
-			}
-			held[p] = log.Next
 		}
 	}
 	return held, nil
