@@ -202,11 +202,11 @@ func newRegionReturnCommand() *cobra.Command {
 		Short: "Bring the own region back after it was declared lost, under the next epoch of its origin",
 		Long: `Bring the own region back after it was declared lost, under the next epoch of its origin.
 
-Set origin_epoch to the next one and list both epochs in origins, here and in the other regions, and stop the region's
-services. What the region took and nobody received is then sent again under the new epoch, with the same client_ids and
+Set origin_epoch to the next one and list both epochs in origins, and stop the region's services. What the region took and nobody received is then sent again under the new epoch, with the same client_ids and
 stamps; the log of the former epoch is replaced by a copy that ends where it was sealed; the views are emptied, and the
-services derive them again from the logs when they start. The region is left joining: it takes no clients until
-antipode region activate finds that it has caught up.
+services derive them again from the logs when they start. The other regions are told of the next epoch and follow it: nothing
+of them is configured or started again. The region is left joining: it takes no clients until antipode region activate finds that it
+has caught up.
 
 It takes the configuration of a replicator of the region, with timelines.urls and routes.addrs set as well. After a
 failure run the same command again.`,

@@ -28,7 +28,11 @@ func (d *Dev) OperatorAt(region im.Region, epoch uint32) (*Operator, error) {
 	if !slices.Contains(site.Origins, site.Origin) {
 		site.Origins = append(slices.Clone(site.Origins), site.Origin)
 	}
-	return NewOperator(site, r.env)
+	o, err := NewOperator(site, r.env)
+	if err == nil {
+		o.addr = d.ports.region(slices.Index(d.all(), r), portRPC) // the replicator's, which is the first service
+	}
+	return o, err
 }
 
 // StartBackends starts the Kafka and the Redis of a region that was killed, and no service.

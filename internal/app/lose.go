@@ -35,6 +35,7 @@ type LoseOrder struct {
 type Operator struct {
 	site  Site
 	env   Env
+	addr  string // where other regions reach the own replicator, as far as nobody said otherwise
 	links *rpc.Links
 	close []func()
 }
@@ -82,6 +83,10 @@ func OperatorOf(ctx context.Context, c *config.Config, file string, log io.Write
 		return nil, &ConfigError{err}
 	}
 	site.File = file
+	binding, err := bindingOf(c)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
 	identity, err := identityOf(c, ServiceReplicator)
 	if err != nil {
 		return nil, &ConfigError{err}
@@ -106,6 +111,7 @@ func OperatorOf(ctx context.Context, c *config.Config, file string, log io.Write
 		discovery.Close()
 		return nil, err
 	}
+	o.addr = cmp.Or(binding.Advertise, binding.RPC)
 	o.close = append(o.close, func() { discovery.Close() })
 	return o, nil
 }

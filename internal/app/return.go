@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,8 @@ type Returned struct {
 }
 
 // Return brings the own region back under the next epoch of its origin, after it was declared lost. The configuration says
-// which: origin_epoch is the next one, and origins lists both. None of the region's services may run.
+// which: origin_epoch is the next one, and origins lists both. None of the region's services may run. The others hear of the
+// next epoch from discovery.
 //
 // What the region took and nobody received is appended to the new epoch's log; the former epoch's log is replaced by a
 // copy that ends at the seals, as every other region has it; the views are emptied, to be derived again from the logs. Then
@@ -69,8 +71,36 @@ func (o *Operator) Return(ctx context.Context, progress func(string)) (Returned,
 	if err := o.clear(ctx); err != nil {
 		return r, err
 	}
+	if err := o.announce(ctx); err != nil {
+		return r, err
+	}
+	progress(fmt.Sprintf("the others are told of %s", o.site.Origin))
 	state := im.RegionState{Region: o.site.Region, State: im.StateJoining, Stamp: im.StampAt(time.Now())}
 	return r, o.env.Discovery.SetRegionState(ctx, state)
+}
+
+// announce tells the other regions all epochs of the own one, so that they follow the new one without being configured or
+// started again. Ways to the replicator that were told before stay.
+func (o *Operator) announce(ctx context.Context) error {
+	said, err := o.env.Discovery.Members(ctx)
+	if err != nil {
+		return fmt.Errorf("what was said of region %s is not known: %w", o.site.Region, err)
+	}
+	m := im.Member{Region: o.site.Region, Replicator: o.addr}
+	if i := slices.IndexFunc(said, func(m im.Member) bool { return m.Region == o.site.Region }); i >= 0 {
+		m = said[i]
+	}
+	m.Origins, m.Stamp = nil, max(im.StampAt(time.Now()), m.Stamp+1)
+	for _, origin := range o.site.Origins {
+		if origin.Region() == o.site.Region {
+			m.Origins = append(m.Origins, origin)
+		}
+	}
+	slices.SortFunc(m.Origins, func(a, b im.Origin) int { return cmp.Compare(a.Epoch(), b.Epoch()) })
+	if err := o.env.Discovery.SetMember(ctx, m); err != nil {
+		return fmt.Errorf("the others were not told of %s: %w", o.site.Origin, err)
+	}
+	return nil
 }
 
 // former is the epoch of the own region that was lost.
@@ -223,6 +253,9 @@ func (o *Operator) replace(ctx context.Context, log *kafka.Cluster, former im.Or
 		if err := log.CreateTopics(ctx, specs); err != nil {
 			return 0, err
 		}
+	}
+	if err := log.KeepTopics(ctx, im.Topics(former)); err != nil {
+		return 0, err
 	}
 	total, told := int64(0), time.Now()
 	for i, s := range seals {
