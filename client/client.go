@@ -23,6 +23,7 @@ type Client struct {
 	work      chan work     // pulls' answers to apply
 	sync      chan string   // asks for a list, with the reason; at most one is waiting
 	recheck   chan struct{} // nudges the syncer: when it is due may have changed
+	moved     chan struct{} // tells the connect loop that the network is another one
 	closing   chan struct{}
 	applied   chan struct{} // closed when the applier is done
 	closeOnce sync.Once
@@ -52,6 +53,8 @@ type Client struct {
 	outbox    outbox
 	pulls     pulls
 	marks     marks
+	records   pages // of pulls
+	rows      pages // of lists
 	typing    typing
 }
 
@@ -78,7 +81,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, endpoints: newEndpoints(&cfg),
 		events: make(chan Event, cfg.EventBuffer), notices: make(chan Event, 64),
 		inbox: make(chan inbound, cfg.Inbox), work: make(chan work), sync: make(chan string, 1), recheck: make(chan struct{}, 1),
-		closing: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}), lostAt: time.Now(), heard: time.Now(), uid: cfg.UID,
+		moved: make(chan struct{}, 1), closing: make(chan struct{}), applied: make(chan struct{}), changed: make(chan struct{}), lostAt: time.Now(), heard: time.Now(), uid: cfg.UID,
 	}
 	c.timelines.of = map[im.Conversation]*timeline.Timeline{}
 	c.timelines.mine = map[im.Conversation]*mine{}

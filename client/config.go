@@ -48,7 +48,7 @@ type Config struct {
 	Platform im.Platform
 	// Agent names the client to operators.
 	Agent string
-	// Network (wifi, cell…) and Region (a preferred one; empty: nearest) are hints to ipconf.
+	// Network (wifi, cell…: Client.SetNetwork tells another) and Region (a preferred one; empty: nearest) are hints to ipconf.
 	Network string
 	Region  im.Region
 	// Home is the region in which the user is at home, if the program knows one: preferred unless another is much nearer.

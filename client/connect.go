@@ -63,9 +63,8 @@ func (c *Client) connectLoop() {
 		}
 		wait := delay(c.endpoints.currentPolicy(), failures, err)
 		c.cfg.Logger.Debug("no connection", "error", err, "failures", failures, "wait", wait)
-		if sleep(c.ctx, wait) != nil {
-			return
-		}
+		said, _ := asError(err)
+		c.rest(wait, said != nil && said.RetryAfter > 0)
 	}
 }
 
@@ -302,7 +301,7 @@ func (c *Client) welcomed(k *conn, w *wire.Welcome, resume *session, sent time.T
 	c.offset, c.known = time.UnixMilli(w.ServerTimeMs).Sub(sent.Add(now.Sub(sent)/2)), w.ServerTimeMs > 0
 	c.mu.Unlock()
 	if p, ok := k.socket.(*pollSocket); ok {
-		p.welcome(w.MaxFrameBytes)
+		p.welcome(w.MaxFrameBytes, k.policy.MaxFrameBytes)
 	}
 	welcomed := newConn(k.socket, k.codec, k.endpoint, w, s, k.policy)
 	c.heart.welcome(w, k.policy)
@@ -391,6 +390,10 @@ func (c *Client) serve(k *conn) (last *conn, err error) {
 			c.cfg.Logger.Debug("a WebSocket was tried in vain; the long poll goes on", "error", err)
 			c.carrier.tried(time.Now(), c.pollFallback(), rand.Float64())
 			continue
+		case <-c.moved:
+			t.Stop()
+			c.carrier.moved(time.Now())
+			continue
 		case <-k.done:
 		case g := <-k.goaway:
 			k.goaway <- g // for what follows
@@ -417,22 +420,32 @@ func (c *Client) tryWebSocket(k *conn) (*conn, error) {
 
 // untilEnd waits for the end of a conn, or for the time to leave it.
 func (c *Client) untilEnd(k *conn) error {
-	select {
-	case <-k.done:
-		return c.lost(k)
-	case g := <-k.goaway:
-		within := ms(int64(g.WithinMs))
-		c.endpoints.avoid(k.endpoint.Key(), within+time.Minute)
-		c.endpoints.expire()
-		c.endpoints.alternatives(g.Alternatives)
-		t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
-		defer t.Stop()
+	for {
 		select {
-		case <-t.C:
-			return nil
+		case <-c.moved:
+			c.carrier.moved(time.Now())
+			continue
 		case <-k.done:
 			return c.lost(k)
+		case g := <-k.goaway:
+			return c.leave(k, g)
 		}
+	}
+}
+
+// leave waits until a gateway that is going away is to be left.
+func (c *Client) leave(k *conn, g *wire.Goaway) error {
+	within := ms(int64(g.WithinMs))
+	c.endpoints.avoid(k.endpoint.Key(), within+time.Minute)
+	c.endpoints.expire()
+	c.endpoints.alternatives(g.Alternatives)
+	t := time.NewTimer(spread(within * 4 / 5)) // leave time to connect before the gateway closes
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-k.done:
+		return c.lost(k)
 	}
 }
 

@@ -23,6 +23,8 @@ type endpoints struct {
 	cfg *Config
 
 	mu      sync.Mutex
+	network string // kind of network, told to ipconfs
+	moves   uint64 // how often the network changed
 	list    []wire.Endpoint
 	policy  wire.Policy
 	fetched time.Time // of list; zero: never
@@ -56,7 +58,7 @@ type trial struct {
 
 func newEndpoints(cfg *Config) *endpoints {
 	return &endpoints{
-		cfg: cfg, list: cfg.Endpoints, policy: cfg.Policy,
+		cfg: cfg, network: cfg.Network, list: cfg.Endpoints, policy: cfg.Policy,
 		tried: map[string]*trial{}, rtt: map[im.Region]time.Duration{},
 	}
 }
@@ -84,7 +86,7 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 	e.restore(ctx)
 	e.mu.Lock()
 	fresh := !e.fetched.IsZero() && time.Since(e.fetched) < e.ttl
-	first, width, held := e.first, e.policy.RaceWidth, time.Until(e.after)
+	first, width, held, moves := e.first, e.policy.RaceWidth, time.Until(e.after), e.moves
 	e.mu.Unlock()
 	if len(e.cfg.IPConf) == 0 {
 		return e.ordered(), nil
@@ -110,7 +112,7 @@ func (e *endpoints) get(ctx context.Context, uid im.UID, device im.DeviceID, for
 		}
 		return nil, err
 	}
-	e.take(answer)
+	e.take(answer, moves)
 	list := e.ordered()
 	if len(list) == 0 {
 		return nil, im.Errorf(im.CodeUnavailable, "ipconf %s knows of no gateway that takes newcomers", answer.base)
@@ -125,9 +127,15 @@ func toldToWait(said *im.Error) bool {
 }
 
 // take makes an answer the list.
-func (e *endpoints) take(a listAnswer) {
+func (e *endpoints) take(a listAnswer, moves uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if moves != e.moves { // it was asked in another network: better than none
+		if !a.unchanged {
+			e.list = a.list.Gateways
+		}
+		return
+	}
 	e.fetched, e.first = time.Now(), a.from
 	for _, t := range e.tried { // what failed was told
 		t.told = true
@@ -279,7 +287,7 @@ func (e *endpoints) query(uid im.UID, device im.DeviceID) string {
 	set("uid", string(uid))
 	set("device", string(device))
 	set("platform", string(e.cfg.Platform))
-	set("network", e.cfg.Network)
+	set("network", e.network)
 	set("region", string(e.cfg.Region))
 	set("last", e.last)
 	var rtts []string

@@ -39,7 +39,9 @@ type world struct {
 	marks    []*wire.MarkRequest
 	cut      int // marks whose cursors the region cuts to nothing
 	pulls    map[im.Region]int
+	pages    []int // bytes of pulled pages with records
 	lists    int
+	asks     []*http.Request // of ipconfs
 }
 
 // gateway is one gateway by script. Hooks are called without locks held, and may be nil.
@@ -102,6 +104,10 @@ func (w *world) ipconf(name string) {
 	addr := name + ":80"
 	w.ipconfs = append(w.ipconfs, "http://"+addr)
 	w.serve(addr, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.asks = append(w.asks, r)
+		w.mu.Unlock()
+		rw.Header().Set("ETag", `"list"`)
 		e := wire.Endpoints{Policy: w.policy, TTLMs: 60_000, ServerTimeMs: time.Now().UnixMilli()}
 		w.mu.Lock()
 		number := map[im.Region]int{}
@@ -119,18 +125,23 @@ func (w *world) gateway(id string, r im.Region) *gateway {
 	w.mu.Lock()
 	w.gateways = append(w.gateways, g)
 	w.mu.Unlock()
+	g.revive()
+	return g
+}
+
+// kill stops a gateway's listener and sockets.
+func (g *gateway) kill() {
+	g.w.net.unlisten(g.id + ":80")
+	g.drop()
+}
+
+// revive takes new connections, again after kill.
+func (g *gateway) revive() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.socket)
 	mux.HandleFunc("POST /v1/poll", g.servePoll)
 	mux.HandleFunc("POST /v1/", g.http)
-	w.serve(id+":80", mux)
-	return g
-}
-
-// kill stops a gateway's listener and sockets, for good.
-func (g *gateway) kill() {
-	g.w.net.unlisten(g.id + ":80")
-	g.drop()
+	g.w.serve(g.id+":80", mux)
 }
 
 // script changes hooks.
@@ -538,12 +549,23 @@ func (g *gateway) call(uid im.UID, method string, body []byte, http bool) ([]byt
 		page := &wire.PullResponse{Cursor: cursor.Merge(head).String()}
 		for _, o := range slices.Sorted(maps.Keys(head)) {
 			for seq := cursor[o] + 1; seq <= head[o]; seq++ {
-				if r := w.logs[c][o][seq-1]; !w.hidden(g.region, r) {
-					page.Records = append(page.Records, r)
+				rec := w.logs[c][o][seq-1]
+				if w.hidden(g.region, rec) {
+					continue
 				}
+				if r.Limit > 0 && len(page.Records) >= int(r.Limit) {
+					page.More, page.Cursor = true, cursor.String()
+					break
+				}
+				page.Records = append(page.Records, rec)
+				cursor = cursor.Merge(im.Cursor{o: seq})
 			}
 		}
-		return wire.Marshal(page)
+		b, err := wire.Marshal(page)
+		if len(page.Records) > 0 {
+			w.pages = append(w.pages, len(b))
+		}
+		return b, err
 	case wire.MethodList:
 		w.mu.Lock()
 		defer w.mu.Unlock()

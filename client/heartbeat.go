@@ -180,15 +180,6 @@ func (c *Client) SetBackground(background bool) {
 	c.beat()
 }
 
-// NetworkChanged tells that the device is in another network: what was learned of silences is forgotten, and the socket is
-// tried at once.
-func (c *Client) NetworkChanged() {
-	c.heart.mu.Lock()
-	c.heart.pulse.moved()
-	c.heart.mu.Unlock()
-	c.beat()
-}
-
 // beat makes the current connection ping now.
 func (c *Client) beat() {
 	c.mu.Lock()

@@ -265,10 +265,13 @@ func (p *pollSocket) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// welcome takes the gateway's limit: a body has twice as much.
-func (p *pollSocket) welcome(maxFrame uint32) {
+// welcome takes the gateway's limit, of which a body has twice as much, and the policy's wish; 0: none.
+func (p *pollSocket) welcome(maxFrame uint32, wish int64) {
 	if maxFrame > 0 {
 		p.most.Store(int64(maxFrame))
+	}
+	if wish > 0 {
+		p.most.Store(min(p.most.Load(), wish))
 	}
 	_ = p.SetReadDeadline(time.Time{}) // it never fails
 }

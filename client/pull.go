@@ -203,7 +203,7 @@ func (c *Client) pullFrom(ctx context.Context, way caller, conversation im.Conve
 
 // pullPage pulls one page and applies it.
 func (c *Client) pullPage(ctx context.Context, way caller, conversation im.Conversation, cursor im.Cursor, again bool) (*wire.PullResponse, error) {
-	body, err := wire.Marshal(&wire.PullRequest{Conversation: string(conversation), Cursor: cursor.String(), Limit: pullLimit})
+	body, err := wire.Marshal(&wire.PullRequest{Conversation: string(conversation), Cursor: cursor.String(), Limit: uint32(c.records.limit(pullLimit, c.endpoints.currentPolicy().MaxFrameBytes))})
 	if err != nil {
 		return nil, err
 	}
@@ -215,6 +215,7 @@ func (c *Client) pullPage(ctx context.Context, way caller, conversation im.Conve
 	if err := wire.Unmarshal(b, page); err != nil {
 		return nil, err
 	}
+	c.records.came(len(page.Records)+len(page.Repeats), len(b))
 	return page, c.applyPull(ctx, conversation, page, again, way.region())
 }
 
@@ -306,7 +307,7 @@ func (c *Client) catchUp(ctx context.Context, cursor string) (next string, regio
 		if err != nil {
 			return cursor, "", err
 		}
-		page, err := c.list(ctx, way, cursor, listLimit)
+		page, err := c.list(ctx, way, cursor, c.rows.limit(listLimit, c.endpoints.currentPolicy().MaxFrameBytes))
 		if err != nil {
 			if im.CodeOf(err) == im.CodeBadCursor && cursor != "" {
 				cursor = "" // of a region that knows other logs
@@ -415,5 +416,9 @@ func (c *Client) list(ctx context.Context, way caller, cursor string, limit int)
 		return nil, err
 	}
 	page := new(wire.ListResponse)
-	return page, wire.Unmarshal(b, page)
+	if err := wire.Unmarshal(b, page); err != nil {
+		return nil, err
+	}
+	c.rows.came(len(page.Rows), len(b))
+	return page, nil
 }
