@@ -70,7 +70,7 @@ type Config struct {
 	LoginBurst     int
 	FailureRate    float64 // logins with a bad token per second of one address, past which it may not connect
 	FailureBurst   int
-	MaxMemory      int     // bytes that the process may have from the system before newcomers are refused; 0: any
+	MaxMemory      int     // bytes that the process may have from the system before newcomers are refused; 0: 85 % of what its cgroup or the machine has; -1: any
 	MaxCPU         float64 // share of all cores that it may use before newcomers are refused, 0 to 1; 0: any
 
 	Rate  float64 // frames per second of one conn, and HTTP calls per second of one user
@@ -80,6 +80,9 @@ type Config struct {
 	MaxUnackedBytes int
 	MaxSendBytes    int // replies and other frames queued on one conn, pushes not counted
 }
+
+// memoryPercent of the memory that there is, is when a gateway begins to refuse newcomers: what it holds goes on growing for a while.
+const memoryPercent = 85
 
 // Defaults returns c with its zero values filled in.
 func (c Config) Defaults() Config {
@@ -129,6 +132,9 @@ func (c Config) Defaults() Config {
 		if *f == 0 {
 			*f = v
 		}
+	}
+	if c.MaxMemory == 0 {
+		c.MaxMemory = int(memoryBytes() / 100 * memoryPercent) // where it is not known: any
 	}
 	share(&c.Rate, 200)
 	share(&c.HandshakeRate, 1000)
@@ -234,8 +240,8 @@ func (c Config) Check() error {
 	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
 		return fmt.Errorf("gateway: proxy_protocol: nobody is trusted to send it: set trusted_proxies")
 	}
-	if c.MaxMemory < 0 {
-		return fmt.Errorf("gateway: max_memory: must not be less than 0, is %d", c.MaxMemory)
+	if c.MaxMemory < -1 {
+		return fmt.Errorf("gateway: max_memory: must be -1 or more, is %d", c.MaxMemory)
 	}
 	if c.MaxCPU < 0 || c.MaxCPU > 1 {
 		return fmt.Errorf("gateway: max_cpu: must be 0 to 1, is %v", c.MaxCPU)

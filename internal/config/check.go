@@ -392,8 +392,8 @@ func checkLimits(c *Config, bad report) {
 			bad("router.device_limits."+platform, "%d: must be 1 or more; a platform without a limit is left out", n)
 		}
 	}
-	if c.Gateway.MaxMemory < 0 {
-		bad("gateway.max_memory", "%d: must be 0 or more", c.Gateway.MaxMemory)
+	if c.Gateway.MaxMemory < -1 {
+		bad("gateway.max_memory", "%d: must be -1 (any) or more", c.Gateway.MaxMemory)
 	}
 	if v := c.Gateway.MaxCPU; v < 0 || v > 1 {
 		bad("gateway.max_cpu", "%v: must be 0 to 1", v)

@@ -167,7 +167,7 @@ type Gateway struct {
 	LoginBurst     int           `yaml:"login_burst"`      // and how many above that at once
 	FailureRate    float64       `yaml:"failure_rate"`     // bad tokens per second of one address, past which it may neither connect nor call
 	FailureBurst   int           `yaml:"failure_burst"`    // and how many above that at once
-	MaxMemory      int           `yaml:"max_memory"`       // bytes of the process past which newcomers are refused; 0: any
+	MaxMemory      int           `yaml:"max_memory"`       // bytes of the process past which newcomers are refused; 0: 85 % of what its cgroup or the machine has; -1: any
 	MaxCPU         float64       `yaml:"max_cpu"`          // share of all cores past which newcomers are refused, 0 to 1; 0: any
 	MaxPolls       int           `yaml:"max_polls"`        // clients by long poll; they count as conns too, and take some 30 KB each
 	PollHold       time.Duration `yaml:"poll_hold"`        // how long the answer of a long poll waits: below the idle limits of proxies in between. Half of idle_timeout at most
