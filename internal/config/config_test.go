@@ -40,7 +40,7 @@ log:
     - kafka-2:9092
   sasl: {mechanism: scram-sha-512, user: antipode, password: hunter2}
 timelines:
-  urls: [postgres://antipode@db:5432/eu, "postgres://other:hunter2@db:5432/eu"]
+  urls: [postgres://antipode@db:5432/eu, "postgres://other:hunter2@db:5432/eu?sslPassword=hunter2&sslmode=require"]
   password: hunter2
 auth:
   keys:
@@ -88,7 +88,7 @@ func TestPrecedence(t *testing.T) {
 		{c.Routes.TLS, true},
 		{c.RPC, ":7401"}, // default
 		{c.Timelines.URLs[0].Reveal(), "postgres://antipode:hunter2@db:5432/eu"},
-		{c.Timelines.URLs[1].Reveal(), "postgres://other:hunter2@db:5432/eu"},
+		{c.Timelines.URLs[1].Reveal(), "postgres://other:hunter2@db:5432/eu?sslPassword=hunter2&sslmode=require"},
 	} {
 		if !reflect.DeepEqual(v.got, v.want) {
 			t.Errorf("got %v, want %v", v.got, v.want)
@@ -151,6 +151,9 @@ func TestErrors(t *testing.T) {
 		{name: "bad cache", yaml: "region: eu\nroutes: {addrs: [':6379']}\n", want: []string{"FILE:2: routes.addrs[0]: ", "needs a host"}},
 		{name: "bad database url", yaml: "region: eu\ntimelines: {urls: ['mysql://a:hunter2@db/x']}\n", want: []string{"FILE:2: timelines.urls[0]: ", "mysql://a:***@db/x", "is not of the form postgres://"}},
 		{name: "not a url at all", yaml: "region: eu\ntimelines: {urls: ['postgres://a:hunter2@d b/x']}\n", want: []string{"FILE:2: timelines.urls[0]: is not a URL"}},
+		{name: "words that drivers take for a URL", yaml: "region: eu\ntimelines: {urls: ['host=db user=a password=hunter2 dbname=x']}\n", want: []string{"FILE:2: timelines.urls[0]: is not a URL"}},
+		{name: "a url without its scheme", yaml: "region: eu\ntimelines: {urls: ['a:hunter2@db/x']}\n", want: []string{"FILE:2: timelines.urls[0]: is not a URL"}},
+		{name: "a password in a wrong url's query", yaml: "region: eu\ntimelines: {urls: ['mysql://a@db/x?password=hunter2&sslmode=require']}\n", want: []string{"mysql://a@db/x?password=***&sslmode=require"}},
 		{name: "no database", yaml: "region: eu\ntimelines: {urls: ['postgres://a@db']}\n", want: []string{"FILE:2: timelines.urls[0]: ", "names no database"}},
 		{name: "bad mechanism", yaml: "region: eu\nlog: {sasl: {mechanism: md5}}\n", want: []string{`FILE:2: log.sasl.mechanism: "md5" is not one of plain, scram-sha-256, scram-sha-512`}},
 		{name: "sasl without user", yaml: "region: eu\nlog: {sasl: {mechanism: plain}}\n", want: []string{"log.sasl.user: must be set", "log.sasl.password: must be set, or password_file"}},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"strings"
 )
 
 // mask stands for a secret wherever one would be shown.
@@ -43,7 +44,7 @@ type URL struct{ url *url.URL }
 // UnmarshalText implements encoding.TextUnmarshaler. The error does not repeat the text, which may hold a password.
 func (u *URL) UnmarshalText(text []byte) error {
 	parsed, err := url.Parse(string(text))
-	if err != nil {
+	if err != nil || parsed.Scheme == "" || parsed.Opaque != "" { // key=value pairs are a path, user:password@host is opaque
 		return errors.New("is not a URL")
 	}
 	u.url = parsed
@@ -76,15 +77,27 @@ func (u URL) String() string {
 	if u.url == nil {
 		return ""
 	}
-	if _, has := u.url.User.Password(); !has {
-		return u.url.String()
-	}
 	c := *u.url
+	c.RawQuery = maskQuery(c.RawQuery)
+	if _, has := c.User.Password(); !has {
+		return c.String()
+	}
 	c.User = url.User(u.url.User.Username())
 	// Built by hand: url.UserPassword would escape the mask.
 	text := c.String()
 	at := len(c.Scheme) + len("://") + len(c.User.String())
 	return text[:at] + ":" + mask + text[at:]
+}
+
+// maskQuery shows *** as the value of each parameter that is named as a password: drivers take it there too.
+func maskQuery(query string) string {
+	pairs := strings.Split(query, "&")
+	for i, pair := range pairs {
+		if key, _, ok := strings.Cut(pair, "="); ok && strings.Contains(strings.ToLower(key), "pass") {
+			pairs[i] = key + "=" + mask
+		}
+	}
+	return strings.Join(pairs, "&")
 }
 
 // Format implements fmt.Formatter: no verb shows the password.
