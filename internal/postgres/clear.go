@@ -2,12 +2,15 @@ package postgres
 
 import (
 	"context"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // viewTables are all that a region derives from logs, positions included.
 const viewTables = `positions, sent, heads, messages, inbox, members, titles, cursors`
+
+func viewTableNames() []string { return strings.Split(viewTables, ", ") }
 
 // Clear empties every configured database of what was derived from logs, and of how far: apply begins again at the start
 // of the logs. Nothing may be applying meanwhile; an imserver that is would be fenced.
@@ -28,6 +31,9 @@ func Clear(ctx context.Context, cfg Config) error {
 		return contended(ctx, func() error {
 			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 				_, err := tx.Exec(ctx, `TRUNCATE `+viewTables)
+				if err == nil {
+					_, err = tx.Exec(ctx, `DROP TABLE IF EXISTS seed`)
+				}
 				return explain(addr, "clear", err)
 			})
 		})

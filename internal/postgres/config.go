@@ -17,6 +17,8 @@ type Config struct {
 	LockTimeout      time.Duration // for one lock, at the server [3 s]
 	ConnLifetime     time.Duration // after it, give or take a tenth, a connection is made anew [30 min]
 	ConnIdle         time.Duration // after it an unused connection is closed [5 min]
+	SnapshotRows     int           // of a snapshot, that are read in one transaction [500]
+	SnapshotBytes    int           // of a snapshot, in one chunk, about [256 KiB]
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -27,6 +29,8 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.LockTimeout, 3*time.Second)
 	def(&c.ConnLifetime, 30*time.Minute)
 	def(&c.ConnIdle, 5*time.Minute)
+	def(&c.SnapshotRows, 500)
+	def(&c.SnapshotBytes, 256<<10)
 	switch {
 	case len(c.URLs) == 0:
 		return c, errors.New("postgres: no database is configured")

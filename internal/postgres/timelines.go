@@ -30,7 +30,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Timelines, error)
 		return nil, err
 	}
 	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+		log = noLog()
 	}
 	t := &Timelines{cfg: cfg}
 	for number := range cfg.URLs {
@@ -40,9 +40,15 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Timelines, error)
 			return nil, err
 		}
 		t.dbs = append(t.dbs, db)
+		if err := db.whole(ctx); err != nil {
+			t.Close()
+			return nil, err
+		}
 	}
 	return t, nil
 }
+
+func noLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // Close ends the connections; it waits for those in use.
 func (t *Timelines) Close() {

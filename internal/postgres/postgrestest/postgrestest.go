@@ -31,10 +31,7 @@ func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
 		for name, test := range all {
 			t.Run(fmt.Sprintf("%d databases/%s", count, name), func(t *testing.T) {
 				test(t, func(t *testing.T, partitions int) (postgres.Config, *postgres.Timelines) {
-					cfg := postgres.Config{URLs: databases(t, count), Partitions: partitions}
-					if err := postgres.Migrate(t.Context(), cfg); err != nil {
-						t.Fatal(err)
-					}
+					cfg := migrated(t, databases, count, partitions)
 					timelines, err := postgres.Open(t.Context(), cfg, nil)
 					if err != nil {
 						t.Fatal(err)
@@ -51,6 +48,11 @@ func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
 			"knows heads and groups": known,
 			"keeps how far was sent": plain(sent),
 			"derives what was raw":   func(t *testing.T, create maker) { derives(t, count, create) },
+			"seeds another region": func(t *testing.T, create maker) {
+				seeds(t, create, func(t *testing.T, partitions int) postgres.Config {
+					return migrated(t, databases, 3-count, partitions) // a region of one from a region of two, and the other way round
+				})
+			},
 		})
 	}
 	run(1, tests{
@@ -58,7 +60,18 @@ func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
 		"commits all parts or none":  plain(allOrNone),
 		"hears seqs that come twice": plain(seqsTwice),
 		"survives a second owner":    plain(twoOwners),
+		"refuses to be seeded":       refusesToSeed,
 	})
+}
+
+// migrated makes databases ready.
+func migrated(t *testing.T, databases func(*testing.T, int) []string, count, partitions int) postgres.Config {
+	t.Helper()
+	cfg := postgres.Config{URLs: databases(t, count), Partitions: partitions}
+	if err := postgres.Migrate(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
 }
 
 func plain(test func(*testing.T, *postgres.Timelines)) func(*testing.T, maker) {
@@ -156,18 +169,30 @@ func behavesLikeView(t *testing.T, databases int, create maker) {
 
 func compare(t *testing.T, when string, timelines *postgres.Timelines, model *view.View, logs *viewtest.Logs, rng *rand.Rand) {
 	t.Helper()
+	positions, err := timelines.Positions(t.Context())
+	differs(t, when, "positions", positions, model.Positions(), err)
+	compareRows(t, when, timelines, model, logs, rng)
+}
+
+// differs fails the test unless what PostgreSQL says is what the view says.
+func differs(t *testing.T, when, what string, got, want any, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %s: %v", when, what, err)
+	}
+	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
+		t.Fatalf("%s: %s differs\nPostgreSQL: %s\nview:       %s", when, what, g, w)
+	}
+}
+
+// compareRows compares all but positions.
+func compareRows(t *testing.T, when string, timelines *postgres.Timelines, model *view.View, logs *viewtest.Logs, rng *rand.Rand) {
+	t.Helper()
 	ctx := t.Context()
 	differ := func(what string, got, want any, err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %s: %v", when, what, err)
-		}
-		if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
-			t.Fatalf("%s: %s differs\nPostgreSQL: %s\nview:       %s", when, what, g, w)
-		}
+		differs(t, when, what, got, want, err)
 	}
-	positions, err := timelines.Positions(ctx)
-	differ("positions", positions, model.Positions(), err)
 	digest, err := timelines.Digest(ctx)
 	differ("digest", digest, model.Digest(), err)
 	for _, uid := range logs.Users {

@@ -1495,6 +1495,872 @@ func (x *DigestResponse) GetDigests() map[string]string {
 	return nil
 }
 
+// SnapshotCutRequest asks for the part of a snapshot that goes into one of the asking region's databases.
+type SnapshotCutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    uint32                 `protobuf:"varint,1,opt,name=partitions,proto3" json:"partitions,omitempty"` // of each topic, in every region
+	Databases     uint32                 `protobuf:"varint,2,opt,name=databases,proto3" json:"databases,omitempty"`   // of the region that asks
+	Database      uint32                 `protobuf:"varint,3,opt,name=database,proto3" json:"database,omitempty"`     // which of them: it holds the partitions whose number is this, modulo databases
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotCutRequest) Reset() {
+	*x = SnapshotCutRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotCutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotCutRequest) ProtoMessage() {}
+
+func (x *SnapshotCutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotCutRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotCutRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SnapshotCutRequest) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *SnapshotCutRequest) GetDatabases() uint32 {
+	if x != nil {
+		return x.Databases
+	}
+	return 0
+}
+
+func (x *SnapshotCutRequest) GetDatabase() uint32 {
+	if x != nil {
+		return x.Database
+	}
+	return 0
+}
+
+// SnapshotCutResponse is the cut. What is not named was not read yet.
+type SnapshotCutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Positions     []*SnapshotPosition    `protobuf:"bytes,1,rep,name=positions,proto3" json:"positions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotCutResponse) Reset() {
+	*x = SnapshotCutResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotCutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotCutResponse) ProtoMessage() {}
+
+func (x *SnapshotCutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotCutResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotCutResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SnapshotCutResponse) GetPositions() []*SnapshotPosition {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
+}
+
+// SnapshotPosition is how far timelines are in one partition.
+type SnapshotPosition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"`             // the origin's offset
+	Generation    uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"` // link generation
+	Watermark     uint64                 `protobuf:"fixed64,5,opt,name=watermark,proto3" json:"watermark,omitempty"`  // stamp of the origin's last heartbeat applied
+	Checksum      uint32                 `protobuf:"fixed32,6,opt,name=checksum,proto3" json:"checksum,omitempty"`    // of record next-1, the low half; 0: not known
+	LogId         []byte                 `protobuf:"bytes,7,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPosition) Reset() {
+	*x = SnapshotPosition{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPosition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPosition) ProtoMessage() {}
+
+func (x *SnapshotPosition) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPosition.ProtoReflect.Descriptor instead.
+func (*SnapshotPosition) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SnapshotPosition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SnapshotPosition) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *SnapshotPosition) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *SnapshotPosition) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SnapshotPosition) GetWatermark() uint64 {
+	if x != nil {
+		return x.Watermark
+	}
+	return 0
+}
+
+func (x *SnapshotPosition) GetChecksum() uint32 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+func (x *SnapshotPosition) GetLogId() []byte {
+	if x != nil {
+		return x.LogId
+	}
+	return nil
+}
+
+// SnapshotRequest asks for what follows of the records below a cut, whenever that was made.
+type SnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    uint32                 `protobuf:"varint,1,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Databases     uint32                 `protobuf:"varint,2,opt,name=databases,proto3" json:"databases,omitempty"`
+	Database      uint32                 `protobuf:"varint,3,opt,name=database,proto3" json:"database,omitempty"`
+	Cut           []*SnapshotPosition    `protobuf:"bytes,4,rep,name=cut,proto3" json:"cut,omitempty"`
+	After         []byte                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"` // of the last chunk that was taken; empty: from the beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRequest) Reset() {
+	*x = SnapshotRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRequest) ProtoMessage() {}
+
+func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SnapshotRequest) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *SnapshotRequest) GetDatabases() uint32 {
+	if x != nil {
+		return x.Databases
+	}
+	return 0
+}
+
+func (x *SnapshotRequest) GetDatabase() uint32 {
+	if x != nil {
+		return x.Database
+	}
+	return 0
+}
+
+func (x *SnapshotRequest) GetCut() []*SnapshotPosition {
+	if x != nil {
+		return x.Cut
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// SnapshotChunk is some rows. Read and delivered cursors may be those of later records as well: they merge by maximum.
+type SnapshotChunk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         []byte                 `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"` // asks for what comes next; means something to the region alone that gave it
+	Last          bool                   `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Heads         []*SnapshotHead        `protobuf:"bytes,3,rep,name=heads,proto3" json:"heads,omitempty"`
+	Members       []*SnapshotMember      `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Titles        []*SnapshotTitle       `protobuf:"bytes,5,rep,name=titles,proto3" json:"titles,omitempty"`
+	Cursors       []*SnapshotCursor      `protobuf:"bytes,6,rep,name=cursors,proto3" json:"cursors,omitempty"`
+	Records       []*SnapshotRecord      `protobuf:"bytes,7,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotChunk) Reset() {
+	*x = SnapshotChunk{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotChunk) ProtoMessage() {}
+
+func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
+func (*SnapshotChunk) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SnapshotChunk) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *SnapshotChunk) GetHeads() []*SnapshotHead {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetMembers() []*SnapshotMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetTitles() []*SnapshotTitle {
+	if x != nil {
+		return x.Titles
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetCursors() []*SnapshotCursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetRecords() []*SnapshotRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// SnapshotHead is the last record of an origin in a conversation, below the cut.
+type SnapshotHead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Offset        int64                  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotHead) Reset() {
+	*x = SnapshotHead{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotHead) ProtoMessage() {}
+
+func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
+func (*SnapshotHead) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SnapshotHead) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *SnapshotHead) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SnapshotHead) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *SnapshotHead) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// SnapshotMember is a record's word on a user's membership.
+type SnapshotMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Origin        string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	Stamp         uint64                 `protobuf:"fixed64,5,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Offset        int64                  `protobuf:"varint,6,opt,name=offset,proto3" json:"offset,omitempty"`
+	Sender        string                 `protobuf:"bytes,7,opt,name=sender,proto3" json:"sender,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,8,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Added         bool                   `protobuf:"varint,9,opt,name=added,proto3" json:"added,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotMember) Reset() {
+	*x = SnapshotMember{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotMember) ProtoMessage() {}
+
+func (x *SnapshotMember) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotMember.ProtoReflect.Descriptor instead.
+func (*SnapshotMember) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SnapshotMember) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *SnapshotMember) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *SnapshotMember) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SnapshotMember) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *SnapshotMember) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *SnapshotMember) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *SnapshotMember) GetSender() string {
+	if x != nil {
+		return x.Sender
+	}
+	return ""
+}
+
+func (x *SnapshotMember) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *SnapshotMember) GetAdded() bool {
+	if x != nil {
+		return x.Added
+	}
+	return false
+}
+
+// SnapshotTitle is a record's word on a title.
+type SnapshotTitle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Stamp         uint64                 `protobuf:"fixed64,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Sender        string                 `protobuf:"bytes,5,opt,name=sender,proto3" json:"sender,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,6,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Created       bool                   `protobuf:"varint,7,opt,name=created,proto3" json:"created,omitempty"`
+	Title         []byte                 `protobuf:"bytes,8,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotTitle) Reset() {
+	*x = SnapshotTitle{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotTitle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotTitle) ProtoMessage() {}
+
+func (x *SnapshotTitle) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotTitle.ProtoReflect.Descriptor instead.
+func (*SnapshotTitle) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SnapshotTitle) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *SnapshotTitle) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SnapshotTitle) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *SnapshotTitle) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *SnapshotTitle) GetSender() string {
+	if x != nil {
+		return x.Sender
+	}
+	return ""
+}
+
+func (x *SnapshotTitle) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *SnapshotTitle) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+func (x *SnapshotTitle) GetTitle() []byte {
+	if x != nil {
+		return x.Title
+	}
+	return nil
+}
+
+// SnapshotCursor is how far a user is in an origin's records of a conversation.
+type SnapshotCursor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	Origin        string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Delivered     uint64                 `protobuf:"varint,4,opt,name=delivered,proto3" json:"delivered,omitempty"`
+	Read          uint64                 `protobuf:"varint,5,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotCursor) Reset() {
+	*x = SnapshotCursor{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotCursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotCursor) ProtoMessage() {}
+
+func (x *SnapshotCursor) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotCursor.ProtoReflect.Descriptor instead.
+func (*SnapshotCursor) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SnapshotCursor) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *SnapshotCursor) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *SnapshotCursor) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SnapshotCursor) GetDelivered() uint64 {
+	if x != nil {
+		return x.Delivered
+	}
+	return 0
+}
+
+func (x *SnapshotCursor) GetRead() uint64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+// SnapshotRecord is a record as applied.
+type SnapshotRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Conversation  string                 `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Stamp         uint64                 `protobuf:"fixed64,4,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Offset        int64                  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	Version       uint32                 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,7,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Opaque        bool                   `protobuf:"varint,8,opt,name=opaque,proto3" json:"opaque,omitempty"`
+	Shown         bool                   `protobuf:"varint,9,opt,name=shown,proto3" json:"shown,omitempty"`
+	Kind          string                 `protobuf:"bytes,10,opt,name=kind,proto3" json:"kind,omitempty"`
+	Sender        string                 `protobuf:"bytes,11,opt,name=sender,proto3" json:"sender,omitempty"`
+	Trace         string                 `protobuf:"bytes,12,opt,name=trace,proto3" json:"trace,omitempty"`
+	Body          []byte                 `protobuf:"bytes,13,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRecord) Reset() {
+	*x = SnapshotRecord{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRecord) ProtoMessage() {}
+
+func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
+func (*SnapshotRecord) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SnapshotRecord) GetConversation() string {
+	if x != nil {
+		return x.Conversation
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetOpaque() bool {
+	if x != nil {
+		return x.Opaque
+	}
+	return false
+}
+
+func (x *SnapshotRecord) GetShown() bool {
+	if x != nil {
+		return x.Shown
+	}
+	return false
+}
+
+func (x *SnapshotRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetSender() string {
+	if x != nil {
+		return x.Sender
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
 // CopyCheckRequest asks for the copies of one origin.
 type CopyCheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1505,7 +2371,7 @@ type CopyCheckRequest struct {
 
 func (x *CopyCheckRequest) Reset() {
 	*x = CopyCheckRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +2383,7 @@ func (x *CopyCheckRequest) String() string {
 func (*CopyCheckRequest) ProtoMessage() {}
 
 func (x *CopyCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +2396,7 @@ func (x *CopyCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheckRequest.ProtoReflect.Descriptor instead.
 func (*CopyCheckRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CopyCheckRequest) GetOrigin() string {
@@ -1553,7 +2419,7 @@ type CopyCheckResponse struct {
 
 func (x *CopyCheckResponse) Reset() {
 	*x = CopyCheckResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +2431,7 @@ func (x *CopyCheckResponse) String() string {
 func (*CopyCheckResponse) ProtoMessage() {}
 
 func (x *CopyCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +2444,7 @@ func (x *CopyCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheckResponse.ProtoReflect.Descriptor instead.
 func (*CopyCheckResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CopyCheckResponse) GetRegion() string {
@@ -1623,7 +2489,7 @@ type CopyCheck struct {
 
 func (x *CopyCheck) Reset() {
 	*x = CopyCheck{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +2501,7 @@ func (x *CopyCheck) String() string {
 func (*CopyCheck) ProtoMessage() {}
 
 func (x *CopyCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +2514,7 @@ func (x *CopyCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheck.ProtoReflect.Descriptor instead.
 func (*CopyCheck) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CopyCheck) GetState() *CopyState {
@@ -1698,7 +2564,7 @@ type CopyRepairRequest struct {
 
 func (x *CopyRepairRequest) Reset() {
 	*x = CopyRepairRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +2576,7 @@ func (x *CopyRepairRequest) String() string {
 func (*CopyRepairRequest) ProtoMessage() {}
 
 func (x *CopyRepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +2589,7 @@ func (x *CopyRepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairRequest.ProtoReflect.Descriptor instead.
 func (*CopyRepairRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CopyRepairRequest) GetOrigin() string {
@@ -1762,7 +2628,7 @@ type CopyRepairPartition struct {
 
 func (x *CopyRepairPartition) Reset() {
 	*x = CopyRepairPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +2640,7 @@ func (x *CopyRepairPartition) String() string {
 func (*CopyRepairPartition) ProtoMessage() {}
 
 func (x *CopyRepairPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +2653,7 @@ func (x *CopyRepairPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairPartition.ProtoReflect.Descriptor instead.
 func (*CopyRepairPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CopyRepairPartition) GetTopic() string {
@@ -1844,7 +2710,7 @@ type CopyRepairResponse struct {
 
 func (x *CopyRepairResponse) Reset() {
 	*x = CopyRepairResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2722,7 @@ func (x *CopyRepairResponse) String() string {
 func (*CopyRepairResponse) ProtoMessage() {}
 
 func (x *CopyRepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2735,7 @@ func (x *CopyRepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairResponse.ProtoReflect.Descriptor instead.
 func (*CopyRepairResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CopyRepairResponse) GetTopic() string {
@@ -1907,7 +2773,7 @@ type CopyDigestRequest struct {
 
 func (x *CopyDigestRequest) Reset() {
 	*x = CopyDigestRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2785,7 @@ func (x *CopyDigestRequest) String() string {
 func (*CopyDigestRequest) ProtoMessage() {}
 
 func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2798,7 @@ func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestRequest.ProtoReflect.Descriptor instead.
 func (*CopyDigestRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CopyDigestRequest) GetTopic() string {
@@ -1984,7 +2850,7 @@ type CopyDigestResponse struct {
 
 func (x *CopyDigestResponse) Reset() {
 	*x = CopyDigestResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2862,7 @@ func (x *CopyDigestResponse) String() string {
 func (*CopyDigestResponse) ProtoMessage() {}
 
 func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2875,7 @@ func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestResponse.ProtoReflect.Descriptor instead.
 func (*CopyDigestResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CopyDigestResponse) GetFirst() int64 {
@@ -2044,7 +2910,7 @@ type CopyHoldRequest struct {
 
 func (x *CopyHoldRequest) Reset() {
 	*x = CopyHoldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2922,7 @@ func (x *CopyHoldRequest) String() string {
 func (*CopyHoldRequest) ProtoMessage() {}
 
 func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2935,7 @@ func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyHoldRequest.ProtoReflect.Descriptor instead.
 func (*CopyHoldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CopyHoldRequest) GetOrigin() string {
@@ -2097,7 +2963,7 @@ type CopyStates struct {
 
 func (x *CopyStates) Reset() {
 	*x = CopyStates{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2975,7 @@ func (x *CopyStates) String() string {
 func (*CopyStates) ProtoMessage() {}
 
 func (x *CopyStates) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2988,7 @@ func (x *CopyStates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStates.ProtoReflect.Descriptor instead.
 func (*CopyStates) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CopyStates) GetRegion() string {
@@ -2156,7 +3022,7 @@ type CopyState struct {
 
 func (x *CopyState) Reset() {
 	*x = CopyState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +3034,7 @@ func (x *CopyState) String() string {
 func (*CopyState) ProtoMessage() {}
 
 func (x *CopyState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +3047,7 @@ func (x *CopyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyState.ProtoReflect.Descriptor instead.
 func (*CopyState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CopyState) GetTopic() string {
@@ -2253,7 +3119,7 @@ type CopyReadRequest struct {
 
 func (x *CopyReadRequest) Reset() {
 	*x = CopyReadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +3131,7 @@ func (x *CopyReadRequest) String() string {
 func (*CopyReadRequest) ProtoMessage() {}
 
 func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +3144,7 @@ func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyReadRequest.ProtoReflect.Descriptor instead.
 func (*CopyReadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CopyReadRequest) GetTopic() string {
@@ -2321,7 +3187,7 @@ type CopyFillRequest struct {
 
 func (x *CopyFillRequest) Reset() {
 	*x = CopyFillRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +3199,7 @@ func (x *CopyFillRequest) String() string {
 func (*CopyFillRequest) ProtoMessage() {}
 
 func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +3212,7 @@ func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFillRequest.ProtoReflect.Descriptor instead.
 func (*CopyFillRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CopyFillRequest) GetOrigin() string {
@@ -2383,7 +3249,7 @@ type CopyFill struct {
 
 func (x *CopyFill) Reset() {
 	*x = CopyFill{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +3261,7 @@ func (x *CopyFill) String() string {
 func (*CopyFill) ProtoMessage() {}
 
 func (x *CopyFill) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +3274,7 @@ func (x *CopyFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFill.ProtoReflect.Descriptor instead.
 func (*CopyFill) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CopyFill) GetTopic() string {
@@ -2451,7 +3317,7 @@ type CopySealRequest struct {
 
 func (x *CopySealRequest) Reset() {
 	*x = CopySealRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +3329,7 @@ func (x *CopySealRequest) String() string {
 func (*CopySealRequest) ProtoMessage() {}
 
 func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +3342,7 @@ func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopySealRequest.ProtoReflect.Descriptor instead.
 func (*CopySealRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CopySealRequest) GetOrigin() string {
@@ -2516,7 +3382,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +3394,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +3407,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LinkRequest) GetKind() isLinkRequest_Kind {
@@ -2633,7 +3499,7 @@ type LinkOpen struct {
 
 func (x *LinkOpen) Reset() {
 	*x = LinkOpen{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +3511,7 @@ func (x *LinkOpen) String() string {
 func (*LinkOpen) ProtoMessage() {}
 
 func (x *LinkOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +3524,7 @@ func (x *LinkOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpen.ProtoReflect.Descriptor instead.
 func (*LinkOpen) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LinkOpen) GetRegion() string {
@@ -2739,7 +3605,7 @@ type LinkPartition struct {
 
 func (x *LinkPartition) Reset() {
 	*x = LinkPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3617,7 @@ func (x *LinkPartition) String() string {
 func (*LinkPartition) ProtoMessage() {}
 
 func (x *LinkPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3630,7 @@ func (x *LinkPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartition.ProtoReflect.Descriptor instead.
 func (*LinkPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LinkPartition) GetTopic() string {
@@ -2822,7 +3688,7 @@ type LinkHeld struct {
 
 func (x *LinkHeld) Reset() {
 	*x = LinkHeld{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3700,7 @@ func (x *LinkHeld) String() string {
 func (*LinkHeld) ProtoMessage() {}
 
 func (x *LinkHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3713,7 @@ func (x *LinkHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeld.ProtoReflect.Descriptor instead.
 func (*LinkHeld) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LinkHeld) GetOffsets() []*LinkOffset {
@@ -2882,7 +3748,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3760,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3773,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -2938,7 +3804,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3816,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3829,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -2998,7 +3864,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3876,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3889,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -3050,7 +3916,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3928,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3941,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -3178,7 +4044,7 @@ type LinkOpened struct {
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +4056,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +4069,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -3254,7 +4120,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +4132,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +4145,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -3331,7 +4197,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +4209,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +4222,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -3433,7 +4299,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +4311,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +4324,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -3486,7 +4352,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +4364,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +4377,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -3533,7 +4399,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3545,7 +4411,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3558,7 +4424,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -3593,7 +4459,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +4471,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +4484,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -3647,7 +4513,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +4525,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +4538,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -3705,7 +4571,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3717,7 +4583,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3730,7 +4596,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -3744,7 +4610,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3756,7 +4622,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3769,7 +4635,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -3795,7 +4661,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +4673,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +4686,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -3834,7 +4700,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3846,7 +4712,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3859,7 +4725,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -3887,7 +4753,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4765,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3912,7 +4778,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -3943,7 +4809,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3955,7 +4821,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3968,7 +4834,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TakeRequest) GetKind() isTakeRequest_Kind {
@@ -4030,7 +4896,7 @@ type TakeSession struct {
 
 func (x *TakeSession) Reset() {
 	*x = TakeSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4908,7 @@ func (x *TakeSession) String() string {
 func (*TakeSession) ProtoMessage() {}
 
 func (x *TakeSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4921,7 @@ func (x *TakeSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSession.ProtoReflect.Descriptor instead.
 func (*TakeSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *TakeSession) GetRequest() uint64 {
@@ -4131,7 +4997,7 @@ type TakeSettled struct {
 
 func (x *TakeSettled) Reset() {
 	*x = TakeSettled{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4143,7 +5009,7 @@ func (x *TakeSettled) String() string {
 func (*TakeSettled) ProtoMessage() {}
 
 func (x *TakeSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4156,7 +5022,7 @@ func (x *TakeSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSettled.ProtoReflect.Descriptor instead.
 func (*TakeSettled) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TakeSettled) GetSession() []byte {
@@ -4180,7 +5046,7 @@ type TakeResponse struct {
 
 func (x *TakeResponse) Reset() {
 	*x = TakeResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4192,7 +5058,7 @@ func (x *TakeResponse) String() string {
 func (*TakeResponse) ProtoMessage() {}
 
 func (x *TakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4205,7 +5071,7 @@ func (x *TakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
 func (*TakeResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TakeResponse) GetKind() isTakeResponse_Kind {
@@ -4270,7 +5136,7 @@ type TakenSession struct {
 
 func (x *TakenSession) Reset() {
 	*x = TakenSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4282,7 +5148,7 @@ func (x *TakenSession) String() string {
 func (*TakenSession) ProtoMessage() {}
 
 func (x *TakenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4295,7 +5161,7 @@ func (x *TakenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenSession.ProtoReflect.Descriptor instead.
 func (*TakenSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TakenSession) GetRequest() uint64 {
@@ -4396,7 +5262,7 @@ type TakenPush struct {
 
 func (x *TakenPush) Reset() {
 	*x = TakenPush{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +5274,7 @@ func (x *TakenPush) String() string {
 func (*TakenPush) ProtoMessage() {}
 
 func (x *TakenPush) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +5287,7 @@ func (x *TakenPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenPush.ProtoReflect.Descriptor instead.
 func (*TakenPush) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TakenPush) GetNumber() uint64 {
@@ -4472,7 +5338,7 @@ type TakenLate struct {
 
 func (x *TakenLate) Reset() {
 	*x = TakenLate{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +5350,7 @@ func (x *TakenLate) String() string {
 func (*TakenLate) ProtoMessage() {}
 
 func (x *TakenLate) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +5363,7 @@ func (x *TakenLate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenLate.ProtoReflect.Descriptor instead.
 func (*TakenLate) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *TakenLate) GetSession() []byte {
@@ -4537,7 +5403,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4549,7 +5415,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4562,7 +5428,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
 }
 
 // LoadResponse is a gateway's load.
@@ -4583,7 +5449,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4595,7 +5461,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4608,7 +5474,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -4683,7 +5549,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4695,7 +5561,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4708,7 +5574,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
 }
 
 // LoadsResponse returns them with their age.
@@ -4723,7 +5589,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4735,7 +5601,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4748,7 +5614,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -4783,7 +5649,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4795,7 +5661,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4808,7 +5674,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -4838,7 +5704,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4850,7 +5716,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4863,7 +5729,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -4904,7 +5770,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4916,7 +5782,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4929,7 +5795,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -4951,7 +5817,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4963,7 +5829,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4976,7 +5842,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -5107,7 +5973,86 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\adigests\x18\x01 \x03(\v2(.antipode.v1.DigestResponse.DigestsEntryR\adigests\x1a:\n" +
 	"\fDigestsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
+	"\x12SnapshotCutRequest\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x01 \x01(\rR\n" +
+	"partitions\x12\x1c\n" +
+	"\tdatabases\x18\x02 \x01(\rR\tdatabases\x12\x1a\n" +
+	"\bdatabase\x18\x03 \x01(\rR\bdatabase\"R\n" +
+	"\x13SnapshotCutResponse\x12;\n" +
+	"\tpositions\x18\x01 \x03(\v2\x1d.antipode.v1.SnapshotPositionR\tpositions\"\xcb\x01\n" +
+	"\x10SnapshotPosition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\twatermark\x18\x05 \x01(\x06R\twatermark\x12\x1a\n" +
+	"\bchecksum\x18\x06 \x01(\aR\bchecksum\x12\x15\n" +
+	"\x06log_id\x18\a \x01(\fR\x05logId\"\xb2\x01\n" +
+	"\x0fSnapshotRequest\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x01 \x01(\rR\n" +
+	"partitions\x12\x1c\n" +
+	"\tdatabases\x18\x02 \x01(\rR\tdatabases\x12\x1a\n" +
+	"\bdatabase\x18\x03 \x01(\rR\bdatabase\x12/\n" +
+	"\x03cut\x18\x04 \x03(\v2\x1d.antipode.v1.SnapshotPositionR\x03cut\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\fR\x05after\"\xc3\x02\n" +
+	"\rSnapshotChunk\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\fR\x05after\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x12/\n" +
+	"\x05heads\x18\x03 \x03(\v2\x19.antipode.v1.SnapshotHeadR\x05heads\x125\n" +
+	"\amembers\x18\x04 \x03(\v2\x1b.antipode.v1.SnapshotMemberR\amembers\x122\n" +
+	"\x06titles\x18\x05 \x03(\v2\x1a.antipode.v1.SnapshotTitleR\x06titles\x125\n" +
+	"\acursors\x18\x06 \x03(\v2\x1b.antipode.v1.SnapshotCursorR\acursors\x125\n" +
+	"\arecords\x18\a \x03(\v2\x1b.antipode.v1.SnapshotRecordR\arecords\"t\n" +
+	"\fSnapshotHead\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\"\xe9\x01\n" +
+	"\x0eSnapshotMember\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\x12\x14\n" +
+	"\x05stamp\x18\x05 \x01(\x06R\x05stamp\x12\x16\n" +
+	"\x06offset\x18\x06 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06sender\x18\a \x01(\tR\x06sender\x12\x1b\n" +
+	"\tclient_id\x18\b \x01(\fR\bclientId\x12\x14\n" +
+	"\x05added\x18\t \x01(\bR\x05added\"\xd8\x01\n" +
+	"\rSnapshotTitle\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x06R\x05stamp\x12\x16\n" +
+	"\x06sender\x18\x05 \x01(\tR\x06sender\x12\x1b\n" +
+	"\tclient_id\x18\x06 \x01(\fR\bclientId\x12\x18\n" +
+	"\acreated\x18\a \x01(\bR\acreated\x12\x14\n" +
+	"\x05title\x18\b \x01(\fR\x05title\"\x90\x01\n" +
+	"\x0eSnapshotCursor\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12\x1c\n" +
+	"\tdelivered\x18\x04 \x01(\x04R\tdelivered\x12\x12\n" +
+	"\x04read\x18\x05 \x01(\x04R\x04read\"\xc7\x02\n" +
+	"\x0eSnapshotRecord\x12\"\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x14\n" +
+	"\x05stamp\x18\x04 \x01(\x06R\x05stamp\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x03R\x06offset\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\rR\aversion\x12\x1b\n" +
+	"\tclient_id\x18\a \x01(\fR\bclientId\x12\x16\n" +
+	"\x06opaque\x18\b \x01(\bR\x06opaque\x12\x14\n" +
+	"\x05shown\x18\t \x01(\bR\x05shown\x12\x12\n" +
+	"\x04kind\x18\n" +
+	" \x01(\tR\x04kind\x12\x16\n" +
+	"\x06sender\x18\v \x01(\tR\x06sender\x12\x14\n" +
+	"\x05trace\x18\f \x01(\tR\x05trace\x12\x12\n" +
+	"\x04body\x18\r \x01(\fR\x04body\"*\n" +
 	"\x10CopyCheckRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\"\x85\x01\n" +
 	"\x11CopyCheckResponse\x12\x16\n" +
@@ -5383,10 +6328,12 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\aDeliver\x12\x1b.antipode.v1.DeliverRequest\x1a\x1c.antipode.v1.DeliverResponse\x12A\n" +
 	"\x06Notify\x12\x1a.antipode.v1.NotifyRequest\x1a\x1b.antipode.v1.NotifyResponse\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x95\x01\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\xaf\x02\n" +
 	"\x04View\x12J\n" +
 	"\tPositions\x12\x1d.antipode.v1.PositionsRequest\x1a\x1e.antipode.v1.PositionsResponse\x12A\n" +
-	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse2\x88\x06\n" +
+	"\x06Digest\x12\x1a.antipode.v1.DigestRequest\x1a\x1b.antipode.v1.DigestResponse\x12P\n" +
+	"\vSnapshotCut\x12\x1f.antipode.v1.SnapshotCutRequest\x1a .antipode.v1.SnapshotCutResponse\x12F\n" +
+	"\bSnapshot\x12\x1c.antipode.v1.SnapshotRequest\x1a\x1a.antipode.v1.SnapshotChunk0\x012\xa2\a\n" +
 	"\n" +
 	"Replicator\x12?\n" +
 	"\x04Link\x12\x18.antipode.v1.LinkRequest\x1a\x19.antipode.v1.LinkResponse(\x010\x01\x12A\n" +
@@ -5401,7 +6348,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"CopyDigest\x12\x1e.antipode.v1.CopyDigestRequest\x1a\x1f.antipode.v1.CopyDigestResponse\x12J\n" +
 	"\tCopyCheck\x12\x1d.antipode.v1.CopyCheckRequest\x1a\x1e.antipode.v1.CopyCheckResponse\x12O\n" +
 	"\n" +
-	"CopyRepair\x12\x1e.antipode.v1.CopyRepairRequest\x1a\x1f.antipode.v1.CopyRepairResponse0\x012\x87\x01\n" +
+	"CopyRepair\x12\x1e.antipode.v1.CopyRepairRequest\x1a\x1f.antipode.v1.CopyRepairResponse0\x01\x12P\n" +
+	"\vSnapshotCut\x12\x1f.antipode.v1.SnapshotCutRequest\x1a .antipode.v1.SnapshotCutResponse\x12F\n" +
+	"\bSnapshot\x12\x1c.antipode.v1.SnapshotRequest\x1a\x1a.antipode.v1.SnapshotChunk0\x012\x87\x01\n" +
 	"\aGateway\x12;\n" +
 	"\x04Load\x12\x18.antipode.v1.LoadRequest\x1a\x19.antipode.v1.LoadResponse\x12?\n" +
 	"\x04Take\x12\x18.antipode.v1.TakeRequest\x1a\x19.antipode.v1.TakeResponse(\x010\x012H\n" +
@@ -5422,7 +6371,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -5447,62 +6396,72 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*Position)(nil),            // 20: antipode.v1.Position
 	(*DigestRequest)(nil),       // 21: antipode.v1.DigestRequest
 	(*DigestResponse)(nil),      // 22: antipode.v1.DigestResponse
-	(*CopyCheckRequest)(nil),    // 23: antipode.v1.CopyCheckRequest
-	(*CopyCheckResponse)(nil),   // 24: antipode.v1.CopyCheckResponse
-	(*CopyCheck)(nil),           // 25: antipode.v1.CopyCheck
-	(*CopyRepairRequest)(nil),   // 26: antipode.v1.CopyRepairRequest
-	(*CopyRepairPartition)(nil), // 27: antipode.v1.CopyRepairPartition
-	(*CopyRepairResponse)(nil),  // 28: antipode.v1.CopyRepairResponse
-	(*CopyDigestRequest)(nil),   // 29: antipode.v1.CopyDigestRequest
-	(*CopyDigestResponse)(nil),  // 30: antipode.v1.CopyDigestResponse
-	(*CopyHoldRequest)(nil),     // 31: antipode.v1.CopyHoldRequest
-	(*CopyStates)(nil),          // 32: antipode.v1.CopyStates
-	(*CopyState)(nil),           // 33: antipode.v1.CopyState
-	(*CopyReadRequest)(nil),     // 34: antipode.v1.CopyReadRequest
-	(*CopyFillRequest)(nil),     // 35: antipode.v1.CopyFillRequest
-	(*CopyFill)(nil),            // 36: antipode.v1.CopyFill
-	(*CopySealRequest)(nil),     // 37: antipode.v1.CopySealRequest
-	(*LinkRequest)(nil),         // 38: antipode.v1.LinkRequest
-	(*LinkOpen)(nil),            // 39: antipode.v1.LinkOpen
-	(*LinkPartition)(nil),       // 40: antipode.v1.LinkPartition
-	(*LinkHeld)(nil),            // 41: antipode.v1.LinkHeld
-	(*LinkOffset)(nil),          // 42: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 43: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 44: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 45: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 46: antipode.v1.LinkOpened
-	(*LinkPartitionState)(nil),  // 47: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 48: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 49: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 50: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 51: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 52: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 53: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 54: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 55: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 56: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 57: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 58: antipode.v1.PeerClock
-	(*TakeRequest)(nil),         // 59: antipode.v1.TakeRequest
-	(*TakeSession)(nil),         // 60: antipode.v1.TakeSession
-	(*TakeSettled)(nil),         // 61: antipode.v1.TakeSettled
-	(*TakeResponse)(nil),        // 62: antipode.v1.TakeResponse
-	(*TakenSession)(nil),        // 63: antipode.v1.TakenSession
-	(*TakenPush)(nil),           // 64: antipode.v1.TakenPush
-	(*TakenLate)(nil),           // 65: antipode.v1.TakenLate
-	(*LoadRequest)(nil),         // 66: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 67: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 68: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 69: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 70: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 71: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 72: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 73: antipode.v1.CarriedAnswer
-	nil,                         // 74: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 75: antipode.v1.Error
+	(*SnapshotCutRequest)(nil),  // 23: antipode.v1.SnapshotCutRequest
+	(*SnapshotCutResponse)(nil), // 24: antipode.v1.SnapshotCutResponse
+	(*SnapshotPosition)(nil),    // 25: antipode.v1.SnapshotPosition
+	(*SnapshotRequest)(nil),     // 26: antipode.v1.SnapshotRequest
+	(*SnapshotChunk)(nil),       // 27: antipode.v1.SnapshotChunk
+	(*SnapshotHead)(nil),        // 28: antipode.v1.SnapshotHead
+	(*SnapshotMember)(nil),      // 29: antipode.v1.SnapshotMember
+	(*SnapshotTitle)(nil),       // 30: antipode.v1.SnapshotTitle
+	(*SnapshotCursor)(nil),      // 31: antipode.v1.SnapshotCursor
+	(*SnapshotRecord)(nil),      // 32: antipode.v1.SnapshotRecord
+	(*CopyCheckRequest)(nil),    // 33: antipode.v1.CopyCheckRequest
+	(*CopyCheckResponse)(nil),   // 34: antipode.v1.CopyCheckResponse
+	(*CopyCheck)(nil),           // 35: antipode.v1.CopyCheck
+	(*CopyRepairRequest)(nil),   // 36: antipode.v1.CopyRepairRequest
+	(*CopyRepairPartition)(nil), // 37: antipode.v1.CopyRepairPartition
+	(*CopyRepairResponse)(nil),  // 38: antipode.v1.CopyRepairResponse
+	(*CopyDigestRequest)(nil),   // 39: antipode.v1.CopyDigestRequest
+	(*CopyDigestResponse)(nil),  // 40: antipode.v1.CopyDigestResponse
+	(*CopyHoldRequest)(nil),     // 41: antipode.v1.CopyHoldRequest
+	(*CopyStates)(nil),          // 42: antipode.v1.CopyStates
+	(*CopyState)(nil),           // 43: antipode.v1.CopyState
+	(*CopyReadRequest)(nil),     // 44: antipode.v1.CopyReadRequest
+	(*CopyFillRequest)(nil),     // 45: antipode.v1.CopyFillRequest
+	(*CopyFill)(nil),            // 46: antipode.v1.CopyFill
+	(*CopySealRequest)(nil),     // 47: antipode.v1.CopySealRequest
+	(*LinkRequest)(nil),         // 48: antipode.v1.LinkRequest
+	(*LinkOpen)(nil),            // 49: antipode.v1.LinkOpen
+	(*LinkPartition)(nil),       // 50: antipode.v1.LinkPartition
+	(*LinkHeld)(nil),            // 51: antipode.v1.LinkHeld
+	(*LinkOffset)(nil),          // 52: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 53: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 54: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 55: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 56: antipode.v1.LinkOpened
+	(*LinkPartitionState)(nil),  // 57: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 58: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 59: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 60: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 61: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 62: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 63: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 64: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 65: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 66: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 67: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 68: antipode.v1.PeerClock
+	(*TakeRequest)(nil),         // 69: antipode.v1.TakeRequest
+	(*TakeSession)(nil),         // 70: antipode.v1.TakeSession
+	(*TakeSettled)(nil),         // 71: antipode.v1.TakeSettled
+	(*TakeResponse)(nil),        // 72: antipode.v1.TakeResponse
+	(*TakenSession)(nil),        // 73: antipode.v1.TakenSession
+	(*TakenPush)(nil),           // 74: antipode.v1.TakenPush
+	(*TakenLate)(nil),           // 75: antipode.v1.TakenLate
+	(*LoadRequest)(nil),         // 76: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 77: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 78: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 79: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 80: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 81: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 82: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 83: antipode.v1.CarriedAnswer
+	nil,                         // 84: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 85: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	75, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	85, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -5511,98 +6470,113 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	75, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	85, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	74, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
-	25, // 15: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
-	33, // 16: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
-	27, // 17: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
-	33, // 18: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
-	36, // 19: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
-	36, // 20: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
-	39, // 21: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
-	41, // 22: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	43, // 23: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	44, // 24: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
-	40, // 25: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	42, // 26: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	42, // 27: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	46, // 28: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	48, // 29: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
-	16, // 30: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	53, // 31: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	50, // 32: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	47, // 33: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	49, // 34: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	48, // 35: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	52, // 36: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	42, // 37: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 38: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	58, // 39: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	60, // 40: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
-	61, // 41: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
-	63, // 42: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
-	65, // 43: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
-	75, // 44: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
-	64, // 45: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
-	64, // 46: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
-	67, // 47: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	71, // 48: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	73, // 49: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 50: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 51: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 52: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 53: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 54: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 55: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 56: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 57: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	38, // 58: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 59: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	54, // 60: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	56, // 61: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	31, // 62: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	34, // 63: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	35, // 64: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	37, // 65: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	29, // 66: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	23, // 67: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
-	26, // 68: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
-	66, // 69: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	59, // 70: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
-	68, // 71: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	70, // 72: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 73: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 74: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 75: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 76: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 77: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 78: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 79: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 80: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	45, // 81: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 82: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	55, // 83: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	57, // 84: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	32, // 85: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	48, // 86: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	32, // 87: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	32, // 88: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	30, // 89: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	24, // 90: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
-	28, // 91: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
-	67, // 92: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	62, // 93: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
-	69, // 94: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	72, // 95: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	73, // [73:96] is the sub-list for method output_type
-	50, // [50:73] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	84, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	25, // 15: antipode.v1.SnapshotCutResponse.positions:type_name -> antipode.v1.SnapshotPosition
+	25, // 16: antipode.v1.SnapshotRequest.cut:type_name -> antipode.v1.SnapshotPosition
+	28, // 17: antipode.v1.SnapshotChunk.heads:type_name -> antipode.v1.SnapshotHead
+	29, // 18: antipode.v1.SnapshotChunk.members:type_name -> antipode.v1.SnapshotMember
+	30, // 19: antipode.v1.SnapshotChunk.titles:type_name -> antipode.v1.SnapshotTitle
+	31, // 20: antipode.v1.SnapshotChunk.cursors:type_name -> antipode.v1.SnapshotCursor
+	32, // 21: antipode.v1.SnapshotChunk.records:type_name -> antipode.v1.SnapshotRecord
+	35, // 22: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
+	43, // 23: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
+	37, // 24: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
+	43, // 25: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
+	46, // 26: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
+	46, // 27: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
+	49, // 28: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
+	51, // 29: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
+	53, // 30: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	54, // 31: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	50, // 32: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
+	52, // 33: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	52, // 34: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	56, // 35: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	58, // 36: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	16, // 37: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
+	63, // 38: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	60, // 39: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	57, // 40: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	59, // 41: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	58, // 42: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	62, // 43: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	52, // 44: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	20, // 45: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	68, // 46: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	70, // 47: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
+	71, // 48: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
+	73, // 49: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
+	75, // 50: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
+	85, // 51: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
+	74, // 52: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
+	74, // 53: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
+	77, // 54: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	81, // 55: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	83, // 56: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 57: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 58: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 59: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 60: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 61: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 62: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 63: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 64: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	23, // 65: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	26, // 66: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	48, // 67: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 68: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	64, // 69: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	66, // 70: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	41, // 71: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	44, // 72: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	45, // 73: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	47, // 74: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	39, // 75: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	33, // 76: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	36, // 77: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	23, // 78: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	26, // 79: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	76, // 80: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	69, // 81: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
+	78, // 82: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	80, // 83: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 84: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 85: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 86: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 87: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 88: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 89: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 90: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 91: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	24, // 92: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	27, // 93: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	55, // 94: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 95: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	65, // 96: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	67, // 97: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	42, // 98: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	58, // 99: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	42, // 100: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	42, // 101: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	40, // 102: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	34, // 103: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	38, // 104: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	24, // 105: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	27, // 106: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	77, // 107: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	72, // 108: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
+	79, // 109: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	82, // 110: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	84, // [84:111] is the sub-list for method output_type
+	57, // [57:84] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -5622,24 +6596,24 @@ func file_antipode_v1_rpc_proto_init() {
 		(*AttachResponse_Kick)(nil),
 		(*AttachResponse_Fenced)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[38].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[48].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_Held)(nil),
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[45].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[55].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
 		(*LinkResponse_Status)(nil),
 		(*LinkResponse_Batches)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[59].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[69].OneofWrappers = []any{
 		(*TakeRequest_Session)(nil),
 		(*TakeRequest_Settled)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[62].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[72].OneofWrappers = []any{
 		(*TakeResponse_Taken)(nil),
 		(*TakeResponse_Late)(nil),
 	}
@@ -5649,7 +6623,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   75,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

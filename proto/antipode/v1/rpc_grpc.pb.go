@@ -393,8 +393,10 @@ var Router_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	View_Positions_FullMethodName = "/antipode.v1.View/Positions"
-	View_Digest_FullMethodName    = "/antipode.v1.View/Digest"
+	View_Positions_FullMethodName   = "/antipode.v1.View/Positions"
+	View_Digest_FullMethodName      = "/antipode.v1.View/Digest"
+	View_SnapshotCut_FullMethodName = "/antipode.v1.View/SnapshotCut"
+	View_Snapshot_FullMethodName    = "/antipode.v1.View/Snapshot"
 )
 
 // ViewClient is the client API for View service.
@@ -407,6 +409,10 @@ type ViewClient interface {
 	Positions(ctx context.Context, in *PositionsRequest, opts ...grpc.CallOption) (*PositionsResponse, error)
 	// Digest is a digest of timelines, lists and cursors.
 	Digest(ctx context.Context, in *DigestRequest, opts ...grpc.CallOption) (*DigestResponse, error)
+	// SnapshotCut tells where a snapshot of the timelines that begins now is cut: how far they are.
+	SnapshotCut(ctx context.Context, in *SnapshotCutRequest, opts ...grpc.CallOption) (*SnapshotCutResponse, error)
+	// Snapshot streams what the timelines hold of the records below a cut.
+	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotChunk], error)
 }
 
 type viewClient struct {
@@ -437,6 +443,35 @@ func (c *viewClient) Digest(ctx context.Context, in *DigestRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *viewClient) SnapshotCut(ctx context.Context, in *SnapshotCutRequest, opts ...grpc.CallOption) (*SnapshotCutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotCutResponse)
+	err := c.cc.Invoke(ctx, View_SnapshotCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *viewClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &View_ServiceDesc.Streams[0], View_Snapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SnapshotRequest, SnapshotChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type View_SnapshotClient = grpc.ServerStreamingClient[SnapshotChunk]
+
 // ViewServer is the server API for View service.
 // All implementations must embed UnimplementedViewServer
 // for forward compatibility.
@@ -447,6 +482,10 @@ type ViewServer interface {
 	Positions(context.Context, *PositionsRequest) (*PositionsResponse, error)
 	// Digest is a digest of timelines, lists and cursors.
 	Digest(context.Context, *DigestRequest) (*DigestResponse, error)
+	// SnapshotCut tells where a snapshot of the timelines that begins now is cut: how far they are.
+	SnapshotCut(context.Context, *SnapshotCutRequest) (*SnapshotCutResponse, error)
+	// Snapshot streams what the timelines hold of the records below a cut.
+	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotChunk]) error
 	mustEmbedUnimplementedViewServer()
 }
 
@@ -462,6 +501,12 @@ func (UnimplementedViewServer) Positions(context.Context, *PositionsRequest) (*P
 }
 func (UnimplementedViewServer) Digest(context.Context, *DigestRequest) (*DigestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Digest not implemented")
+}
+func (UnimplementedViewServer) SnapshotCut(context.Context, *SnapshotCutRequest) (*SnapshotCutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SnapshotCut not implemented")
+}
+func (UnimplementedViewServer) Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotChunk]) error {
+	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
 }
 func (UnimplementedViewServer) mustEmbedUnimplementedViewServer() {}
 func (UnimplementedViewServer) testEmbeddedByValue()              {}
@@ -520,6 +565,35 @@ func _View_Digest_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _View_SnapshotCut_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotCutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ViewServer).SnapshotCut(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: View_SnapshotCut_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ViewServer).SnapshotCut(ctx, req.(*SnapshotCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _View_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ViewServer).Snapshot(m, &grpc.GenericServerStream[SnapshotRequest, SnapshotChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type View_SnapshotServer = grpc.ServerStreamingServer[SnapshotChunk]
+
 // View_ServiceDesc is the grpc.ServiceDesc for View service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -535,23 +609,35 @@ var View_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Digest",
 			Handler:    _View_Digest_Handler,
 		},
+		{
+			MethodName: "SnapshotCut",
+			Handler:    _View_SnapshotCut_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Snapshot",
+			Handler:       _View_Snapshot_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "antipode/v1/rpc.proto",
 }
 
 const (
-	Replicator_Link_FullMethodName       = "/antipode.v1.Replicator/Link"
-	Replicator_Notify_FullMethodName     = "/antipode.v1.Replicator/Notify"
-	Replicator_Held_FullMethodName       = "/antipode.v1.Replicator/Held"
-	Replicator_Clock_FullMethodName      = "/antipode.v1.Replicator/Clock"
-	Replicator_CopyHold_FullMethodName   = "/antipode.v1.Replicator/CopyHold"
-	Replicator_CopyRead_FullMethodName   = "/antipode.v1.Replicator/CopyRead"
-	Replicator_CopyFill_FullMethodName   = "/antipode.v1.Replicator/CopyFill"
-	Replicator_CopySeal_FullMethodName   = "/antipode.v1.Replicator/CopySeal"
-	Replicator_CopyDigest_FullMethodName = "/antipode.v1.Replicator/CopyDigest"
-	Replicator_CopyCheck_FullMethodName  = "/antipode.v1.Replicator/CopyCheck"
-	Replicator_CopyRepair_FullMethodName = "/antipode.v1.Replicator/CopyRepair"
+	Replicator_Link_FullMethodName        = "/antipode.v1.Replicator/Link"
+	Replicator_Notify_FullMethodName      = "/antipode.v1.Replicator/Notify"
+	Replicator_Held_FullMethodName        = "/antipode.v1.Replicator/Held"
+	Replicator_Clock_FullMethodName       = "/antipode.v1.Replicator/Clock"
+	Replicator_CopyHold_FullMethodName    = "/antipode.v1.Replicator/CopyHold"
+	Replicator_CopyRead_FullMethodName    = "/antipode.v1.Replicator/CopyRead"
+	Replicator_CopyFill_FullMethodName    = "/antipode.v1.Replicator/CopyFill"
+	Replicator_CopySeal_FullMethodName    = "/antipode.v1.Replicator/CopySeal"
+	Replicator_CopyDigest_FullMethodName  = "/antipode.v1.Replicator/CopyDigest"
+	Replicator_CopyCheck_FullMethodName   = "/antipode.v1.Replicator/CopyCheck"
+	Replicator_CopyRepair_FullMethodName  = "/antipode.v1.Replicator/CopyRepair"
+	Replicator_SnapshotCut_FullMethodName = "/antipode.v1.Replicator/SnapshotCut"
+	Replicator_Snapshot_FullMethodName    = "/antipode.v1.Replicator/Snapshot"
 )
 
 // ReplicatorClient is the client API for Replicator service.
@@ -583,6 +669,10 @@ type ReplicatorClient interface {
 	CopyCheck(ctx context.Context, in *CopyCheckRequest, opts ...grpc.CallOption) (*CopyCheckResponse, error)
 	// CopyRepair brings this region's copies what they lack, from another region or over the link, and tells how far it is.
 	CopyRepair(ctx context.Context, in *CopyRepairRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyRepairResponse], error)
+	// SnapshotCut asks an imserver of this region, for another region that is seeded.
+	SnapshotCut(ctx context.Context, in *SnapshotCutRequest, opts ...grpc.CallOption) (*SnapshotCutResponse, error)
+	// Snapshot asks an imserver of this region, for another region that is seeded.
+	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotChunk], error)
 }
 
 type replicatorClient struct {
@@ -733,6 +823,35 @@ func (c *replicatorClient) CopyRepair(ctx context.Context, in *CopyRepairRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicator_CopyRepairClient = grpc.ServerStreamingClient[CopyRepairResponse]
 
+func (c *replicatorClient) SnapshotCut(ctx context.Context, in *SnapshotCutRequest, opts ...grpc.CallOption) (*SnapshotCutResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotCutResponse)
+	err := c.cc.Invoke(ctx, Replicator_SnapshotCut_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *replicatorClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotChunk], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Replicator_ServiceDesc.Streams[4], Replicator_Snapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SnapshotRequest, SnapshotChunk]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_SnapshotClient = grpc.ServerStreamingClient[SnapshotChunk]
+
 // ReplicatorServer is the server API for Replicator service.
 // All implementations must embed UnimplementedReplicatorServer
 // for forward compatibility.
@@ -762,6 +881,10 @@ type ReplicatorServer interface {
 	CopyCheck(context.Context, *CopyCheckRequest) (*CopyCheckResponse, error)
 	// CopyRepair brings this region's copies what they lack, from another region or over the link, and tells how far it is.
 	CopyRepair(*CopyRepairRequest, grpc.ServerStreamingServer[CopyRepairResponse]) error
+	// SnapshotCut asks an imserver of this region, for another region that is seeded.
+	SnapshotCut(context.Context, *SnapshotCutRequest) (*SnapshotCutResponse, error)
+	// Snapshot asks an imserver of this region, for another region that is seeded.
+	Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotChunk]) error
 	mustEmbedUnimplementedReplicatorServer()
 }
 
@@ -804,6 +927,12 @@ func (UnimplementedReplicatorServer) CopyCheck(context.Context, *CopyCheckReques
 }
 func (UnimplementedReplicatorServer) CopyRepair(*CopyRepairRequest, grpc.ServerStreamingServer[CopyRepairResponse]) error {
 	return status.Error(codes.Unimplemented, "method CopyRepair not implemented")
+}
+func (UnimplementedReplicatorServer) SnapshotCut(context.Context, *SnapshotCutRequest) (*SnapshotCutResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SnapshotCut not implemented")
+}
+func (UnimplementedReplicatorServer) Snapshot(*SnapshotRequest, grpc.ServerStreamingServer[SnapshotChunk]) error {
+	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
 }
 func (UnimplementedReplicatorServer) mustEmbedUnimplementedReplicatorServer() {}
 func (UnimplementedReplicatorServer) testEmbeddedByValue()                    {}
@@ -992,6 +1121,35 @@ func _Replicator_CopyRepair_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Replicator_CopyRepairServer = grpc.ServerStreamingServer[CopyRepairResponse]
 
+func _Replicator_SnapshotCut_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotCutRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicatorServer).SnapshotCut(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Replicator_SnapshotCut_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicatorServer).SnapshotCut(ctx, req.(*SnapshotCutRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Replicator_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ReplicatorServer).Snapshot(m, &grpc.GenericServerStream[SnapshotRequest, SnapshotChunk]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Replicator_SnapshotServer = grpc.ServerStreamingServer[SnapshotChunk]
+
 // Replicator_ServiceDesc is the grpc.ServiceDesc for Replicator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1027,6 +1185,10 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CopyCheck",
 			Handler:    _Replicator_CopyCheck_Handler,
 		},
+		{
+			MethodName: "SnapshotCut",
+			Handler:    _Replicator_SnapshotCut_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1048,6 +1210,11 @@ var Replicator_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "CopyRepair",
 			Handler:       _Replicator_CopyRepair_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Snapshot",
+			Handler:       _Replicator_Snapshot_Handler,
 			ServerStreams: true,
 		},
 	},
