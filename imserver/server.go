@@ -198,6 +198,7 @@ type Deps struct {
 	Log       Log
 	NewReader func(from map[im.Partition]int64) Reader
 	Store     Store
+	Snapshots Snapshots // nil: no other region is seeded from here
 	Deliver   Deliverer
 	Held      Holder
 	Ownership Ownership
@@ -249,6 +250,7 @@ type Server struct {
 	names     map[im.Partition]im.LogName // of the own log; not written after start
 	ready     atomic.Bool                 // calls are answered
 	gained    chan struct{}               // partitions were taken over
+	snapshots chan struct{}               // a slot for each that is being read
 
 	clockMu sync.Mutex
 	clock   im.Clock
@@ -263,7 +265,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1), snapshots: make(chan struct{}, maxSnapshots)}
 	s.ahead = newAhead(deps.Log, cfg.Databases)
 	s.deps.Log = s.ahead
 	s.rules.Store(&accept.Rules{

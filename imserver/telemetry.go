@@ -29,6 +29,7 @@ type meter struct {
 	deliveries metric.Int64Counter
 	pushes     metric.Int64Counter
 	lost       metric.Int64Counter
+	snapshots  metric.Int64Counter
 	silence    metric.Float64ObservableGauge
 	partitions metric.Int64ObservableGauge
 	owned      metric.Int64ObservableGauge
@@ -70,6 +71,7 @@ func newMeter(m metric.Meter) (*meter, error) {
 		deliveries: counter("deliveries", "{delivery}", "Deliveries that routers took."),
 		pushes:     counter("pushes", "{push}", "Pushes that routers made of them."),
 		lost:       counter("deliveries_lost", "{delivery}", "Deliveries that routers did not take in time; clients pull them."),
+		snapshots:  counter("snapshot", "By", "Sent of snapshots of the timelines, to regions that are seeded."),
 	}
 	var err error
 	t.lag, err = m.Float64Gauge("antipode_imserver_lag", metric.WithUnit("s"), metric.WithDescription("Age of the oldest record, or else the latest heartbeat, in the batch last applied, by origin."))
@@ -90,7 +92,7 @@ func newMeter(m metric.Meter) (*meter, error) {
 // would be no increase to Prometheus.
 func (m *meter) observe(s *Server) (stop func(), err error) {
 	ctx := context.Background()
-	for _, c := range []metric.Int64Counter{m.deliveries, m.pushes, m.lost} {
+	for _, c := range []metric.Int64Counter{m.deliveries, m.pushes, m.lost, m.snapshots} {
 		c.Add(ctx, 0)
 	}
 	for _, at := range []string{fencedCommit, fencedNumber} {

@@ -210,6 +210,7 @@ type Deps struct {
 	Keeper    Keeper           // nil: copies keep their seals as long as Kafka keeps records
 	Copies    Copies           // nil: no copy is filled from another region's
 	Applied   []Applied        // may be empty
+	Snapshots Snapshots        // nil: no other region is seeded from this one
 	Notifier  Notifier         // nil: notifies are dropped
 	Now       func() time.Time // nil: time.Now
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,8 @@ type node struct {
 	name     im.LogName
 	identity *certs.Identity
 	plain    bool // ships entry by entry, as builds did before they could pack
+
+	mute atomic.Bool // no imserver answers where views are
 
 	mu      sync.Mutex
 	r       *replicator.Replicator
@@ -117,6 +120,9 @@ func (n *node) Notify(_ context.Context, _ im.Region, ds []im.Delivery) error {
 }
 
 func (n *node) Positions(_ context.Context, o im.Origin) ([]im.Position, error) {
+	if n.mute.Load() {
+		return nil, im.Errorf(im.CodeUnavailable, "no imserver runs")
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var all []im.Position

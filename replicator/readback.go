@@ -264,22 +264,27 @@ func (c *receiving) locateAll(ctx context.Context) error {
 // appliedTimeout bounds how long a start waits for views to tell how far they are.
 const appliedTimeout = 2 * time.Second
 
-// applied returns where views stand in each partition, as far as they answer.
+// applied returns where views stand in each partition, as far as they answer; nil if there are any and none does.
 func (c *receiving) applied(ctx context.Context) map[im.Partition]im.Position {
 	ctx, cancel := context.WithTimeout(ctx, appliedTimeout)
 	defer cancel()
 	all := map[im.Partition]im.Position{}
+	silent := len(c.r.deps.Applied)
 	for _, view := range c.r.deps.Applied {
 		positions, err := view.Positions(ctx, c.peer.Origin)
 		if err != nil {
 			c.r.log.Info("a view does not tell how far it is; the copies alone decide", "origin", string(c.peer.Origin), "error", err.Error())
 			continue
 		}
+		silent--
 		for _, v := range positions {
 			if v.Next > all[v.Partition].Next {
 				all[v.Partition] = v
 			}
 		}
+	}
+	if silent > 0 && silent == len(c.r.deps.Applied) {
+		return nil
 	}
 	return all
 }

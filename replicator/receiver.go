@@ -177,6 +177,10 @@ func (c *receiving) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	silent, err := c.overtaken(ctx)
+	if err != nil {
+		return err
+	}
 	good = s.begin(good)
 	defer s.end()
 	var wg sync.WaitGroup
@@ -194,7 +198,11 @@ func (c *receiving) session(ctx context.Context) error {
 		}
 	})
 	if len(good) < len(c.parts) {
-		recheck := time.AfterFunc(recheckRefused, func() {
+		soon := recheckRefused
+		if silent {
+			soon = min(soon, c.r.cfg.BackoffMax)
+		}
+		recheck := time.AfterFunc(soon, func() {
 			cancel(im.Errorf(im.CodeUnavailable, "opening the link anew to see whether refused partitions are shipped now"))
 		})
 		defer recheck.Stop()

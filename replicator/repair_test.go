@@ -343,3 +343,50 @@ func TestRoutesJump(t *testing.T) {
 	us.start()
 	eventually(t, "refused", func() bool { return len(refusals(m, "us", "eu")) == 1 })
 }
+
+// A region that was seeded, whose replicator starts before its imservers, is refused what retention removed until they tell
+// how far they are; then its copies begin there.
+func TestCopiesBeginWhereASeededViewIs(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us")
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	us.mute.Store(true)
+	at := map[im.Partition]int64{}
+	for _, p := range eu.own() {
+		if family, _, _ := im.ParseTopic(p.Topic); family == im.FamilyRoute {
+			continue
+		}
+		write(eu, p, 50)
+		eu.log.retain(p, 30)
+		at[p] = 40
+	}
+	m.start()
+	refused := func() (n int) {
+		for _, in := range us.replicator().Status().In {
+			n += len(in.Refused)
+		}
+		return n
+	}
+	eventually(t, "what retention removed is refused", func() bool { return refused() == len(at) })
+	for p, next := range at {
+		(&viewOf{next: next}).stands(us, p)
+	}
+	us.mute.Store(false)
+	eventually(t, "the copies have what follows", func() bool {
+		for p := range at {
+			us.log.mu.Lock()
+			entries := us.log.parts[p].entries
+			first := int64(-1)
+			if len(entries) > 0 {
+				first = wire.DecodeHead(&entries[0]).OriginOffset
+			}
+			us.log.mu.Unlock()
+			if len(entries) < int(eu.log.end(p)-at[p]) {
+				return false
+			}
+			if first != at[p] {
+				t.Fatalf("the copy of %v begins at %d, the view needs %d", p, first, at[p])
+			}
+		}
+		return refused() == 0
+	})
+}

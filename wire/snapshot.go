@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"google.golang.org/protobuf/proto"
+
 	"github.com/antipode-im/antipode/im"
 	antipodev1 "github.com/antipode-im/antipode/proto/antipode/v1"
 )
@@ -65,4 +67,18 @@ func (c *Cut) Home(conversation im.Conversation, origin im.Origin) (im.Partition
 func (c *Cut) Below(conversation im.Conversation, origin im.Origin, offset int64) bool {
 	p, ours := c.Home(conversation, origin)
 	return ours && offset < c.Next[p]
+}
+
+// SnapshotSize is how many bytes a chunk has on the wire.
+func SnapshotSize(c *SnapshotChunk) int { return proto.Size(c) }
+
+// Seeded is how far one of a region's databases is that is seeded from a snapshot of another region's.
+type Seeded struct {
+	Source   im.Region // empty: it was not begun
+	Cut      []*SnapshotPosition
+	After    []byte // of the last chunk that is there
+	Expected int64  // messages that the heads told of so far
+	Records  int64  // messages of them that are there
+	Rows     int64  // of all tables
+	Done     bool
 }

@@ -77,7 +77,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	s, err := imserver.New(cfg, imserver.Deps{
 		Log:       log,
 		NewReader: func(from map[im.Partition]int64) imserver.Reader { return log.NewReader(from) },
-		Store:     store, Deliver: p.routers(), Held: held,
+		Store:     store, Snapshots: store, Deliver: p.routers(), Held: held,
 		Ownership: p.owners(ServiceIMServer, p.binding.ID), Now: off.now, Trust: clock.trust,
 		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
@@ -252,7 +252,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 		Log: log, Keeper: log,
 		NewReader: func(from map[im.Partition]int64) replicator.Reader { return log.NewReader(from) },
 		Packing:   packing{log},
-		Dialer:    links, Copies: links, Applied: []replicator.Applied{views}, Notifier: p.routers(),
+		Dialer:    links, Copies: links, Applied: []replicator.Applied{views}, Snapshots: views, Notifier: p.routers(),
 		Logger: p.tel.Log, Tracer: p.tel.Tracer, Meter: p.tel.Meter,
 	})
 	if err != nil {

@@ -23,17 +23,6 @@ type Seeding struct {
 	after  []byte // as last committed: the fence
 }
 
-// Seeded is how far the seeding of a database is.
-type Seeded struct {
-	Source   im.Region // empty: it was not begun
-	Cut      []*wire.SnapshotPosition
-	After    []byte
-	Expected int64 // messages that the heads told of so far
-	Records  int64 // messages of them
-	Rows     int64 // of all tables
-	Done     bool
-}
-
 // seedSQL makes the table of what is being seeded. It is no part of the schema, so that it needs no version: a region has it
 // once it is seeded, and no other reads it.
 const seedSQL = `
@@ -73,12 +62,12 @@ type queryer interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func (d *database) seeded(ctx context.Context, q queryer) (s Seeded, err error) {
+func (d *database) seeded(ctx context.Context, q queryer) (s wire.Seeded, err error) {
 	var cut []byte
 	err = q.QueryRow(ctx, `SELECT source, cut, after, expected, records, total, done FROM seed`).
 		Scan((*string)(&s.Source), &cut, &s.After, &s.Expected, &s.Records, &s.Rows, &s.Done)
 	if errors.Is(err, pgx.ErrNoRows) || state(err) == stateNoTable {
-		return Seeded{}, nil
+		return wire.Seeded{}, nil
 	}
 	if err == nil {
 		var c wire.SnapshotCutResponse
@@ -120,7 +109,7 @@ func (s *Seeding) Request() *wire.SnapshotCutRequest {
 }
 
 // Begun tells how far the seeding is.
-func (s *Seeding) Begun(ctx context.Context) (Seeded, error) {
+func (s *Seeding) Begun(ctx context.Context) (wire.Seeded, error) {
 	ctx, cancel := s.d.bounded(ctx)
 	defer cancel()
 	has, err := s.d.seeded(ctx, s.d.pool)

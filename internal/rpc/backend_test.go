@@ -18,6 +18,7 @@ import (
 
 // answering is an imserver whose answers a test sets.
 type answering struct {
+	giving
 	got    im.Call
 	origin im.Origin
 	result im.CallResult

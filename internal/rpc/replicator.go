@@ -97,6 +97,7 @@ type ReplicatorService interface {
 	CopySeal(ctx context.Context, o im.Origin, generation uint32, seals []im.CopyFill) ([]im.CopyState, error)
 	CopyCheck(ctx context.Context, o im.Origin) (im.CopyHealth, error)
 	CopyRepair(ctx context.Context, o im.Origin, repairs []im.CopyRepair, bytesPerSecond int, tell func(im.CopyProgress) error) error
+	SnapshotService
 }
 
 // ReplicatorAccess says who may call: links are for replicators of other regions, everything else for the own region.

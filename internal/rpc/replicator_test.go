@@ -14,6 +14,7 @@ import (
 
 // fakeReplicator passes on what the test puts in.
 type fakeReplicator struct {
+	giving
 	updates chan im.Held
 	mu      sync.Mutex
 	to      im.Region

@@ -16,6 +16,7 @@ import (
 type ViewService interface {
 	Positions(ctx context.Context, origin im.Origin) ([]im.Position, error)
 	Digest(ctx context.Context) (map[string]string, error)
+	SnapshotService
 }
 
 // RegisterView serves v.
