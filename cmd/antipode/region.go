@@ -12,9 +12,9 @@ import (
 )
 
 func newRegionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "region", Short: "Add, drain and remove regions, declare them lost, and bring them back"}
+	cmd := &cobra.Command{Use: "region", Short: "Add, seed, drain and remove regions, declare them lost, and bring them back"}
 	cmd.AddCommand(newRegionAddCommand(), newRegionDrainCommand(), newRegionUndrainCommand(), newRegionRemoveCommand(),
-		newRegionLoseCommand(), newRegionReturnCommand(), newRegionActivateCommand())
+		newRegionLoseCommand(), newRegionSeedCommand(), newRegionReturnCommand(), newRegionActivateCommand())
 	return cmd
 }
 

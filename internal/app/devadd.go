@@ -26,6 +26,28 @@ func (d *Dev) wires() map[linkName]*devLink {
 // AddRegion starts a region beside those that run, which hear of it by an order of one of them and by nothing else. Their
 // links to it are real ones and pass no proxy; those from them to it can be cut as any.
 func (d *Dev) AddRegion(ctx context.Context, name im.Region) error {
+	return d.addRegion(ctx, name, func(*devRegion) error { return nil })
+}
+
+// AddSeeded is AddRegion for one that is to be seeded, once the others follow it and before its services start.
+func (d *Dev) AddSeeded(ctx context.Context, name im.Region, seed func(*Operator) error) error {
+	return d.addRegion(ctx, name, func(r *devRegion) error {
+		if err := r.ready(ctx); err != nil {
+			return err
+		}
+		if err := d.announce(ctx, r); err != nil {
+			return err
+		}
+		operator, err := NewOperator(r.site, r.env)
+		if err != nil {
+			return err
+		}
+		return seed(operator)
+	})
+}
+
+// addRegion starts a region, and does something before.
+func (d *Dev) addRegion(ctx context.Context, name im.Region, first func(*devRegion) error) error {
 	regions, links := d.all(), maps.Clone(d.wires())
 	index := len(regions)
 	if index == maxRegions {
@@ -49,14 +71,57 @@ func (d *Dev) AddRegion(ctx context.Context, name im.Region) error {
 	d.mu.Lock()
 	d.regions, d.links = append(slices.Clone(regions), r), links
 	d.mu.Unlock()
+	r.address = d.ports.region(index, portRPC)
+	if err := first(r); err != nil {
+		return err
+	}
 	if err := r.start(ctx); err != nil {
 		return err
 	}
-	operator, err := d.Operator(regions[0].site.Region)
-	if err != nil {
+	return d.announce(ctx, r)
+}
+
+// announce has the others follow a region, unless they do.
+func (d *Dev) announce(ctx context.Context, r *devRegion) error {
+	operator, err := d.Operator(d.all()[0].site.Region)
+	if err != nil || slices.Contains(operator.site.Regions, r.site.Region) {
 		return err
 	}
-	return operator.Add(ctx, im.Member{Region: name, Origins: []im.Origin{origin}, Replicator: d.ports.region(index, portRPC)}, d.cfg.Progress)
+	return operator.Add(ctx, im.Member{Region: r.site.Region, Origins: []im.Origin{r.site.Origin}, Replicator: r.address}, d.cfg.Progress)
+}
+
+// Trim removes from the logs and copies of all regions what everybody has applied, as retention would when it is old enough.
+// Nobody may be behind in a partition by more than what comes while it runs.
+func (d *Dev) Trim(ctx context.Context) error {
+	least := map[im.Partition]int64{} // by the origin's offsets
+	local := map[im.Region]map[im.Partition]int64{}
+	for _, r := range d.all() {
+		positions, err := r.truth().positions(ctx)
+		if err != nil {
+			return err
+		}
+		local[r.site.Region] = map[im.Partition]int64{}
+		for _, p := range positions {
+			local[r.site.Region][p.Partition] = p.Local
+			if has, ok := least[p.Partition]; !ok || p.Next < has {
+				least[p.Partition] = p.Next
+			}
+		}
+	}
+	for _, r := range d.all() {
+		for p, below := range least {
+			if p.Origin() != r.site.Origin {
+				below = local[r.site.Region][p]
+			}
+			if below < 2 {
+				continue
+			}
+			if err := r.broker.Load().Trim(ctx, p.Topic, p.Number, below-1); err != nil { // never all: heartbeats come all the time
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Running are the services that run, by region and instance: each start makes another.

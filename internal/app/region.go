@@ -23,12 +23,15 @@ import (
 
 // devRegion is one region of antipode dev: an embedded Kafka and Redis, and the services over them, each as a unit.
 type devRegion struct {
-	site Site
-	env  Env
+	site    Site
+	env     Env
+	address string // of its replicator, for others; of one that was added
 
 	kafka, redis *Unit
 	services     []*Unit // in the order in which they start
 	gateways     map[string]*Unit
+
+	broker atomic.Pointer[embedded.Kafka] // the last one that was started
 
 	// What runs now; nil while it is down.
 	ipconf     atomic.Pointer[ipconf.IPConf]
@@ -50,6 +53,7 @@ func newDevRegion(index int, site Site, env Env, network *embedded.Network, port
 		if err != nil {
 			return nil, err
 		}
+		r.broker.Store(k)
 		return embeddedPart{k}, nil
 	})
 	r.redis = NewUnit(name("redis"), log, func(context.Context) (Service, error) {
@@ -134,6 +138,19 @@ func (e embeddedPart) Run(ctx context.Context) error {
 func (r *devRegion) start(ctx context.Context) error {
 	r.switching.Lock()
 	defer r.switching.Unlock()
+	if err := r.ready(ctx); err != nil {
+		return err
+	}
+	for _, u := range r.services {
+		if err := u.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ready brings up the backends, and what services need in them.
+func (r *devRegion) ready(ctx context.Context) error {
 	if err := r.kafka.Start(); err != nil {
 		return err
 	}
@@ -148,11 +165,6 @@ func (r *devRegion) start(ctx context.Context) error {
 	log.Close()
 	if err != nil {
 		return fmt.Errorf("region %s: %w", r.site.Region, err)
-	}
-	for _, u := range r.services {
-		if err := u.Start(); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -50,8 +50,12 @@ func (t truth) Logged(ctx context.Context) ([]checker.Logged, error) {
 
 // logged adds the records of one partition, as a reader takes them.
 func logged(ctx context.Context, log *kafka.Cluster, p im.Partition, all []checker.Logged) ([]checker.Logged, error) {
-	var f im.Follower
-	for offset := int64(0); ; {
+	bounds, err := log.Bounds(ctx, []im.Partition{p})
+	if err != nil {
+		return nil, err
+	}
+	f, begun := im.Follower{}, bounds[p].Start == 0
+	for offset := bounds[p].Start; ; {
 		entries, err := log.Read(ctx, p, offset, 1<<20)
 		if err != nil {
 			return nil, fmt.Errorf("read %v: %w", p, err)
@@ -62,6 +66,9 @@ func logged(ctx context.Context, log *kafka.Cluster, p im.Partition, all []check
 		for i := range entries {
 			offset = entries[i].Offset + 1
 			head := wire.DecodeHead(&entries[i])
+			if !begun && !head.Marker() { // retention removed what was before
+				f.Next, begun = head.OriginOffset, true
+			}
 			if f.See(head.OriginOffset, head.Generation, head.Marker()) != im.Take || head.Conversation == "" {
 				continue
 			}

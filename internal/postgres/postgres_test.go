@@ -36,6 +36,7 @@ func TestTimelines(t *testing.T) {
 		"stores by month":             testMonths,
 		"ends what hangs":             testTimeouts,
 		"looks rows up by index":      testPlans,
+		"cuts a stream":               testHeadAtCut,
 	})
 	t.Run("explains", func(t *testing.T) { testErrors(t, server) })
 }

@@ -231,6 +231,7 @@ func snapshotHeads(ctx context.Context, tx pgx.Tx, cut *wire.Cut, after snapshot
 	}
 	for i, h := range heads {
 		p, ours := cut.Home(im.Conversation(h.Conversation), im.Origin(h.Origin))
+		ours = ours && cut.Next[p] > 0
 		if ours && h.Offset >= cut.Next[p] {
 			if ours, err = headAt(ctx, tx, h, cut.Next[p]); err != nil {
 				return nil, err

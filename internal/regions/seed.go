@@ -115,7 +115,7 @@ func (s *Seed) begin(ctx context.Context, db Seedling, has wire.Seeded) (wire.Se
 func (s *Seed) load(ctx context.Context, i int, db Seedling, has *wire.Seeded, pace *pace, sum *Planted) error {
 	of := db.Request()
 	again := &backoff.ExponentialBackOff{InitialInterval: 500 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 15 * time.Second}
-	began, told, first, failed := time.Now(), time.Now(), has.Records, 0
+	began, told, first, failed := time.Now(), time.Time{}, has.Records, 0
 	for {
 		var broken error // what is wrong here
 		err := s.Snapshots.Snapshot(ctx, &wire.SnapshotRequest{

@@ -173,7 +173,7 @@ func TestSeedIsThrottled(t *testing.T) {
 		if rate := float64(sum.Bytes) / took.Seconds(); took < 9*time.Second || rate > 10_300 || rate < 9_700 {
 			t.Errorf("%d bytes took %v", sum.Bytes, took)
 		}
-		if len(lines) < 2 || !strings.Contains(lines[0], "of 101 messages are here") || !strings.Contains(lines[0], "about 5s to go") {
+		if len(lines) < 2 || !strings.Contains(lines[1], "of 101 messages are here") || !strings.Contains(lines[1], "about 5s to go") {
 			t.Errorf("progress: %q", lines)
 		}
 	})

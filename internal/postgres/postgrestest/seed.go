@@ -98,9 +98,9 @@ var errKilled = errors.New("killed")
 // A region that is seeded from another, whatever that applies meanwhile and however often the seeding is killed, and then
 // applies what follows the cut, has what it would have if it had applied everything.
 func seeds(t *testing.T, create maker, other func(*testing.T, int) postgres.Config) {
-	runs := uint64(6)
+	runs := uint64(4)
 	if testing.Short() {
-		runs = 3
+		runs = 2
 	}
 	for seed := range runs {
 		logs := viewtest.Make(seed+100, 150)
