@@ -16,7 +16,7 @@ import (
 
 // What a client may do wrong before it is logged in: each ends the connection with its code.
 func TestBadHello(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.HelloTimeout = 300 * time.Millisecond; c.MaxFrame = 4096; c.MaxText = 1024 })
+	r := newRig(t, func(c *Config) { c.HelloTimeout = time.Minute; c.MaxFrame = 4096; c.MaxText = 1024 })
 	other, err := issue.New("k1", nil) // another key under the same id
 	if err != nil {
 		t.Fatal(err)
@@ -43,11 +43,10 @@ func TestBadHello(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name  string
-		frame *wire.Frame // nil: nothing is sent
-		raw   string      // instead of a frame
+		frame *wire.Frame
+		raw   string // instead of a frame
 		code  im.Code
 	}{
-		{name: "nothing", code: im.CodeHelloExpected},
 		{name: "another frame first", frame: wire.FrameOf(&wire.Ping{}), code: im.CodeHelloExpected},
 		{name: "garbage", raw: "\xff\xff\xff\xff", code: im.CodeBadFrame},
 		{name: "too large", raw: strings.Repeat("x", 4097), code: im.CodeFrameTooLarge},
@@ -70,10 +69,9 @@ func TestBadHello(t *testing.T) {
 				t.Parallel()
 				p := r.dial(subprotocol)
 				p.t = t
-				switch {
-				case test.raw != "":
+				if test.raw != "" {
 					p.sendRaw(p.codec.MessageType(), []byte(test.raw))
-				case test.frame != nil:
+				} else {
 					b, err := p.codec.Encode(test.frame)
 					if err != nil {
 						t.Fatal(err)
@@ -84,6 +82,11 @@ func TestBadHello(t *testing.T) {
 			})
 		})
 	}
+	t.Run("nothing", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, func(c *Config) { c.HelloTimeout = 2 * time.Second }) // from the handshake's beginning on
+		r.dial(wire.SubprotocolJSON).expectClose(im.CodeHelloExpected)
+	})
 	t.Cleanup(func() {
 		if claims := r.routers.claimed(); len(claims) != 0 {
 			t.Errorf("claims without a login: %v", claims)

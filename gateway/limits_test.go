@@ -192,7 +192,7 @@ func TestRatesEvict(t *testing.T) {
 	for range 10 {
 		r.allow(-1, now)
 	}
-	for key := range 3 * maxRates {
+	for key := range maxRates * 3 / 2 {
 		if !r.allow(key, now) {
 			t.Fatalf("key %d was refused", key)
 		}

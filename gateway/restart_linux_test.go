@@ -59,6 +59,7 @@ func handoffAt(t testing.TB) func(*Config) {
 
 // A session without a socket has as long in the next process as it had left.
 func TestHotRestartWithinWindow(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	r := newRig(t, handoffAt(t), func(c *Config) { c.ResumeWindow = time.Second })
 	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	p.ws.NetConn().Close()
@@ -71,7 +72,10 @@ func TestHotRestartWithinWindow(t *testing.T) {
 // Whatever a conn is in the middle of goes on in the next process.
 func TestHotRestart(t *testing.T) {
 	both(t, func(t *testing.T, subprotocol string) {
-		r := newRig(t, handoffAt(t), func(c *Config) { c.HelloTimeout = 20 * time.Second; c.MaxUnackedBytes, c.MaxSendBytes = 64<<20, 64<<20 })
+		r := newRig(t, handoffAt(t), func(c *Config) {
+			c.HelloTimeout = 20 * time.Second
+			c.MaxUnackedBytes, c.MaxSendBytes, c.SendBuffer = 64<<20, 64<<20, 32<<10
+		})
 		idle, welcome := r.login(subprotocol, "idle", 1)
 
 		half, _ := r.login(subprotocol, "half", 1) // half a frame was read
@@ -96,7 +100,7 @@ func TestHotRestart(t *testing.T) {
 		deaf, _ := r.login(subprotocol, "deaf", 1) // half a frame was written
 		big := strings.Repeat("x", 60_000)
 		deafNo := r.routers.last().Conn
-		const bigs = 120
+		const bigs = 40
 		for range bigs {
 			r.push(big, deafNo)
 		}
@@ -152,6 +156,7 @@ func TestHotRestart(t *testing.T) {
 
 // What routers send to the wrong process comes all the same.
 func TestHotRestartPassesOn(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	r := newRig(t, handoffAt(t))
 	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	no := r.routers.last().Conn
@@ -176,6 +181,7 @@ func TestHotRestartPassesOn(t *testing.T) {
 
 // A process that cannot take over leaves everything as it was.
 func TestHotRestartRefused(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	r := newRig(t, handoffAt(t))
 	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	cfg := r.g.cfg
@@ -211,6 +217,7 @@ func TestHotRestartRefused(t *testing.T) {
 // A process that is told to end while another takes over waits for the outcome: clients that are being moved are not sent
 // away.
 func TestHotRestartMeetsShutdown(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	begins := func(r *rig) *predecessor {
 		cfg := r.g.cfg
 		p, err := findPredecessor(&cfg)
@@ -443,6 +450,7 @@ func BenchmarkHotRestart(b *testing.B) {
 
 // A socket of TLS does not move to the next process. Its session does, and is resumed there.
 func TestTLSHotRestart(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	r := newRig(t, withTLS, handoffAt(t))
 	before, welcome := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	r.push("one", r.routers.last().Conn)
@@ -462,6 +470,7 @@ func TestTLSHotRestart(t *testing.T) {
 // QUIC stays with the process that has it until that ends; the next one serves it then, at the same address. Sessions are
 // resumed there.
 func TestWebTransportHotRestart(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	free, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

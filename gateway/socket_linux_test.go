@@ -62,6 +62,7 @@ func TestSocketOptions(t *testing.T) {
 // A socket keeps its options when the next process takes it over; sockets which that accepts, from a listener that it was
 // given, have the options of its own configuration.
 func TestSocketOptionsAfterHotRestart(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	r := newRig(t, handoffAt(t), func(c *Config) { c.KeepAlive, c.UserTimeout = 77*time.Second, 7*time.Second })
 	before, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	r.g.cfg.KeepAlive, r.g.cfg.UserTimeout = 88*time.Second, 8*time.Second // what next starts with
