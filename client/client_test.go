@@ -264,6 +264,12 @@ func TestGapFromOrigin(t *testing.T) {
 		if fromOrigin != 1 || len(us.logins()) != 0 {
 			t.Errorf("%d pulls and %d logins in us, want a pull over HTTP", fromOrigin, len(us.logins()))
 		}
+		synctest.Wait()
+		eu.script(func() {
+			if eu.cancels != 1 {
+				t.Errorf("the own region was told of %d cancelled calls, want its pull", eu.cancels)
+			}
+		})
 		// The own region's late push is a duplicate.
 		eu.push(w.log(direct, "us")[1], "eu")
 		synctest.Wait()
@@ -271,6 +277,56 @@ func TestGapFromOrigin(t *testing.T) {
 			t.Errorf("inserted %q", got)
 		}
 		pass(4 * time.Second) // the cancelled pull ends at the server
+	})
+}
+
+// A gap that a notify shows is not for a slow pull of something else to wait for.
+func TestGapDuringAnotherPull(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		eu := w.gateway("e1", "eu")
+		w.gateway("u1", "us")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "caught up", func() bool { return r.took(CaughtUp{}) == 1 })
+		eu.script(func() { eu.onPull = func(bool) time.Duration { return 5 * time.Second } })
+		w.say("eu", direct, "bob", "a")
+		w.holds("eu", direct, im.Cursor{"eu": 1})
+		r.Sync()
+		pass(100 * time.Millisecond) // the own region is being asked for a
+		w.say("us", direct, "bob", "1")
+		eu.push(w.say("us", direct, "bob", "2"), "us")
+		took := eventually(t, 10*time.Second, "the gap is filled", func() bool { return r.Cursor(direct)["us"] == 2 })
+		if took > 100*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		eventually(t, 10*time.Second, "all is here", func() bool { return len(r.Messages(direct)) == 3 })
+		pass(6 * time.Second)
+	})
+}
+
+// A policy that lets nobody race has regions asked one after the other.
+func TestGapWithoutRace(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		w.policy.RaceWidth = 1
+		eu := w.gateway("e1", "eu")
+		w.gateway("u1", "us")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "caught up", func() bool { return r.took(CaughtUp{}) == 1 })
+		w.holds("eu", direct, im.Cursor{})
+		eu.script(func() { eu.onPull = func(bool) time.Duration { return 3 * time.Second } })
+		w.say("us", direct, "bob", "1")
+		eu.push(w.say("us", direct, "bob", "2"), "us")
+		pass(2 * time.Second)
+		w.mu.Lock()
+		if n := w.pulls["us"]; n != 0 {
+			t.Errorf("%d pulls in us beside the one in eu", n)
+		}
+		w.mu.Unlock()
+		took := eventually(t, 5*time.Second, "the gap is filled", func() bool { return r.Cursor(direct)["us"] == 2 })
+		if took > 1200*time.Millisecond {
+			t.Errorf("took %v", 2*time.Second+took)
+		}
 	})
 }
 

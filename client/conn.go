@@ -347,7 +347,15 @@ func (c *conn) start(method, key string, body []byte, trace string, fn func([]by
 			fn(nil, im.Errorf(im.CodeOverloaded, "%d frames wait to be sent", sendQueue))
 		}
 	}
-	return func() { c.take(id) }
+	return func() {
+		if c.take(id) == nil {
+			return
+		}
+		select { // the gateway need not go on with it
+		case c.out <- wire.FrameOf(&wire.Cancel{Id: id}):
+		default:
+		}
+	}
 }
 
 // call sends a call and waits for its reply.

@@ -64,7 +64,8 @@ type gateway struct {
 	onPull   func(http bool) time.Duration                     // negative: never answers
 	acked    uint64
 	typings  []bool // stopped, of each
-	dead     bool   // takes frames, says nothing
+	cancels  int
+	dead     bool // takes frames, says nothing
 	polls    map[string]*peer
 	noSocket bool          // upgrades are refused
 	cutAfter time.Duration // WebSockets are cut after so long; 0: never
@@ -316,6 +317,10 @@ func (g *gateway) frame(p *peer, f *wire.Frame) bool {
 			body, err := g.call(p.uid, k.Call.Method, k.Call.Body, false)
 			p.reply(k.Call, body, err)
 		})
+	case *wire.FrameCancel:
+		g.mu.Lock()
+		g.cancels++
+		g.mu.Unlock()
 	case *wire.FrameBye:
 		return false
 	}

@@ -35,6 +35,8 @@ type pulls struct {
 type pulling struct {
 	done chan struct{}
 	more bool // something new is missing: look again before ending
+	// gapped tells that a push showed a gap meanwhile: the origins are asked at once, by whatever pull is under way.
+	gapped chan struct{}
 }
 
 // cause is why a conversation is pulled.
@@ -48,9 +50,15 @@ func (c *Client) pull(conversation im.Conversation, why cause) (done <-chan stru
 	defer c.pulls.mu.Unlock()
 	if p := c.pulls.running[conversation]; p != nil {
 		p.more = true
+		if why.gap {
+			select {
+			case p.gapped <- struct{}{}:
+			default:
+			}
+		}
 		return p.done
 	}
-	p := &pulling{done: make(chan struct{})}
+	p := &pulling{done: make(chan struct{}), gapped: make(chan struct{}, 1)}
 	if c.ctx.Err() != nil {
 		close(p.done)
 		return p.done
@@ -85,7 +93,12 @@ func (c *Client) fill(conversation im.Conversation, why cause, p *pulling) {
 		var err error
 		switch {
 		case len(gaps) > 0:
-			progress, err = c.pullGaps(conversation, gaps, why)
+			select {
+			case <-p.gapped:
+				why.gap = true
+			default:
+			}
+			progress, err = c.pullGaps(conversation, gaps, why, p.gapped)
 		case len(again) > 0:
 			progress, err = c.pullAgain(conversation, again)
 		default:
@@ -108,9 +121,10 @@ func (c *Client) fill(conversation im.Conversation, why cause, p *pulling) {
 	}
 }
 
-// pullGaps asks the own region and the origins of the gaps at the same time; the first answer that fills the gaps wins
-// and the other calls are cancelled. progress tells whether the cursor has grown at all.
-func (c *Client) pullGaps(conversation im.Conversation, gaps []timeline.Gap, why cause) (progress bool, err error) {
+// pullGaps asks the own region and the origins of the gaps at the same time, as many as the policy lets race; the first answer that
+// fills the gaps wins and the other calls are cancelled. Where no push showed the gap, the origins wait until the own
+// region was slow, or lacked something. progress tells whether the cursor has grown at all.
+func (c *Client) pullGaps(conversation im.Conversation, gaps []timeline.Gap, why cause, gapped <-chan struct{}) (progress bool, err error) {
 	select {
 	case c.pulls.slots <- struct{}{}:
 		defer func() { <-c.pulls.slots }()
@@ -124,53 +138,80 @@ func (c *Client) pullGaps(conversation im.Conversation, gaps []timeline.Gap, why
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.CallTimeout)
 	defer cancel()
 	before := c.Cursor(conversation)
-	target := im.Cursor{}
-	regions := []im.Region{own.region()}
-	for _, g := range gaps {
-		target[g.Origin] = max(target[g.Origin], g.To)
-		if r := g.Origin.Region(); !slices.Contains(regions, r) {
-			regions = append(regions, r)
-		}
-	}
-	answers := make(chan error, len(regions))
+	width := c.endpoints.currentPolicy().RaceWidth
+	race := pullRace{known: []im.Region{own.region()}}
+	race.want(gaps)
+	answers := make(chan error)
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	defer cancel()
-	asked := 0
+	under := 0 // ways that are being asked
 	ask := func(way caller) {
-		asked++
-		calls.Go(func() { answers <- c.pullFrom(ctx, way, conversation, target) })
+		under++
+		target := race.target
+		calls.Go(func() {
+			err := c.pullFrom(ctx, way, conversation, target)
+			select {
+			case answers <- err:
+			case <-ctx.Done():
+			}
+		})
 	}
 	ask(own)
 	hedge := time.NewTimer(hedgePull)
 	defer hedge.Stop()
-	if why.gap {
-		hedge.Reset(0)
-	}
+	hurry := why.gap
 	var errs []error
 	for {
+		for hurry && len(race.next) > 0 && under < max(width, 1) {
+			r := race.next[0]
+			race.next = race.next[1:]
+			if f := c.fallbackTo(r); f != nil {
+				ask(f)
+			}
+		}
+		if under == 0 {
+			return !before.CoversAll(c.Cursor(conversation)), worst(errs)
+		}
 		select {
 		case <-hedge.C:
-			for _, r := range regions[1:] {
-				if f := c.fallbackTo(r); f != nil {
-					ask(f)
-				}
+			hurry = true
+		case <-gapped:
+			hurry = true
+			if err := sleep(ctx, gapPatience); err != nil {
+				continue
 			}
-			regions = regions[:1]
-			if len(errs) == asked {
-				return !before.CoversAll(c.Cursor(conversation)), worst(errs)
-			}
+			race.want(c.missing(conversation))
 		case err := <-answers:
-			if err == nil && (c.Cursor(conversation).CoversAll(target) || len(c.missing(conversation)) == 0) {
+			under--
+			if err == nil && (c.Cursor(conversation).CoversAll(race.target) || len(c.missing(conversation)) == 0) {
 				return true, nil
 			}
 			errs = append(errs, err)
-			hedge.Reset(0) // the answer was not enough: ask the others now
-			if len(errs) == asked && len(regions) == 1 {
-				return !before.CoversAll(c.Cursor(conversation)), worst(errs)
-			}
+			hurry = true // the answer was not enough: ask the others now
+		case <-ctx.Done():
+			return !before.CoversAll(c.Cursor(conversation)), context.Cause(ctx)
 		}
 	}
+}
+
+// pullRace is what is to be had, and of whom.
+type pullRace struct {
+	target im.Cursor
+	known  []im.Region // asked, or about to be
+	next   []im.Region // of these, those that are not asked yet
+}
+
+// want adds gaps: their origins have what the own region may lack.
+func (r *pullRace) want(gaps []timeline.Gap) {
+	target := r.target.Merge(nil)
+	for _, g := range gaps {
+		target = target.Merge(im.Cursor{g.Origin: g.To})
+		if from := g.Origin.Region(); !slices.Contains(r.known, from) {
+			r.known, r.next = append(r.known, from), append(r.next, from)
+		}
+	}
+	r.target = target
 }
 
 // worst joins the errors of ways to the same records: it is a stop only if all are.

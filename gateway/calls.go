@@ -53,13 +53,20 @@ func (c *conn) call(call *wire.Call, bodyErr error) {
 		}
 	} else if w.err == nil && c.calls < c.g.cfg.MaxCalls {
 		c.calls++
+		ctx, own := c.cancellable(call.Id)
 		c.mu.Unlock()
 		c.g.call(func() {
-			body, err := c.run(w)
+			body, err := c.run(ctx, w)
 			c.mu.Lock()
 			c.calls--
+			cancelled := errors.Is(context.Cause(ctx), errCancelled)
+			if own && !cancelled {
+				c.forget(call.Id)
+			}
 			c.mu.Unlock()
-			c.reply(w.call, body, err)
+			if !cancelled {
+				c.reply(w.call, body, err)
+			}
 		})
 		return
 	}
@@ -70,6 +77,46 @@ func (c *conn) call(call *wire.Call, bodyErr error) {
 	}
 	c.reply(call, nil, w.err)
 	c.g.metrics.refused(call, w.err)
+}
+
+// errCancelled ends a call that its client took back: nobody waits for the answer.
+var errCancelled = errors.New("the client took the call back")
+
+// cancellable returns a call's context, and whether it is its own: a call whose id is that of another under way cannot be
+// cancelled. The caller holds mu.
+func (c *conn) cancellable(id uint32) (ctx context.Context, own bool) {
+	if _, twice := c.running[id]; twice {
+		return c.g.base, false
+	}
+	if c.running == nil {
+		c.running = map[uint32]context.CancelCauseFunc{}
+	}
+	ctx, cancel := context.WithCancelCause(c.g.base)
+	c.running[id] = cancel
+	return ctx, true
+}
+
+// forget lets go of a call that is done or cancelled. The caller holds mu.
+func (c *conn) forget(id uint32) {
+	if cancel := c.running[id]; cancel != nil {
+		delete(c.running, id)
+		cancel(nil)
+	}
+	if len(c.running) == 0 {
+		c.running = nil
+	}
+}
+
+// cancel takes a call back, unless it was answered, or is a submit: that may have happened. False: there is no such call.
+func (c *conn) cancel(id uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cancel, under := c.running[id]
+	if under {
+		cancel(errCancelled)
+		c.forget(id)
+	}
+	return under
 }
 
 // call runs a call beside the loop.
@@ -107,7 +154,7 @@ func (c *conn) refuse(call *wire.Call, err error) {
 // the client sends after it heard of the failure is no longer queued behind it.
 func (c *conn) runQueue(key string, w *work) {
 	for {
-		body, err := c.run(w)
+		body, err := c.run(c.g.base, w)
 		if err == nil {
 			c.reply(w.call, body, nil)
 		}
@@ -136,13 +183,13 @@ func (c *conn) runQueue(key string, w *work) {
 }
 
 // run runs a call.
-func (c *conn) run(w *work) ([]byte, error) {
+func (c *conn) run(ctx context.Context, w *work) ([]byte, error) {
 	if w.err != nil {
 		c.g.metrics.refused(w.call, w.err)
 		return nil, w.err
 	}
 	s := c.session.Load()
-	result, err := c.g.forward(w.call.Trace, min(c.g.cfg.CallTimeout, time.Until(w.by)), im.Call{
+	result, err := c.g.forward(ctx, w.call.Trace, min(c.g.cfg.CallTimeout, time.Until(w.by)), im.Call{
 		Service: w.call.Service, Method: w.call.Method, Key: w.call.Key, Body: w.call.Body,
 		UID: s.uid, Device: s.device, Platform: s.platform, Seen: s.seenStamp(), MaxText: c.g.cfg.MaxText,
 	})
@@ -171,13 +218,19 @@ func (c *conn) reply(call *wire.Call, body []byte, err error) {
 	c.sendEncoded(b)
 }
 
-// forward calls the backend of a service, with a deadline, a span and the error codes of the wire.
-func (g *Gateway) forward(traceparent string, timeout time.Duration, call im.Call) (im.CallResult, error) {
-	ctx, cancel := context.WithTimeout(g.base, timeout)
+// forward calls the backend of a service, with a deadline, a span and the error codes of the wire. A call that ctx ends by
+// errCancelled is counted as such.
+func (g *Gateway) forward(ctx context.Context, traceparent string, timeout time.Duration, call im.Call) (im.CallResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	ctx, end := g.traceCall(ctx, traceparent, &call)
 	began := time.Now()
 	result, err := g.deps.Backend.Call(ctx, call)
+	if err != nil && errors.Is(context.Cause(ctx), errCancelled) {
+		end(nil)
+		g.metrics.cancelled(&call)
+		return result, errCancelled
+	}
 	if err != nil {
 		if _, coded := errors.AsType[*im.Error](err); !coded {
 			if ctx.Err() != nil {

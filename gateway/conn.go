@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"math"
 	"net"
@@ -73,6 +74,7 @@ type conn struct {
 	calls   int       // under way
 	queued  int       // submits that wait for an earlier one of their key
 	queues  map[string][]*work
+	running map[uint32]context.CancelCauseFunc // of calls that may be cancelled; nil without any
 }
 
 func (g *Gateway) newConn(codec *wire.Codec, ip netip.Addr) *conn {

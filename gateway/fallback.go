@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -96,7 +97,15 @@ func (g *Gateway) callHTTP(r *http.Request, service, method string) (result im.C
 	if key := wire.KeyOf(service, method, body); key != "" {
 		call.Key = key
 	}
-	result, err = g.forward(r.Header.Get("Traceparent"), g.cfg.CallTimeout, call)
+	ctx, cancel := context.WithCancelCause(g.base)
+	defer cancel(nil)
+	if method != submitMethod { // that may have happened
+		defer context.AfterFunc(r.Context(), func() { cancel(errCancelled) })()
+	}
+	result, err = g.forward(ctx, r.Header.Get("Traceparent"), g.cfg.CallTimeout, call)
+	if errors.Is(err, errCancelled) { // by whoever has the answer from elsewhere: what it cost is little
+		g.rates.giveBack(identity.UID, time.Now())
+	}
 	return result, asJSON, err
 }
 

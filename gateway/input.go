@@ -134,6 +134,9 @@ func messageName(typ int) string {
 
 // handle takes a frame. bodyErr says that its body does not fit its method's type.
 func (c *conn) handle(f *wire.Frame, bodyErr error) {
+	if k, ok := f.Kind.(*wire.FrameCancel); ok && c.cancel(k.Cancel.Id) {
+		return // its call was counted
+	}
 	if !c.limit(f) {
 		return
 	}
@@ -151,7 +154,7 @@ func (c *conn) handle(f *wire.Frame, bodyErr error) {
 		// A resume may have taken the session to another socket, which did not say bye.
 		c.g.endSession(s, errSaidBye, func(s *session) bool { return s.conn == c })
 		c.close(errSaidBye)
-	case *wire.FramePong, *wire.FrameError: // nothing to do; it was heard
+	case *wire.FramePong, *wire.FrameError, *wire.FrameCancel: // nothing to do; it was heard
 	case *wire.FrameHello:
 		c.sendError(im.Errorf(im.CodeBadRequest, "this connection has said hello"))
 	default:

@@ -61,6 +61,16 @@ func (r *rates[K]) allow(key K, now time.Time) bool {
 	return l.AllowN(now, 1)
 }
 
+// giveBack returns one to a key's allowance, which is never more than full.
+func (r *rates[K]) giveBack(key K, now time.Time) {
+	s := r.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.keys[key]; l != nil {
+		l.AllowN(now, -1)
+	}
+}
+
 // evict forgets one of some keys, which the map picks by chance: the one that has spent the least.
 func (s *rateShard[K]) evict(now time.Time) {
 	var fullest K

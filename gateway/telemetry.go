@@ -45,7 +45,7 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		openConns:    gauge("conns", "{conn}", "Open sockets."),
 		liveSessions: gauge("sessions", "{session}", "Sessions, with and without a socket."),
 		logins:       counter("logins", "{login}", "Hellos by outcome."),
-		calls:        counter("calls", "{call}", "Calls by method and code."),
+		calls:        counter("calls", "{call}", "Calls by method and code; code cancelled for those that their clients took back."),
 		resumes:      counter("resumes", "{resume}", "Attempts to resume a session by outcome."),
 		sheds:        counter("sheds", "{shed}", "Work refused or dropped because of a limit."),
 		closes:       counter("closes", "{close}", "Connections closed by the gateway, by code."),
@@ -133,6 +133,11 @@ func (x *metrics) called(c *im.Call, code im.Code, took time.Duration) {
 	method := methodLabel(c.Service, c.Method)
 	x.counted(method, code)
 	x.callTime.Record(context.Background(), took.Seconds(), x.labels.One("method", method))
+}
+
+// cancelled counts a call that was taken back: it is no failure.
+func (x *metrics) cancelled(c *im.Call) {
+	x.counted(methodLabel(c.Service, c.Method), "cancelled")
 }
 
 func (x *metrics) refused(c *wire.Call, err error) {

@@ -390,6 +390,8 @@ func FrameOf(m proto.Message) *Frame {
 		return &Frame{Kind: &FrameError{Error: m}}
 	case *Bye:
 		return &Frame{Kind: &FrameBye{Bye: m}}
+	case *Cancel:
+		return &Frame{Kind: &FrameCancel{Cancel: m}}
 	}
 	return &Frame{}
 }

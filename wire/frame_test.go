@@ -385,7 +385,7 @@ func fuzzDecode(f *testing.F, subprotocol string) {
 		&Hello{Token: "t", Device: "d", Platform: "ios", Login: 3, Resume: &Resume{Session: "s", Push: 9}},
 		&Call{Id: 1, Service: "im", Method: "submit", Key: "d:ann:bob", Body: body},
 		&Call{Id: 2, Service: "weather", Method: "now", Body: []byte{0, 1}},
-		&PushAck{Number: 3}, &Ping{}, &Bye{},
+		&PushAck{Number: 3}, &Ping{}, &Bye{}, &Cancel{Id: 4},
 	} {
 		b, err := c.Encode(FrameOf(m))
 		if err != nil {

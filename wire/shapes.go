@@ -18,6 +18,7 @@ type (
 	Goaway  = antipodev1.Goaway
 	Error   = antipodev1.Error
 	Bye     = antipodev1.Bye
+	Cancel  = antipodev1.Cancel
 )
 
 // The kinds of a frame (its oneof).
@@ -34,6 +35,7 @@ type (
 	FrameGoaway  = antipodev1.Frame_Goaway
 	FrameError   = antipodev1.Frame_Error
 	FrameBye     = antipodev1.Frame_Bye
+	FrameCancel  = antipodev1.Frame_Cancel
 )
 
 // The bodies of the service "im".

@@ -42,6 +42,7 @@ type Frame struct {
 	//	*Frame_Goaway
 	//	*Frame_Error
 	//	*Frame_Bye
+	//	*Frame_Cancel
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -192,6 +193,15 @@ func (x *Frame) GetBye() *Bye {
 	return nil
 }
 
+func (x *Frame) GetCancel() *Cancel {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -244,6 +254,10 @@ type Frame_Bye struct {
 	Bye *Bye `protobuf:"bytes,12,opt,name=bye,proto3,oneof"`
 }
 
+type Frame_Cancel struct {
+	Cancel *Cancel `protobuf:"bytes,13,opt,name=cancel,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Kind() {}
 
 func (*Frame_Welcome) isFrame_Kind() {}
@@ -267,6 +281,8 @@ func (*Frame_Goaway) isFrame_Kind() {}
 func (*Frame_Error) isFrame_Kind() {}
 
 func (*Frame_Bye) isFrame_Kind() {}
+
+func (*Frame_Cancel) isFrame_Kind() {}
 
 // Hello is the client's first frame.
 type Hello struct {
@@ -1103,6 +1119,51 @@ func (*Bye) Descriptor() ([]byte, []int) {
 	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{13}
 }
 
+// Cancel takes a call back whose answer is not wanted any more.
+type Cancel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // of the call
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cancel) Reset() {
+	*x = Cancel{}
+	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cancel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cancel) ProtoMessage() {}
+
+func (x *Cancel) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
+func (*Cancel) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Cancel) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 // PollRequest is the body of POST /v1/poll: frames of the client, on networks on which no WebSocket lasts.
 type PollRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1116,7 +1177,7 @@ type PollRequest struct {
 
 func (x *PollRequest) Reset() {
 	*x = PollRequest{}
-	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	mi := &file_antipode_v1_frame_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1189,7 @@ func (x *PollRequest) String() string {
 func (*PollRequest) ProtoMessage() {}
 
 func (x *PollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_frame_proto_msgTypes[14]
+	mi := &file_antipode_v1_frame_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1202,7 @@ func (x *PollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollRequest.ProtoReflect.Descriptor instead.
 func (*PollRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{14}
+	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PollRequest) GetConn() string {
@@ -1184,7 +1245,7 @@ type PollAnswer struct {
 
 func (x *PollAnswer) Reset() {
 	*x = PollAnswer{}
-	mi := &file_antipode_v1_frame_proto_msgTypes[15]
+	mi := &file_antipode_v1_frame_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1257,7 @@ func (x *PollAnswer) String() string {
 func (*PollAnswer) ProtoMessage() {}
 
 func (x *PollAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_frame_proto_msgTypes[15]
+	mi := &file_antipode_v1_frame_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1270,7 @@ func (x *PollAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollAnswer.ProtoReflect.Descriptor instead.
 func (*PollAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{15}
+	return file_antipode_v1_frame_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PollAnswer) GetConn() string {
@@ -1237,7 +1298,7 @@ var File_antipode_v1_frame_proto protoreflect.FileDescriptor
 
 const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\n" +
-	"\x17antipode/v1/frame.proto\x12\vantipode.v1\"\xa0\x04\n" +
+	"\x17antipode/v1/frame.proto\x12\vantipode.v1\"\xcf\x04\n" +
 	"\x05Frame\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.antipode.v1.HelloH\x00R\x05hello\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.antipode.v1.WelcomeH\x00R\awelcome\x12'\n" +
@@ -1251,7 +1312,8 @@ const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\x06goaway\x18\n" +
 	" \x01(\v2\x13.antipode.v1.GoawayH\x00R\x06goaway\x12*\n" +
 	"\x05error\x18\v \x01(\v2\x12.antipode.v1.ErrorH\x00R\x05error\x12$\n" +
-	"\x03bye\x18\f \x01(\v2\x10.antipode.v1.ByeH\x00R\x03byeB\x06\n" +
+	"\x03bye\x18\f \x01(\v2\x10.antipode.v1.ByeH\x00R\x03bye\x12-\n" +
+	"\x06cancel\x18\r \x01(\v2\x13.antipode.v1.CancelH\x00R\x06cancelB\x06\n" +
 	"\x04kind\"\xaa\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x16\n" +
@@ -1310,7 +1372,9 @@ const file_antipode_v1_frame_proto_rawDesc = "" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12$\n" +
 	"\x0eretry_after_ms\x18\x03 \x01(\rR\fretryAfterMs\x12\x16\n" +
 	"\x06action\x18\x04 \x01(\tR\x06action\"\x05\n" +
-	"\x03Bye\"~\n" +
+	"\x03Bye\"\x18\n" +
+	"\x06Cancel\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\"~\n" +
 	"\vPollRequest\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\tR\x04conn\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x17\n" +
@@ -1334,7 +1398,7 @@ func file_antipode_v1_frame_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_frame_proto_rawDescData
 }
 
-var file_antipode_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_antipode_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_antipode_v1_frame_proto_goTypes = []any{
 	(*Frame)(nil),       // 0: antipode.v1.Frame
 	(*Hello)(nil),       // 1: antipode.v1.Hello
@@ -1350,8 +1414,9 @@ var file_antipode_v1_frame_proto_goTypes = []any{
 	(*Goaway)(nil),      // 11: antipode.v1.Goaway
 	(*Error)(nil),       // 12: antipode.v1.Error
 	(*Bye)(nil),         // 13: antipode.v1.Bye
-	(*PollRequest)(nil), // 14: antipode.v1.PollRequest
-	(*PollAnswer)(nil),  // 15: antipode.v1.PollAnswer
+	(*Cancel)(nil),      // 14: antipode.v1.Cancel
+	(*PollRequest)(nil), // 15: antipode.v1.PollRequest
+	(*PollAnswer)(nil),  // 16: antipode.v1.PollAnswer
 }
 var file_antipode_v1_frame_proto_depIdxs = []int32{
 	1,  // 0: antipode.v1.Frame.hello:type_name -> antipode.v1.Hello
@@ -1366,15 +1431,16 @@ var file_antipode_v1_frame_proto_depIdxs = []int32{
 	11, // 9: antipode.v1.Frame.goaway:type_name -> antipode.v1.Goaway
 	12, // 10: antipode.v1.Frame.error:type_name -> antipode.v1.Error
 	13, // 11: antipode.v1.Frame.bye:type_name -> antipode.v1.Bye
-	2,  // 12: antipode.v1.Hello.resume:type_name -> antipode.v1.Resume
-	12, // 13: antipode.v1.Reply.error:type_name -> antipode.v1.Error
-	0,  // 14: antipode.v1.PollRequest.frames:type_name -> antipode.v1.Frame
-	0,  // 15: antipode.v1.PollAnswer.frames:type_name -> antipode.v1.Frame
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	14, // 12: antipode.v1.Frame.cancel:type_name -> antipode.v1.Cancel
+	2,  // 13: antipode.v1.Hello.resume:type_name -> antipode.v1.Resume
+	12, // 14: antipode.v1.Reply.error:type_name -> antipode.v1.Error
+	0,  // 15: antipode.v1.PollRequest.frames:type_name -> antipode.v1.Frame
+	0,  // 16: antipode.v1.PollAnswer.frames:type_name -> antipode.v1.Frame
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_frame_proto_init() }
@@ -1395,6 +1461,7 @@ func file_antipode_v1_frame_proto_init() {
 		(*Frame_Goaway)(nil),
 		(*Frame_Error)(nil),
 		(*Frame_Bye)(nil),
+		(*Frame_Cancel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1402,7 +1469,7 @@ func file_antipode_v1_frame_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_frame_proto_rawDesc), len(file_antipode_v1_frame_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
