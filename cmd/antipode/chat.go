@@ -100,10 +100,24 @@ func chat(ctx context.Context, f chatFlags, in *os.File, out *os.File) error {
 		return err
 	}
 	v := newChatView(c, im.UID(f.as), conversation)
+	talk := func(ctx context.Context) error { return runPlain(ctx, v, f, in, out) }
 	if isTerminal(in) && isTerminal(out) {
-		return runScreen(ctx, v, f, in, out)
+		talk = func(ctx context.Context) error { return runScreen(ctx, v, f, in, out) }
 	}
-	return runPlain(ctx, v, f, in, out)
+	if err := talk(ctx); err != errInterrupted {
+		return err
+	}
+	return nil
+}
+
+// errInterrupted is why a talk ends that somebody ended: no failure.
+var errInterrupted = errors.New("interrupted")
+
+// talking is a context of a talk: it ends with ctx, as interrupted, or with what the function is told.
+func talking(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	talk, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { cancel(errInterrupted) }) // once for a process, so nothing stops it before
+	return talk, cancel
 }
 
 // check looks at what can be told wrong before anybody is asked.
@@ -235,7 +249,7 @@ const sendTimeout = 2 * time.Minute
 // runPlain sends each line of the input and prints what comes, a line each, in the order in which it comes; one that
 // belongs further up says so.
 func runPlain(ctx context.Context, v *chatView, f chatFlags, in io.Reader, out io.Writer) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := talking(ctx)
 	defer cancel(nil)
 	printed := make(chan struct{})
 	go func() {
@@ -258,7 +272,7 @@ func runPlain(ctx context.Context, v *chatView, f chatFlags, in io.Reader, out i
 			err = errors.Join(err, serr)
 		}
 	}
-	if err == nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+	if err == nil {
 		err = context.Cause(ctx)
 	}
 	if err == nil && f.linger > 0 {

@@ -28,7 +28,7 @@ const chatHelp = "/add UID · /remove UID · /leave · /members · /quit, or end
 
 // runScreen is the chat on a terminal.
 func runScreen(ctx context.Context, v *chatView, f chatFlags, in *os.File, out *os.File) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := talking(ctx)
 	defer cancel(nil)
 	s := &screen{out: bufio.NewWriter(out), size: func() (int, int) { return terminalSize(out) }, dirty: make(chan struct{}, 1)}
 	painted := make(chan struct{})
@@ -199,10 +199,7 @@ func (s *screen) typed(ctx context.Context, v *chatView, f chatFlags, in io.Read
 			}()
 			s.touch()
 		case <-ctx.Done():
-			if cause := context.Cause(ctx); cause != context.Canceled {
-				return cause
-			}
-			return nil
+			return context.Cause(ctx)
 		}
 	}
 }

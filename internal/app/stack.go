@@ -60,7 +60,7 @@ func (s *stack) Run(ctx context.Context) error {
 		go func() {
 			defer close(done)
 			err := l.run(lctx)
-			if lctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, im.ErrKilled)) {
+			if lctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, im.ErrKilled) || errors.Is(err, context.Cause(lctx))) {
 				return // it was told to stop, and did
 			}
 			mu.Lock()

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -94,6 +95,25 @@ func TestKilledStackStopsAtOnce(t *testing.T) {
 		}
 		if took := time.Since(began); took != 0 {
 			t.Fatalf("a kill took %v", took)
+		}
+	})
+}
+
+// A signal's context has the signal as its cause, and what was told to stop may say so.
+func TestStackStoppedForAReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stack{name: "eu/router"}
+		s.push("service", func(ctx context.Context) error {
+			<-ctx.Done()
+			return fmt.Errorf("serve: %w", context.Cause(ctx))
+		})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		synctest.Wait()
+		cancel(errors.New("interrupt signal received"))
+		if err := <-done; err != nil {
+			t.Errorf("it was told to stop and did, but: %v", err)
 		}
 	})
 }
