@@ -187,7 +187,7 @@ func TestProfilesComeAndGo(t *testing.T) {
 					c := dial()
 					defer c.Close()
 					for range 10 {
-						if _, err := trip(c, 20*time.Millisecond); (err == nil) == want {
+						if _, err := trip(c, 50*time.Millisecond); (err == nil) == want {
 							return true
 						}
 					}

@@ -302,7 +302,7 @@ func TestCloseFailsWhatWaits(t *testing.T) {
 			t.Errorf("append across close: %v", err)
 		}
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second { // an append is tried for longer
 		t.Errorf("close took %v", took)
 	}
 	if _, err := appendText(t.Context(), c, ps[0], "b"); !errors.Is(err, kafka.ErrClosed) {

@@ -240,8 +240,8 @@ func TestOTLPIsOptional(t *testing.T) {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_ = tel.Close(ctx) // it says that a span was lost
-	if took := time.Since(begun); took > 2*time.Second {
+	_ = tel.Close(ctx)                                           // it says that a span was lost
+	if took := time.Since(begun); took > 2900*time.Millisecond { // it would try for 3 s
 		t.Errorf("closing took %v", took)
 	}
 	http.DefaultClient.CloseIdleConnections()
