@@ -14,12 +14,13 @@ import { AntipodeError } from './codes.js';
 import { Connection } from './connection.js';
 import { race } from './dial.js';
 import { Emitter, pause } from './emitter.js';
-import { Endpoints, refusal } from './endpoints.js';
-import { group, traceparent, uuidv7 } from './ids.js';
+import { Endpoints } from './endpoints.js';
+import { HTTPCalls } from './http.js';
+import { traceparent, uuidv7 } from './ids.js';
 import { Outbox } from './outbox.js';
-import { regionOf } from './place.js';
 import { backOffMs } from './policy.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
+import { Submits } from './submits.js';
 import { Sync } from './sync.js';
 import { Typing } from './typing.js';
 
@@ -64,11 +65,6 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
 
 /** @typedef {{id: string, secret: string, push: bigint}} Session */
 
-/**
- * A submit that is no text, and how often it was sent.
- * @typedef {{conversation: string, body: object, trace: string, sent: number}} Submit
- */
-
 /** For a call's reply. It exceeds the servers' deadline for global acks. */
 const CALL_MS = 20000;
 const PUSH_ACK_EVERY = 32;
@@ -76,14 +72,10 @@ const PUSH_ACK_EVERY = 32;
 const WINDOW = 16;
 /** Between two looks while calls go over HTTP. */
 const POLL_MS = 4000;
-/** Gateways that one call tries over HTTP. */
-const HTTP_TRIES = 3;
 /** After these the same gateway is no place to come back to. */
 const LEAVE = new Set(['draining', 'gateway_fenced', 'overloaded', 'unready', 'too_many_requests', 'internal']);
 /** Refusals of a hello that say nothing of the gateway. */
 const OWN_FAULT = new Set(['token_expired', 'login_tie', 'session_expired', 'draining']);
-/** How often a group's region is asked over HTTP after the client has moved to another. */
-const CREATE_TRIES = 5;
 /** A connection that lasted so long was a good one: the next loss begins a new back-off. */
 const GOOD_MS = 10000;
 /** An own message whose record did not come back in this time after its ack is pulled. */
@@ -97,6 +89,10 @@ export class Client extends Emitter {
   maxText = 4096;
   /** @type {Endpoints} */
   #endpoints;
+  /** @type {HTTPCalls} */
+  #http;
+  /** @type {Submits} */
+  #submits;
   #stopping = new AbortController();
   /** cuts a wait between two connections short */
   #hurry = new AbortController();
@@ -126,6 +122,27 @@ export class Client extends Emitter {
     this.options = options;
     this.uid = options.uid;
     this.#endpoints = new Endpoints({ ipconf: options.ipconf, catalogueKeys: options.catalogueKeys });
+    this.#http = new HTTPCalls(
+      {
+        gateways: () => this.#endpoints.ordered(),
+        failed: (key) => this.#endpoints.failed(key),
+        token: () => this.#freshToken(),
+        timeoutMs: CALL_MS,
+      },
+      this.#stopping.signal,
+    );
+    this.#submits = new Submits(
+      {
+        policy: () => this.#endpoints.policy,
+        now: () => this.now(),
+        origin: () => this.#origin,
+        seen: (id) => this.sync.conversations.get(id)?.timeline.stamp.toString() ?? '0',
+        reachable: () => this.#reachable(),
+        send: ({ conversation, body, trace }) => this.#call('submit', conversation, body, trace),
+        sendTo: (region, { body, trace }) => this.#http.at(region, '/v1/submit', body, this.#stopping.signal, trace),
+      },
+      this.#stopping.signal,
+    );
     this.sync = new Sync(
       {
         uid: options.uid,
@@ -133,7 +150,7 @@ export class Client extends Emitter {
         region: () => this.state.region,
         online: () => this.#connection !== undefined || this.state.polling,
         call: (method, key, body) => this.#call(method, key, body),
-        pullFrom: (region, body, signal) => this.#pullFrom(region, body, signal),
+        pullFrom: (region, body, signal) => this.#http.at(region, '/v1/pull', body, signal),
         changed: (conversation) => this.emit('changed', conversation),
       },
       this.#stopping.signal,
@@ -233,56 +250,22 @@ export class Client extends Emitter {
   }
 
   /**
-   * Creates a group in the region that serves now, which its id names. If another region took over before the ack was there, that
-   * one answers wrong_region. Then, if the record cannot have landed, it is created anew there; if it may have, the region of the
-   * first try is asked over HTTP with the same ids, and the error stands if it does not answer: the group may exist, and
-   * appears in the list if it does.
+   * Creates a group in the region that serves now (submits.js says what happens if another takes over meanwhile).
    * @param {string} title @param {string[]} members
    * @returns {Promise<string>} its conversation
    */
-  async createGroup(title, members) {
-    for (let attempt = 0; ; attempt++) {
-      const id = group(this.#origin, this.now());
-      const submit = this.#submitOf(id, { create: { title, members } });
-      try {
-        await this.#submitNow(submit);
-        return id;
-      } catch (error) {
-        if (!(error instanceof AntipodeError) || error.code !== 'wrong_region') throw error;
-        if (submit.sent > 1) return this.#createAt(id, submit, error);
-        if (attempt > 3) throw error;
-      }
-    }
-  }
-
-  /**
-   * Repeats a create in the region that its id names.
-   * @param {string} id @param {Submit} submit @param {AntipodeError} refused
-   */
-  async #createAt(id, submit, refused) {
-    const region = id.split(':')[1];
-    for (let attempt = 0; attempt < CREATE_TRIES; attempt++) {
-      try {
-        await this.#postTo(region, '/v1/submit', submit.body, this.#stopping.signal, submit.trace);
-        return id;
-      } catch (error) {
-        this.#stopping.signal.throwIfAborted();
-        if (error instanceof AntipodeError && error.action === 'stop') throw error;
-        const retryAfterMs = error instanceof AntipodeError ? error.retryAfterMs : 0;
-        await pause(backOffMs(this.#endpoints.policy, attempt, retryAfterMs), this.#stopping.signal);
-      }
-    }
-    throw refused;
+  createGroup(title, members) {
+    return this.#submits.createGroup(title, members);
   }
 
   /** @param {string} id @param {{add?: string[], remove?: string[]}} change */
   changeMembers(id, change) {
-    return this.#submitNow(this.#submitOf(id, { member: { add: change.add ?? [], remove: change.remove ?? [] } }));
+    return this.#submits.submit(id, { member: { add: change.add ?? [], remove: change.remove ?? [] } });
   }
 
   /** @param {string} id @param {string} title */
   rename(id, title) {
-    return this.#submitNow(this.#submitOf(id, { settings: { title } }));
+    return this.#submits.submit(id, { settings: { title } });
   }
 
   /** The members as the region has them now. @param {string} id */
@@ -528,36 +511,8 @@ export class Client extends Emitter {
   /** @param {string} method @param {string} key @param {object} body @param {string} [trace] @returns {Promise<any>} */
   #call(method, key, body, trace = '') {
     if (this.#connection) return this.#connection.call(method, key, body, { trace, timeoutMs: CALL_MS });
-    if (this.state.polling) return this.#callOverHTTP(method, key, body, trace);
+    if (this.state.polling) return this.#http.call(method, key, body, trace);
     return Promise.reject(new AntipodeError('unavailable', 'not connected'));
-  }
-
-  /** @param {string} method @param {string} key @param {object} body @param {string} trace @returns {Promise<any>} */
-  async #callOverHTTP(method, key, body, trace) {
-    /** @type {unknown} */
-    let lastError = new AntipodeError('unavailable', 'no gateway is known');
-    for (const gateway of this.#endpoints.ordered().filter((g) => g.pullUrl).slice(0, HTTP_TRIES)) {
-      try {
-        return await this.#post(gateway, `/v1/call/im/${method}?key=${encodeURIComponent(key)}`, body, this.#stopping.signal, trace);
-      } catch (error) {
-        if (error instanceof AntipodeError) throw error; // it answered
-        this.#endpoints.failed(gateway.key);
-        lastError = error;
-      }
-    }
-    throw lastError instanceof AntipodeError ? lastError : new AntipodeError('unavailable', 'no gateway answers');
-  }
-
-  /** @param {import('./dial.js').Gateway} gateway @param {string} path @param {object} body @param {AbortSignal} signal @param {string} [trace] */
-  async #post(gateway, path, body, signal, trace = '') {
-    const response = await fetch(gateway.pullUrl.replace(/\/$/, '') + path, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${await this.#freshToken()}`, ...(trace && { Traceparent: trace }) },
-      body: JSON.stringify(body),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(CALL_MS)]),
-    });
-    if (!response.ok) throw await refusal(response, `gateway ${gateway.key}`);
-    return response.json();
   }
 
   /** @param {import('./outbox.js').Item} item */
@@ -577,32 +532,6 @@ export class Client extends Emitter {
     }, ECHO_MS);
   }
 
-  /**
-   * @param {string} conversation @param {object} content
-   * @returns {Submit}
-   */
-  #submitOf(conversation, content) {
-    const seen = this.sync.conversations.get(conversation)?.timeline.stamp.toString() ?? '0';
-    return { conversation, body: { conversation, clientId: uuidv7(this.now()), seen, ...content }, trace: traceparent(), sent: 0 };
-  }
-
-  /**
-   * Submits something that is no text and waits for its ack, keeping the client_id across a few retries.
-   * @param {Submit} submit
-   */
-  async #submitNow(submit) {
-    for (let attempt = 0; ; attempt++) {
-      await this.#reachable();
-      submit.sent++;
-      try {
-        return await this.#call('submit', submit.conversation, submit.body, submit.trace);
-      } catch (error) {
-        if (!(error instanceof AntipodeError) || error.action === 'stop' || attempt >= 6) throw error;
-        await pause(backOffMs(this.#endpoints.policy, attempt, error.retryAfterMs), this.#stopping.signal);
-      }
-    }
-  }
-
   /** Waits until calls can be made, for as long as a call may take. */
   async #reachable() {
     const usable = () => this.#connection !== undefined || this.state.polling;
@@ -615,21 +544,6 @@ export class Client extends Emitter {
       off();
     }
     if (!usable()) throw new AntipodeError('unavailable', 'not connected');
-  }
-
-  /**
-   * Pulls over HTTP from a gateway of another region.
-   * @param {string} region @param {object} body @param {AbortSignal} signal
-   */
-  #pullFrom(region, body, signal) {
-    return this.#postTo(region, '/v1/pull', body, signal);
-  }
-
-  /** @param {string} region @param {string} path @param {object} body @param {AbortSignal} signal @param {string} [trace] */
-  async #postTo(region, path, body, signal, trace) {
-    const gateway = this.#endpoints.ordered().find((g) => g.region === regionOf(region) && g.pullUrl);
-    if (!gateway) throw new AntipodeError('unavailable', `no gateway of ${region} is known`);
-    return this.#post(gateway, path, body, signal, trace);
   }
 
   /** @param {string} id */
