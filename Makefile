@@ -112,10 +112,11 @@ bench-ipconf: ## print ipconf's figures of bench/README.md, a line each: name va
 
 EDGE_PEER := bench/edge/centrifugo
 
-bench-edge: ## measure the gateway's sockets beside Centrifugo and a bare write() loop (8 minutes; ARGS="-idle 2000" for less)
+bench-edge: ## measure the gateway's sockets beside Centrifugo and a bare write() loop, and what a killed gateway or region does to 2,000 clients (10 minutes; ARGS="-idle 2000" for less)
 	cd $(EDGE_PEER) && $(GO) build -o ../../../bin/centrifugo github.com/centrifugal/centrifugo/v5
 	$(GO) build -o bin/edge ./bench/edge
 	@bin/edge -centrifugo bin/centrifugo $(ARGS)
+	@bin/edge failover
 
 bench-restart: deps ## measure what 5,000 clients see of a gateway's hot restart, in a region of real servers (2 minutes)
 	@$(GO) test -tags real -count 1 -timeout 10m -run '^$$' -bench HotRestart -benchtime 1x ./test/real/service | tee /dev/stderr | grep ^Benchmark >/dev/null

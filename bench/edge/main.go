@@ -6,6 +6,8 @@
 //
 // Each figure is a line: name value unit (peer's value). CPU is that of the measured process alone, from /proc. Clients and
 // servers share the machine, so that ratios of one run count, not figures.
+//
+// "edge failover" kills a gateway and a region under clients of whole regions instead.
 package main
 
 import (
@@ -37,6 +39,8 @@ func main() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "gateway":
 		err = serveGateway(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "failover":
+		err = failover(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "floor":
 		err = serveFloor(ctx)
 	default:
@@ -95,8 +99,12 @@ func run(ctx context.Context, o options) error {
 	}
 	theirs := none()
 	if o.centrifugo != "" {
-		if theirs, err = measure(ctx, o, &peer{program: o.centrifugo, dir: dir}); err != nil {
+		other := &peer{program: o.centrifugo, dir: dir}
+		if theirs, err = measure(ctx, o, other); err != nil {
 			return fmt.Errorf("centrifugo: %w", err)
+		}
+		if err := equalRates(ctx, o, w, other, min(ours.fanRate, theirs.fanRate)/2); err != nil {
+			return fmt.Errorf("equal rates: %w", err)
 		}
 	}
 	figure("idle-connection", ours.idleBytes, theirs.idleBytes, "bytes")
@@ -207,20 +215,65 @@ func fanOut(ctx context.Context, o options, s server, p *process, f *figures) er
 	f.fanCPU = (p.cpu() - cpu) / float64(total) * 1e6
 	c.forget()
 	every := 2 * took / time.Duration(o.rounds)
+	if err := pushEvery(ctx, o, s, every); err != nil {
+		return err
+	}
+	if err := c.await(ctx, total+int64(o.rounds/2)*int64(o.members)); err != nil {
+		return err
+	}
+	f.halfP50, f.halfP99 = c.latency(.5), c.latency(.99)
+	return nil
+}
+
+// pushEvery pushes half of the rounds, each when it is due, however the ones before went.
+func pushEvery(ctx context.Context, o options, s server, every time.Duration) error {
 	next := time.Now()
 	for range o.rounds / 2 {
 		if err := s.push(ctx); err != nil {
 			return err
 		}
 		next = next.Add(every)
-		if err := await.Moment(ctx, next); err != nil { // open-loop: when the next is due
+		if err := await.Moment(ctx, next); err != nil {
 			return err
 		}
 	}
-	if err := c.await(ctx, total+total/2); err != nil {
-		return err
+	return nil
+}
+
+// fanOutAt finds the latencies at a rate of deliveries a second.
+func fanOutAt(ctx context.Context, o options, s server, rate float64) (p50, p99 float64, err error) {
+	p, err := s.start(ctx)
+	if err != nil {
+		return 0, 0, err
 	}
-	f.halfP50, f.halfP99 = c.latency(.5), c.latency(.99)
+	defer p.stop()
+	c, err := connect(ctx, s, o.members, 64, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer c.close()
+	if err := pushEvery(ctx, o, s, time.Duration(float64(o.members)/rate*float64(time.Second))); err != nil {
+		return 0, 0, err
+	}
+	if err := c.await(ctx, int64(o.rounds/2)*int64(o.members)); err != nil {
+		return 0, 0, err
+	}
+	return c.latency(.5), c.latency(.99), nil
+}
+
+// equalRates has both servers push as much in a second: half of what the slower one bears.
+func equalRates(ctx context.Context, o options, w *world, other *peer, rate float64) error {
+	p50, p99, err := fanOutAt(ctx, o, w, rate)
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	their50, their99, err := fanOutAt(ctx, o, other, rate)
+	if err != nil {
+		return fmt.Errorf("centrifugo: %w", err)
+	}
+	figure("fan-out-equal-rate", rate, rate, "deliveries/s")
+	figure("fan-out-equal-rate-p50", p50, their50, "ms")
+	figure("fan-out-equal-rate-p99", p99, their99, "ms")
 	return nil
 }
 
