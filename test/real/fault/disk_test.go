@@ -115,7 +115,7 @@ func TestKafkaDiskFull(t *testing.T) {
 	f := begin(t, "full disk of Kafka")
 	f.full("us/kafka")
 	f.notices(60*time.Second, us)
-	f.flows(time.Now(), 10*time.Second, []im.Region{eu}, []im.Region{eu})
+	f.flows(time.Now(), 30*time.Second, []im.Region{eu}, []im.Region{eu})
 	f.heals(f.frees("us/kafka"))
 	f.ends()
 }

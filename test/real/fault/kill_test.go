@@ -60,7 +60,7 @@ func TestKillKafka(t *testing.T) {
 	f := begin(t, "kill -9 of the only broker of a region")
 	f.breaks(f.Kill, "eu/kafka")
 	f.notices(30*time.Second, eu)
-	f.flows(time.Now(), 10*time.Second, []im.Region{us}, []im.Region{us})
+	f.flows(time.Now(), 30*time.Second, []im.Region{us}, []im.Region{us})
 	f.heals(f.starts("eu/kafka"))
 	f.ends()
 }
@@ -168,7 +168,7 @@ func TestKillRegion(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.accepts(time.Now(), 10*time.Second, eu) // these are nowhere else
+	f.accepts(time.Now(), 30*time.Second, eu) // these are nowhere else
 	f.do(f.Kill, "eu")
 	for _, l := range [][2]im.Region{{eu, us}, {us, eu}} {
 		if err := f.Heal(ctx, l[0], l[1]); err != nil {

@@ -30,9 +30,9 @@ func TestCutLinks(t *testing.T) {
 	f.breaks(f.cut, "")
 	f.lasts(6 * time.Second) // a silent link is given up after 5
 	since := time.Now()
-	f.accepts(since, 10*time.Second)
-	f.flows(since, 10*time.Second, []im.Region{eu}, []im.Region{eu})
-	f.flows(since, 10*time.Second, []im.Region{us}, []im.Region{us})
+	f.accepts(since, 30*time.Second)
+	f.flows(since, 30*time.Second, []im.Region{eu}, []im.Region{eu})
+	f.flows(since, 30*time.Second, []im.Region{us}, []im.Region{us})
 	f.unnoticed()
 	f.heals(f.joins)
 	f.ends()

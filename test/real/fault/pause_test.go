@@ -29,7 +29,7 @@ func TestPause(t *testing.T) {
 			f.told(30*time.Second, eu) // imserver.append_timeout
 			f.reads("eu/imserver-1", "kafka", f.address("eu/kafka"))
 			f.reads("eu/replicator-1", "kafka", f.address("eu/kafka"))
-			f.flows(time.Now(), 10*time.Second, []im.Region{us}, []im.Region{us})
+			f.flows(time.Now(), 30*time.Second, []im.Region{us}, []im.Region{us})
 		}},
 		{"eu/postgres", func(f *fault) {
 			// timelines.connect_timeout and statement_timeout
@@ -45,13 +45,13 @@ func TestPause(t *testing.T) {
 			f.unnoticed()
 		}},
 		{"eu/imserver-1 and us/router-1", func(f *fault) { f.flows(f.broke, 20*time.Second, nil, nil) }},
-		{"eu/gateway-1", func(f *fault) { f.accepts(time.Now(), 10*time.Second, us) }},
+		{"eu/gateway-1", func(f *fault) { f.accepts(time.Now(), 30*time.Second, us) }},
 		{"eu/replicator-1", func(f *fault) {
 			f.logs("us/replicator-1", "eu is silent for ") // replicator.link_timeout
-			f.accepts(time.Now(), 10*time.Second)
+			f.accepts(time.Now(), 30*time.Second)
 			f.unnoticed()
 		}},
-		{"eu", func(f *fault) { f.flows(time.Now(), 10*time.Second, []im.Region{us}, []im.Region{us}) }},
+		{"eu", func(f *fault) { f.flows(time.Now(), 30*time.Second, []im.Region{us}, []im.Region{us}) }},
 	} {
 		t.Run(c.members, func(t *testing.T) {
 			f := begin(t, "pause of "+c.members)

@@ -42,7 +42,7 @@ func TestLoseDisks(t *testing.T) {
 		if err := f.Cut(t.Context(), eu, to); err != nil {
 			t.Fatal(err)
 		}
-		f.accepts(time.Now(), 10*time.Second, eu)
+		f.accepts(time.Now(), 30*time.Second, eu)
 	}
 	f.breaks(f.Kill, "eu")
 	f.burns(eu)
