@@ -396,14 +396,15 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 	return to
 }
 
-// beginsLate tells whether a copy that is read from its start begins past the log's: it was made anew while views went on.
+// beginsLate tells whether a copy that is read from its start begins past the log's: it was made anew while views went on. Of one
+// that has markers alone only views tell.
 func beginsLate(heads []wire.ShipHead) bool {
 	for i := range heads {
 		if !heads[i].Marker() {
 			return heads[i].OriginOffset > 0
 		}
 	}
-	return false
+	return true
 }
 
 // before counts the entries that certainly stand before the first marker of their copy: all, if no generation was raised;

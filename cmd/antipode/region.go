@@ -196,7 +196,10 @@ It takes the configuration of a replicator of the region it runs in.`,
 }
 
 func newRegionReturnCommand() *cobra.Command {
-	var flags configFlags
+	var (
+		flags  configFlags
+		seeded bool
+	)
 	cmd := &cobra.Command{
 		Use:   "return",
 		Short: "Bring the own region back after it was declared lost, under the next epoch of its origin",
@@ -208,6 +211,9 @@ services derive them again from the logs when they start. The other regions are 
 of them is configured or started again. The region is left joining: it takes no clients until antipode region activate finds that it
 has caught up.
 
+Deriving the views anew takes all logs from their start. Where retention has cut them, say --seeded: nothing of the former
+epoch's log is fetched, and antipode region seed fills the views from another region before the services start.
+
 It takes the configuration of a replicator of the region, with timelines.urls and routes.addrs set as well. After a
 failure run the same command again.`,
 		Args: cobra.NoArgs,
@@ -217,7 +223,7 @@ failure run the same command again.`,
 				return err
 			}
 			defer operator.Close()
-			r, err := operator.Return(cmd.Context(), func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+			r, err := operator.Return(cmd.Context(), seeded, func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
 			if err != nil {
 				return err
 			}
@@ -228,6 +234,7 @@ failure run the same command again.`,
 		},
 	}
 	flags.register(cmd)
+	cmd.Flags().BoolVar(&seeded, "seeded", false, "the views are to be seeded from another region (antipode region seed), not derived from the logs")
 	return cmd
 }
 

@@ -34,7 +34,10 @@ type Returned struct {
 // What the region took and nobody received is appended to the new epoch's log; the former epoch's log is replaced by a
 // copy that ends at the seals, as every other region has it; the views are emptied, to be derived again from the logs. Then
 // the region is marked as joining. Every step may be repeated: after a failure run it again.
-func (o *Operator) Return(ctx context.Context, progress func(string)) (Returned, error) {
+//
+// Views that are to be seeded (see Seed) need no log from its start: then the former epoch's log is left empty, and nothing is
+// asked of the others' logs.
+func (o *Operator) Return(ctx context.Context, seeded bool, progress func(string)) (Returned, error) {
 	former, err := o.former()
 	if err != nil {
 		return Returned{}, err
@@ -53,8 +56,10 @@ func (o *Operator) Return(ctx context.Context, progress func(string)) (Returned,
 		return r, err
 	}
 	defer log.Close()
-	if err := o.whole(ctx, log, former, seals, source); err != nil {
-		return r, err
+	if !seeded {
+		if err := o.whole(ctx, log, former, seals, source); err != nil {
+			return r, err
+		}
 	}
 	progress(fmt.Sprintf("sending again under %s what %s took past its seals", o.site.Origin, former))
 	if err := MigrateLog(ctx, log, o.site); err != nil {
@@ -64,10 +69,14 @@ func (o *Operator) Return(ctx context.Context, progress func(string)) (Returned,
 	if r.Resent, err = remainder.Resubmit(ctx); err != nil {
 		return r, err
 	}
-	if r.Copied, err = o.replace(ctx, log, former, seals, source, progress); err != nil {
+	if r.Copied, err = o.replace(ctx, log, former, seals, source, seeded, progress); err != nil {
 		return r, err
 	}
-	progress("emptying the views: services derive them again from the logs")
+	next := "services derive them again from the logs"
+	if seeded {
+		next = "seed them now, before any service starts"
+	}
+	progress("emptying the views: " + next)
 	if err := o.clear(ctx); err != nil {
 		return r, err
 	}
@@ -224,7 +233,7 @@ func (o *Operator) whole(ctx context.Context, log *kafka.Cluster, former im.Orig
 }
 
 // replace makes the former epoch's log a copy, ended at the seals.
-func (o *Operator) replace(ctx context.Context, log *kafka.Cluster, former im.Origin, seals []im.CopyState, source *rpc.Copies, progress func(string)) (int64, error) {
+func (o *Operator) replace(ctx context.Context, log *kafka.Cluster, former im.Origin, seals []im.CopyState, source *rpc.Copies, seeded bool, progress func(string)) (int64, error) {
 	unpack, err := replicator.Unpacker()
 	if err != nil {
 		return 0, err
@@ -259,7 +268,11 @@ func (o *Operator) replace(ctx context.Context, log *kafka.Cluster, former im.Or
 	}
 	total, told := int64(0), time.Now()
 	for i, s := range seals {
-		n, err := regions.Copy(ctx, log, source, unpack, s, im.StampAt(time.Now()))
+		take := regions.Copy
+		if seeded {
+			take = regions.CopyMarkers
+		}
+		n, err := take(ctx, log, source, unpack, s, im.StampAt(time.Now()))
 		if err != nil {
 			return total, err
 		}

@@ -67,7 +67,7 @@ func (o *Operator) Seed(ctx context.Context, order SeedOrder) (regions.Planted, 
 	seed := regions.Seed{
 		From: order.From, Snapshots: copies[order.From], Rate: order.Rate, Progress: order.Progress,
 		Check: func(ctx context.Context, cut []*wire.SnapshotPosition) error {
-			return o.follows(ctx, log, copies, cut, order.Progress)
+			return o.follows(ctx, log, copies, order.From, cut, order.Progress)
 		},
 	}
 	for _, s := range seedings {
@@ -134,18 +134,33 @@ func (o *Operator) join(ctx context.Context, progress func(string)) error {
 	return nil
 }
 
-// follows fails unless logs bring what follows a cut: each is one that the region follows, is not sealed, and still holds the
-// next record. A region that does not answer is believed.
-func (o *Operator) follows(ctx context.Context, log *kafka.Cluster, copies map[im.Region]*rpc.Copies, cut []*wire.SnapshotPosition, progress func(string)) error {
-	next := map[im.Region]map[im.Partition]int64{} // of the logs of others
+// follows fails unless logs bring what follows a cut: each is one that the region follows, and still holds the next record. Of one
+// that is sealed no link brings anything: all of it must be below the cut. A region that does not answer is believed.
+func (o *Operator) follows(
+	ctx context.Context, log *kafka.Cluster, copies map[im.Region]*rpc.Copies, from im.Region, cut []*wire.SnapshotPosition, progress func(string),
+) error {
+	states, err := o.states(ctx)
+	if err != nil {
+		return err
+	}
+	newest := map[im.Region]im.Origin{}
+	for _, r := range o.site.Regions {
+		newest[r], _ = o.site.newest(r)
+	}
+	next := map[im.Region]map[im.Partition]int64{}   // of the logs of others
+	sealed := map[im.Origin]map[im.Partition]int64{} // of those of which nothing follows
 	for _, at := range cut {
 		p := im.Partition{Topic: at.Topic, Number: int(at.Partition)}
 		origin := p.Origin()
 		switch {
 		case !slices.Contains(o.site.Origins, origin):
 			return fmt.Errorf("the snapshot holds records of %s, whose log region %s does not follow: list it in origins", origin, o.site.Region)
-		case at.Generation != 0:
-			return fmt.Errorf("the log of %s is sealed, or about to be, and no link brings a sealed log to another region", origin)
+		case at.Generation == im.SealedGeneration: // all of it is in the snapshot, and nothing will follow
+		case at.Generation != 0 || newest[origin.Region()] != origin || states[origin.Region()].State.Gone():
+			if sealed[origin] == nil {
+				sealed[origin] = map[im.Partition]int64{}
+			}
+			sealed[origin][p] = at.Next
 		case origin == o.site.Origin:
 			if err := o.ownHolds(ctx, log, p, at.Next); err != nil {
 				return err
@@ -155,6 +170,11 @@ func (o *Operator) follows(ctx context.Context, log *kafka.Cluster, copies map[i
 				next[origin.Region()] = map[im.Partition]int64{}
 			}
 			next[origin.Region()][p] = at.Next
+		}
+	}
+	for origin, next := range sealed {
+		if err := allOf(ctx, copies[from], origin, next); err != nil {
+			return err
 		}
 	}
 	names := slices.Sorted(maps.Keys(next))
@@ -173,6 +193,29 @@ func (o *Operator) follows(ctx context.Context, log *kafka.Cluster, copies map[i
 		}
 	}
 	return errors.Join(errors.Join(errs...), context.Cause(ctx))
+}
+
+// allOf fails unless a cut is at the seals of an origin.
+func allOf(ctx context.Context, source *rpc.Copies, origin im.Origin, next map[im.Partition]int64) error {
+	call, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	states, err := source.Hold(call, origin, 0)
+	if err != nil {
+		return fmt.Errorf("where the log of %s ends, of which links bring nothing, is not known: %w", origin, err)
+	}
+	for _, s := range states {
+		if family, _, _ := im.ParseTopic(s.Partition.Topic); family == im.FamilyRoute {
+			continue
+		}
+		if !s.Sealed() {
+			return fmt.Errorf("links bring nothing of the log of %s, and %v is not sealed yet: declare it lost to its end, and try again later", origin, s.Partition)
+		}
+		if next[s.Partition] < s.Next {
+			return fmt.Errorf("links bring nothing of the log of %s, and the timelines that are taken are at %d of %d in %v: try again later",
+				origin, next[s.Partition], s.Next, s.Partition)
+		}
+	}
+	return nil
 }
 
 // stillHolds asks a region whether its log holds the next record of each partition. silent is why it does not tell.

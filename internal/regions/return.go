@@ -218,7 +218,7 @@ type Unpack func(p im.Partition, b *wire.LinkBatch) ([]im.Entry, error)
 // Copy fills a partition of a sealed origin from another region's copy and ends it with the markers. Run again, it goes on
 // from what is there.
 func Copy(ctx context.Context, log Log, from Source, unpack Unpack, s im.CopyState, now im.Stamp) (copied int64, err error) {
-	p, origin := s.Partition, s.Partition.Origin()
+	p := s.Partition
 	f, err := follow(ctx, log, p)
 	if err != nil || f.Sealed() {
 		return 0, err
@@ -254,11 +254,26 @@ func Copy(ctx context.Context, log Log, from Source, unpack Unpack, s im.CopySta
 			return copied, fmt.Errorf("%v: filled from %d, it holds records up to %d of %d: run the same command again", p, begun, f.Next, s.Next)
 		}
 	}
-	generation := f.Generation + 1
-	_, err = log.Append(ctx, p, []im.Entry{
+	return copied, end(ctx, log, f, s, now)
+}
+
+// CopyMarkers is Copy where nobody reads the records, since views are seeded with what follows of them: it ends the partition
+// alone.
+func CopyMarkers(ctx context.Context, log Log, _ Source, _ Unpack, s im.CopyState, now im.Stamp) (copied int64, err error) {
+	f, err := follow(ctx, log, s.Partition)
+	if err != nil || f.Generation > 0 {
+		return 0, err
+	}
+	return 0, end(ctx, log, f, s, now)
+}
+
+// end appends the markers.
+func end(ctx context.Context, log Log, f im.Follower, s im.CopyState, now im.Stamp) error {
+	origin, generation := s.Partition.Origin(), f.Generation+1
+	_, err := log.Append(ctx, s.Partition, []im.Entry{
 		wire.EncodeHold(origin, generation, now), wire.EncodeSeal(origin, generation, s.Next, now),
 	})
-	return copied, err
+	return err
 }
 
 // follow reads a copy from its start.

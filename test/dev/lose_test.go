@@ -119,7 +119,7 @@ func returns(t *testing.T, d *app.Dev, data string, h *checker.History, regional
 	if err != nil {
 		t.Fatal(err)
 	}
-	returned, err := operator.Return(t.Context(), func(s string) { t.Log(s) })
+	returned, err := operator.Return(t.Context(), false, func(s string) { t.Log(s) })
 	if err != nil {
 		t.Fatal(err)
 	}

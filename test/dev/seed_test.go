@@ -15,6 +15,7 @@ import (
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/demo"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -204,4 +205,96 @@ func listed(t *testing.T, d *app.Dev, r im.Region, uid im.UID) map[string]*wire.
 		rows[row.Conversation] = row
 	}
 	return rows
+}
+
+// TestRebuiltRegionIsSeeded: a region is lost when retention has cut the logs, so that its timelines cannot be derived anew. It
+// returns under its next epoch, is seeded from another region, and has everything; the log of its former epoch, which no link
+// brings, is in the snapshot whole.
+func TestRebuiltRegionIsSeeded(t *testing.T) {
+	data := t.TempDir()
+	d := start(t, data, "eu", "us")
+	chat := im.Direct("ann", "bob")
+	ann, bob := connect(t, d, "ann", "eu"), connect(t, d, "bob", "us")
+	var want []string
+	for n := range 30 {
+		text := fmt.Sprintf("history %03d", n)
+		want = append(want, text)
+		from, to := ann, bob
+		if n%2 == 1 {
+			from, to = bob, ann
+		}
+		from.send(t, chat, text)
+		to.next(t, text)
+	}
+	await(t, "both regions have everything", func() bool {
+		behind, err := d.Behind(t.Context())
+		return err == nil && len(behind) == 0 && equalDigests(t, d)
+	})
+	if err := d.Trim(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	ann.Close()
+	if err := d.Kill(t.Context(), console.Target{Region: "eu"}); err != nil {
+		t.Fatal(err)
+	}
+	log := func(s string) { t.Log(s) }
+	operator, err := d.Operator("us")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.Lose(patient(t), app.LoseOrder{Region: "eu", Progress: log}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.StartBackends("eu"); err != nil {
+		t.Fatal(err)
+	}
+	if operator, err = d.OperatorAt("eu", 2); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "discovery knows that eu is down, and timelines are not derived from logs that begin late", func() bool {
+		_, err := operator.Return(patient(t), false, log)
+		if err == nil || !strings.Contains(err.Error(), "still runs") && !strings.Contains(err.Error(), "derived from logs alone") {
+			t.Fatal(err)
+		}
+		return strings.Contains(err.Error(), "derived from logs alone")
+	})
+	if _, err := operator.Seed(patient(t), app.SeedOrder{From: "us", Progress: log}); err == nil || !strings.Contains(err.Error(), "region return") {
+		t.Fatalf("a region that was lost is seeded: %v", err)
+	}
+	if _, err := operator.Return(patient(t), true, log); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "us has applied the seal, and eu is seeded", func() bool {
+		_, err := operator.Seed(patient(t), app.SeedOrder{From: "us", Progress: log})
+		if err != nil && !strings.Contains(err.Error(), "try again later") {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	d.Close()
+
+	again, err := app.NewDev(app.DevConfig{
+		Regions: []string{"eu", "us"}, Delay: 20 * time.Millisecond, Listen: "127.0.0.1:0", Data: data, Epochs: map[im.Region]uint32{"eu": 2},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	if err := again.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "both regions applied all logs and have equal views", func() bool {
+		behind, err := again.Behind(t.Context())
+		return err == nil && len(behind) == 0 && equalDigests(t, again)
+	})
+	if got := pulled(t, again, "eu", "ann", chat, nil); !slices.Equal(got, want) {
+		t.Errorf("eu has %q", got)
+	}
+	ann, bob = connect(t, again, "ann", "eu"), connect(t, again, "bob", "us")
+	if ack := ann.send(t, chat, "back"); ack.Origin != "eu.2" {
+		t.Errorf("eu takes messages as %q", ack.Origin)
+	}
+	bob.next(t, "back")
+	bob.send(t, chat, "welcome")
+	ann.next(t, "welcome")
 }
