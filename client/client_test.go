@@ -223,6 +223,9 @@ func TestStopCodes(t *testing.T) {
 		if _, err := r.Submit(t.Context(), direct, ""); im.CodeOf(err) != im.CodeBadText {
 			t.Errorf("err %v", err)
 		}
+		if _, err := r.Submit(t.Context(), direct, "not UTF-8: \xff"); im.CodeOf(err) != im.CodeBadRequest {
+			t.Errorf("err %v", err)
+		}
 		eu.script(func() {
 			eu.onSubmit = func(int, *peer, *wire.SubmitRequest) error { return im.Errorf(im.CodeUnavailable, "for ever") }
 		})

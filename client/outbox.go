@@ -109,6 +109,9 @@ func (c *Client) post(ctx context.Context, conversation im.Conversation, request
 	if _, err := im.ParseConversation(string(conversation)); err != nil {
 		return nil, im.Errorf(im.CodeBadConversation, "%v", err)
 	}
+	if _, err := wire.Marshal(request); err != nil { // no gateway would ever see it, however often it is tried
+		return nil, im.Errorf(im.CodeBadRequest, "the submit cannot be sent: %v", err)
+	}
 	if c.ctx.Err() != nil {
 		return nil, public(context.Cause(c.ctx))
 	}
