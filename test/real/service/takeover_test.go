@@ -244,7 +244,8 @@ func TestPausedRouter(t *testing.T) {
 	})
 }
 
-// claim appends claims of devices to the route log until it is stopped.
+// claim appends claims of devices to the route log until it is stopped, at a gateway that no other test starts: once one has
+// gone down, the claims of its earlier epochs count for nothing.
 func claim(t *testing.T, log *kafka.Cluster) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
@@ -255,7 +256,7 @@ func claim(t *testing.T, log *kafka.Cluster) (stop func()) {
 		for i := 0; ctx.Err() == nil; i++ {
 			now := <-pace.C
 			r := im.Route{
-				UID: im.UID(fmt.Sprintf("carol-%d", i%200)), Device: "phone", Platform: "ios", Gateway: im.Gateway{ID: "gateway-1", Epoch: 1},
+				UID: im.UID(fmt.Sprintf("carol-%d", i%200)), Device: "phone", Platform: "ios", Gateway: im.Gateway{ID: "gateway-of-claims", Epoch: 1},
 				Conn: uint64(i), Login: uint64(i), Claimed: im.StampAt(now),
 			}
 			p := im.Partition{Topic: im.RouteTopic("eu"), Number: wire.Partition(string(r.UID), partitions)}
