@@ -94,7 +94,7 @@ deps: ## fetch Kafka and build Consul for real regions on this machine (once; 3 
 	@tools/deps
 
 # They start real servers, which take the machine: one package at a time.
-test-real: deps ## run the tests on real Kafka, PostgreSQL, Redis and Consul (16 minutes)
+test-real: deps ## run the tests on real Kafka, PostgreSQL, Redis and Consul (15 minutes)
 	$(GO) test -tags real -p 1 -count 1 -timeout 20m ./test/real/...
 
 bench-log: deps ## print the figures of bench/README.md, a line each: name value unit
