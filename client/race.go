@@ -193,7 +193,10 @@ func (c *Client) dialWebSocket(ctx context.Context, e wire.Endpoint, p wire.Poli
 		HandshakeTimeout: ms(p.ConnectTimeoutMs),
 		Subprotocols:     []string{c.cfg.Subprotocol},
 	}
-	ws, resp, err := d.DialContext(ctx, e.URL, nil) //nolint:bodyclose // the library says that it need not be closed
+	ws, resp, err := d.DialContext(ctx, e.URL, nil)
+	if resp != nil {
+		resp.Body.Close() // what there is of it was read
+	}
 	if err != nil {
 		if resp != nil {
 			return nil, fmt.Errorf("gateway %s answered %s: %w", e.ID, resp.Status, err)

@@ -59,8 +59,8 @@ func (u *clusterUp) runDetached(ctx context.Context, f *clusterFlags) error {
 	if u.fresh {
 		args = append(args, "--fresh")
 	}
-	cmd := exec.Command(program, args...) //nolint:noctx // it outlives this process
-	cmd.Args[0] = os.Args[0]              // as it was called: it says what to call next
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, args...) // it outlives this process
+	cmd.Args[0] = os.Args[0]                                                 // as it was called: it says what to call next
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = said, said, []*os.File{tell}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

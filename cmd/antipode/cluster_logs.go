@@ -247,17 +247,20 @@ func (t *logTail) last(n int) ([]string, error) {
 	return lines, err
 }
 
+// replaced tells whether another file has the name now. While there is none, it is about to be: the next look tells.
+func (t *logTail) replaced() bool {
+	was, err1 := t.file.Stat()
+	now, err2 := os.Stat(t.path)
+	return err1 == nil && err2 == nil && !os.SameFile(was, now)
+}
+
 // more reads what was appended, and then of the file that took the place of this one, if one did.
 func (t *logTail) more(each func(string)) error {
 	if t.file != nil {
 		if err := t.read(each); err != nil {
 			return err
 		}
-		now, err := os.Stat(t.path)
-		if err != nil {
-			return nil //nolint:nilerr // it is being replaced: look again in a moment
-		}
-		if was, err := t.file.Stat(); err == nil && os.SameFile(was, now) {
+		if !t.replaced() {
 			return nil
 		}
 		t.file.Close()
