@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -283,7 +284,7 @@ func (t *Table) Fenced(gw im.Gateway) bool {
 	return false
 }
 
-// Lives lists the gateways of the own region that have rows in a partition.
+// Lives lists the gateways of the own region that have rows in a partition, by id and epoch.
 func (t *Table) Lives(number int) []im.Gateway {
 	s := &t.shards[number]
 	s.mu.RLock()
@@ -297,6 +298,7 @@ func (t *Table) Lives(number int) []im.Gateway {
 			lives = append(lives, gw)
 		}
 	}
+	slices.SortFunc(lives, func(a, b im.Gateway) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Epoch, b.Epoch)) })
 	return lives
 }
 
