@@ -132,10 +132,18 @@ func (c *Cluster) Close() {
 	})
 }
 
-// Ping asks the brokers for the cluster's layout.
+// Ping tells whether a broker answers. The one that told the layout is asked on the conns that are open: probes come every
+// few seconds, and a new transport for each would have the appends and fetches under way open theirs anew. The layout is
+// learnt again only when it does not answer soon.
 func (c *Cluster) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
+	soon, late := context.WithTimeout(ctx, askNext)
+	_, err := c.roundTrip(soon, 0, &apiversions.Request{})
+	late()
+	if err == nil {
+		return nil
+	}
 	if err := c.lay.load(ctx); err != nil {
 		return fmt.Errorf("kafka: %v: %w", c.cfg.Brokers, err)
 	}
