@@ -79,7 +79,7 @@ func (r *Router) Attach(gw im.Gateway, out Outbox) (*Attachment, error) {
 	if gw.ID == "" || gw.Epoch == 0 {
 		return nil, im.Errorf(im.CodeBadRequest, "a gateway attaches with an id and an epoch from 1, not %+v", gw)
 	}
-	if r.table.Fenced(gw) {
+	if r.table.FencedAnywhere(gw, im.StampAt(time.Now())) {
 		return nil, r.fenced(gw, out)
 	}
 	a := &Attachment{router: r, gateway: gw, out: out}
@@ -87,7 +87,7 @@ func (r *Router) Attach(gw im.Gateway, out Outbox) (*Attachment, error) {
 	r.hub.mu.Lock()
 	r.hub.attached[gw] = a // a stream that it had before is dead, whether we know or not
 	r.hub.mu.Unlock()
-	if r.table.Fenced(gw) { // applied between the look and the entry
+	if r.table.FencedAnywhere(gw, im.StampAt(time.Now())) { // applied between the look and the entry
 		a.Close()
 		return nil, r.fenced(gw, out)
 	}

@@ -333,9 +333,9 @@ func (a *appender) cut(n int) []waiting {
 
 func (a *appender) answer(ready []waiting) {
 	r := a.router
-	ok := 0
+	ok, now := 0, im.StampAt(time.Now())
 	for i := range ready {
-		if gw := ready[i].gateway; r.table.Fence(a.number, gw.ID) >= gw.Epoch {
+		if gw := ready[i].gateway; r.table.Fenced(a.number, gw, now) {
 			err := errFenced(gw)
 			r.meter.claim(err, 1)
 			ready[i].done(err)

@@ -153,7 +153,7 @@ func (r *Router) undeclared(gw im.Gateway, now time.Time) []int {
 	var lacking []int
 	pending := false
 	for _, n := range *r.owned.Load() {
-		if r.table.Fence(n, gw.ID) >= gw.Epoch {
+		if r.table.Fenced(n, gw, im.StampAt(now)) {
 			continue
 		}
 		pending = true

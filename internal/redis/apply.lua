@@ -4,7 +4,7 @@
 --   KEYS[2] fences: hash, "origin gateway" -> highest epoch declared down, and the stamp of that (none from older builds)
 --   KEYS[3...] users: hash, "origin device" -> row (see row.go)
 --   ARGV: origin, position expected ('' for none), position to store, floor, seconds to keep a user's key,
---         stamp below which rows are garbage, then the records:
+--         stamp below which rows are garbage, milliseconds that a claim and a fence count, then the records:
 --     'c' place of the user's key in KEYS, device, stamp below which an older row is dead, row, gateway
 --     'r' place of the user's key in KEYS, device, row
 --     'd' gateway, epoch, stamp, stamp below which a fence is garbage
@@ -12,7 +12,7 @@
 -- Numbers are 16 hexadecimal digits, compared as text: Lua's own lose digits past 2^53. In a row: login 1-16,
 -- offset 17-32, claimed 33-48, conn 49-64, epoch 65-80, flags 81, length of the platform 82-85, platform, gateway.
 local origin, expected, position, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ttl, garbage = tonumber(ARGV[5]), ARGV[6]
+local ttl, garbage, life = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 
 if (redis.call('HGET', KEYS[1], origin) or '') ~= expected then
   return 0
@@ -20,26 +20,33 @@ end
 
 local none = '0000000000000000'
 
-local function fence(gateway)
-  return string.sub(redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or none, 1, 16)
+local function millis(stamp)
+  return tonumber(string.sub(stamp, 1, 12), 16)
+end
+
+-- Whether a gateway's epoch is declared down at a stamp.
+local function isDown(gateway, epoch, stamp)
+  local fence = redis.call('HGET', KEYS[2], origin .. ' ' .. gateway) or none
+  return epoch <= string.sub(fence, 1, 16)
+    and (#fence < 32 or millis(string.sub(fence, 17, 32)) + life >= millis(stamp))
 end
 
 local function gateway(row)
   return string.sub(row, 86 + tonumber(string.sub(row, 82, 85), 16))
 end
 
-local i = 7
+local i = 8
 while i <= #ARGV do
   local kind = ARGV[i]
   if kind == 'c' then
     local key, field = KEYS[tonumber(ARGV[i + 1])], origin .. ' ' .. ARGV[i + 2]
     local dead, row = ARGV[i + 3], ARGV[i + 4]
-    if string.sub(row, 65, 80) > fence(ARGV[i + 5]) then
+    if not isDown(ARGV[i + 5], string.sub(row, 65, 80), string.sub(row, 33, 48)) then
       local old = redis.call('HGET', key, field)
       if not old
         or string.sub(old, 33, 48) < dead
         or string.sub(old, 17, 32) < floor
-        or string.sub(old, 65, 80) <= fence(gateway(old))
+        or isDown(gateway(old), string.sub(old, 65, 80), string.sub(old, 33, 48))
         or string.sub(old, 1, 16) <= string.sub(row, 1, 16) then
         redis.call('HSET', key, field, row)
         redis.call('EXPIRE', key, ttl)
@@ -66,7 +73,7 @@ while i <= #ARGV do
     i = i + 4
   else
     local down, epoch, stamp, past = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-    if epoch > fence(down) then
+    if not isDown(down, epoch, stamp) then
       redis.call('HSET', KEYS[2], origin .. ' ' .. down, epoch .. stamp)
     end
     if redis.call('HLEN', KEYS[2]) > 64 then

@@ -3,8 +3,8 @@
 // Everything of one partition number, of every origin, lives in one slot ({route.<n>} is the hash tag), so that the rows
 // and the position they came from change in one script. The script compares the stored position first: a router that
 // lost the partition cannot write. Dead rows are not searched for: a gateway_down raises the gateway's fence, a jump
-// raises the origin's floor, whoever reads compares, and keys expire. A fence goes when
-// every row below it is dead of age.
+// raises the origin's floor, whoever reads compares, and keys expire. A fence counts for as long as what it voids could, and
+// goes some time after that.
 package redis
 
 import (
@@ -29,7 +29,7 @@ var (
 )
 
 const (
-	maxAge = 2 * time.Hour // of a claim: package routes' MaxAge, by the design's section 3
+	maxAge = 2 * time.Hour // of a claim, and of a fence: package routes' MaxAge, by the design's section 3
 	keep   = 3 * time.Hour // of a key that is not claimed anew
 )
 
@@ -94,7 +94,7 @@ func (s *Routes) Apply(ctx context.Context, batch im.RouteBatch) (ok bool, err e
 	if batch.From != nil {
 		expected = encodePosition(*batch.From)
 	}
-	args := make([]any, 6, 6+6*len(batch.Records))
+	args := make([]any, 7, 7+6*len(batch.Records))
 	garbage := im.Stamp(0)
 	for i := range batch.Records {
 		r := &batch.Records[i].Route
@@ -114,7 +114,7 @@ func (s *Routes) Apply(ctx context.Context, batch im.RouteBatch) (ok bool, err e
 	}
 	copy(args, []any{
 		string(batch.Partition.Origin()), expected, encodePosition(batch.To), hex(uint64(batch.To.Floor)),
-		int(keep.Seconds()), hex(uint64(garbage)),
+		int(keep.Seconds()), hex(uint64(garbage)), maxAge.Milliseconds(),
 	})
 	n, err := s.apply.Run(ctx, s.client, keys, args...).Int()
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *Routes) Apply(ctx context.Context, batch im.RouteBatch) (ok bool, err e
 // are among them until their key expires: compare Claimed.
 func (s *Routes) Lookup(ctx context.Context, number int, uid im.UID) ([]im.Route, error) {
 	positions, fences, user := s.slot(number)
-	flat, err := s.lookup.Run(ctx, s.client, []string{positions, fences, user + string(uid)}).StringSlice()
+	flat, err := s.lookup.Run(ctx, s.client, []string{positions, fences, user + string(uid)}, maxAge.Milliseconds()).StringSlice()
 	if err != nil {
 		return nil, fmt.Errorf("redis: routes of %s: %w", uid, err)
 	}

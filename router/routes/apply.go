@@ -11,7 +11,7 @@ type Result struct {
 	Taken, Skipped, Ahead int // records; Ahead are past a gap
 	Position              im.RoutePosition
 	Kicks                 []Kick       // routes of the own region that lost
-	Down                  []im.Gateway // fences of the own region that rose
+	Down                  []im.Gateway // of the own region, declared down by it
 }
 
 // Kick is a kick and the gateway it is for.
@@ -68,7 +68,7 @@ func (t *Table) take(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
 	r := &e.Route
 	switch e.Kind {
 	case im.KindClaim:
-		if r.Gateway.Epoch > l.fences[r.Gateway.ID] {
+		if !l.fences[r.Gateway.ID].down(r.Gateway.Epoch, r.Claimed) {
 			t.claim(s, o, e, now, res)
 		}
 	case im.KindRelease:
@@ -84,10 +84,10 @@ func (t *Table) take(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
 		s.leave(b.life())
 		s.unlink(slot, place)
 	case im.KindGatewayDown:
-		if r.Gateway.Epoch <= l.fences[r.Gateway.ID] {
+		if l.fences[r.Gateway.ID].down(r.Gateway.Epoch, r.Claimed) {
 			return
 		}
-		l.fences[r.Gateway.ID] = r.Gateway.Epoch
+		l.fences[r.Gateway.ID] = fence{r.Gateway.Epoch, r.Claimed}
 		if l.region == t.self {
 			res.Down = append(res.Down, r.Gateway)
 		}

@@ -261,23 +261,23 @@ func (t *Table) Gaps(now im.Stamp, patience time.Duration) []Gap {
 	return gaps
 }
 
-// Fence is the highest epoch of a gateway that was declared down in a partition of the own region, 0 for none.
-func (t *Table) Fence(number int, id string) uint64 {
+// Fenced tells whether a life of a gateway of the own region was declared down in a partition, so lately that it still counts.
+func (t *Table) Fenced(number int, gw im.Gateway, now im.Stamp) bool {
 	s := &t.shards[number]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for i := range s.logs {
 		if s.logs[i].region == t.self {
-			return s.logs[i].fences[id]
+			return s.logs[i].fences[gw.ID].down(gw.Epoch, now)
 		}
 	}
-	return 0
+	return false
 }
 
-// Fenced tells whether a life of a gateway of the own region was declared down, in any partition.
-func (t *Table) Fenced(gw im.Gateway) bool {
+// FencedAnywhere tells whether it was in any partition.
+func (t *Table) FencedAnywhere(gw im.Gateway, now im.Stamp) bool {
 	for i := range t.shards {
-		if t.Fence(i, gw.ID) >= gw.Epoch {
+		if t.Fenced(i, gw, now) {
 			return true
 		}
 	}

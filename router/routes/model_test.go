@@ -20,6 +20,9 @@ type model struct {
 	records map[im.Origin][]im.RouteRecord // as far as they were taken, in log order
 }
 
+// maxAge is how long a claim lives, and what a gateway_down says.
+const maxAge = 2 * time.Hour
+
 // row replays one device of one origin.
 func (m *model) row(o im.Origin, uid im.UID, d im.DeviceID) (row im.Route, ok bool) {
 	all := m.records[o]
@@ -27,14 +30,14 @@ func (m *model) row(o im.Origin, uid im.UID, d im.DeviceID) (row im.Route, ok bo
 		r := all[i].Route
 		switch all[i].Kind {
 		case im.KindGatewayDown:
-			if ok && row.Gateway.ID == r.Gateway.ID && row.Gateway.Epoch <= r.Gateway.Epoch {
+			if ok && row.Gateway.ID == r.Gateway.ID && row.Gateway.Epoch <= r.Gateway.Epoch && !downBefore(all[:i], r) {
 				ok = false
 			}
 		case im.KindClaim:
-			if r.UID != uid || r.Device != d || downBefore(all[:i], r.Gateway) {
+			if r.UID != uid || r.Device != d || downBefore(all[:i], r) {
 				continue
 			}
-			old := r.Claimed.Millis()-row.Claimed.Millis() > (2 * time.Hour).Milliseconds()
+			old := r.Claimed.Millis()-row.Claimed.Millis() > maxAge.Milliseconds()
 			if !ok || old || r.Login >= row.Login {
 				row, ok = r, true
 			}
@@ -47,10 +50,15 @@ func (m *model) row(o im.Origin, uid im.UID, d im.DeviceID) (row im.Route, ok bo
 	return row, ok
 }
 
-func downBefore(all []im.RouteRecord, gw im.Gateway) bool {
-	return slices.ContainsFunc(all, func(r im.RouteRecord) bool {
-		return r.Kind == im.KindGatewayDown && r.Route.Gateway.ID == gw.ID && r.Route.Gateway.Epoch >= gw.Epoch
-	})
+// downBefore tells whether the gateway of a record was declared down by the last of the records before it that was news.
+func downBefore(all []im.RouteRecord, r im.Route) bool {
+	for i := len(all) - 1; i >= 0; i-- {
+		down := all[i].Route
+		if all[i].Kind == im.KindGatewayDown && down.Gateway.ID == r.Gateway.ID && !downBefore(all[:i], down) {
+			return down.Gateway.Epoch >= r.Gateway.Epoch && r.Claimed.Millis()-down.Claimed.Millis() <= maxAge.Milliseconds()
+		}
+	}
+	return false
 }
 
 // lookup returns the winner of each device, sorted by device.
@@ -61,7 +69,7 @@ func (m *model) lookup(uid im.UID, now im.Stamp) []im.Route {
 		found := false
 		for o := range m.records {
 			r, ok := m.row(o, uid, d)
-			if !ok || now.Millis()-r.Claimed.Millis() > (2*time.Hour).Milliseconds() {
+			if !ok || now.Millis()-r.Claimed.Millis() > maxAge.Milliseconds() {
 				continue
 			}
 			if !found || r.Compare(best) > 0 {

@@ -22,7 +22,7 @@ import (
 //
 // Numbers are varints, texts stand behind their length. It is a cache: a reader that does not know the form, or finds other
 // origins, takes nothing of it, and the logs are read instead.
-const snapshotMagic = "antipode routes 1\n"
+const snapshotMagic = "antipode routes 2\n"
 
 // maxSection bounds what a length in a damaged file can make a reader allocate.
 const maxSection = 1 << 30
@@ -81,8 +81,8 @@ func (s *shard) appendSection(origins int, b []byte) []byte {
 		for _, n := range [...]uint64{uint64(pos.Generation), l.mark.Checksum, uint64(l.watermark), uint64(len(l.fences))} {
 			b = binary.AppendUvarint(b, n)
 		}
-		for gw, epoch := range l.fences {
-			b = binary.AppendUvarint(appendText(b, gw), epoch)
+		for gw, f := range l.fences {
+			b = binary.AppendUvarint(binary.AppendUvarint(appendText(b, gw), f.epoch), uint64(f.at))
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.store.lives)))
@@ -231,7 +231,8 @@ func (s *shard) load(b []byte) error {
 		l.watermark = im.Stamp(in.uint())
 		for range in.uint() {
 			gw := string(in.text())
-			if l.fences[gw] = in.uint(); in.bad {
+			l.fences[gw] = fence{epoch: in.uint(), at: im.Stamp(in.uint())}
+			if in.bad {
 				return errSnapshot
 			}
 		}

@@ -2,9 +2,11 @@ package routes_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/router/routes"
@@ -57,9 +59,10 @@ func TestSnapshot(t *testing.T) {
 			if !slices.Equal(again.Lives(n), through.Lives(n)) {
 				t.Fatalf("seed %d: gateways of partition %d: %v, want %v", seed, n, again.Lives(n), through.Lives(n))
 			}
-			for _, id := range []string{"g0", "g1", "g2"} {
-				if got, want := again.Fence(n, id), through.Fence(n, id); got != want {
-					t.Fatalf("seed %d: fence of %s: %d, want %d", seed, id, got, want)
+			for i := range 9 {
+				gw, now := im.Gateway{ID: fmt.Sprint("g", i%3), Epoch: uint64(1 + i/3)}, im.StampAt(noon.Add(time.Duration(rng.IntN(10*3600))*time.Second))
+				if got, want := again.Fenced(n, gw, now), through.Fenced(n, gw, now); got != want {
+					t.Fatalf("seed %d: %+v is fenced: %v, want %v", seed, gw, got, want)
 				}
 			}
 		}

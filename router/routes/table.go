@@ -65,7 +65,7 @@ func (t *Table) emptyShard() *shard {
 }
 
 func newLog(o im.Origin) log {
-	return log{region: o.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]uint64), expect: -1}
+	return log{region: o.Region(), lives: make(map[im.Gateway]uint32), fences: make(map[string]fence), expect: -1}
 }
 
 // Limit sets how many devices of a platform a user may have routes of; a platform that is not in it has no limit. It is
@@ -105,7 +105,22 @@ type log struct {
 	reach     reach                 // whether the region was cut off
 	mark      Mark                  // the last record taken whose checksum is known
 	lives     map[im.Gateway]uint32 // numbers of the gateways that have rows
-	fences    map[string]uint64     // gateway id → the highest epoch that was declared down
+	fences    map[string]fence      // by gateway id; those that keep nobody out any more are pruned
+}
+
+// fence is what a gateway_down leaves behind: the gateway's epochs up to this one are down.
+//
+// It keeps claims out for as long as a route lives. What it voided is dead by then, and a router that reads the log from where
+// retention has left it knows nothing of it, so it must not count for others either. A gateway that comes back under its old
+// epoch after that claims everything anew, as at each attach.
+type fence struct {
+	epoch uint64
+	at    im.Stamp // when it was declared
+}
+
+// down tells whether an epoch is down at a stamp. No gateway has epoch 0.
+func (f fence) down(epoch uint64, at im.Stamp) bool {
+	return epoch == 0 || epoch <= f.epoch && !aged(f.at, at)
 }
 
 // read tells whether the log was read up to the end seen at start.
@@ -199,15 +214,18 @@ func (t *Table) Jump(p im.Partition, local int64) {
 	s.forget(func(r row) bool { return s.origin(r) == o })
 }
 
-// Prune forgets rows that have been dead for long, by their own partition's watermark. It returns how many.
+// Prune forgets rows that have been dead for long, by their own partition's watermark, and fences likewise. It returns how
+// many rows.
 func (t *Table) Prune() int {
 	n := 0
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
-		n += s.forget(func(r row) bool {
-			return r.claimed().Millis()+keep.Milliseconds() < s.logs[s.origin(r)].watermark.Millis()
-		})
+		n += s.forget(func(r row) bool { return older(r.claimed(), s.logs[s.origin(r)].watermark, keep) })
+		for o := range s.logs {
+			l := &s.logs[o]
+			maps.DeleteFunc(l.fences, func(_ string, f fence) bool { return older(f.at, l.watermark, keep) })
+		}
 		s.mu.Unlock()
 	}
 	return n
