@@ -15,6 +15,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/consul"
 	"github.com/antipode-im/antipode/internal/geo"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/replicator"
@@ -37,7 +38,7 @@ func SiteOf(c *config.Config) (Site, error) {
 	if len(s.Origins) == 0 {
 		s.Origins, s.Regions = []im.Origin{s.Origin}, []im.Region{s.Region}
 	}
-	logTLS, err := brokerTLS(c.Log.TLS)
+	logTLS, err := dialTLS("log.tls", c.Log.TLS.Enabled, c.Log.TLS.CA, c.Log.TLS.Cert, c.Log.TLS.Key)
 	if err != nil {
 		return Site{}, err
 	}
@@ -51,6 +52,18 @@ func SiteOf(c *config.Config) (Site, error) {
 	s.Timelines.MaxConns = c.Timelines.MaxConns
 	s.Timelines.ConnectTimeout, s.Timelines.ConnLifetime = c.Timelines.ConnectTimeout, c.Timelines.ConnLifetime
 	s.Timelines.StatementTimeout, s.Timelines.LockTimeout = c.Timelines.StatementTimeout, c.Timelines.LockTimeout
+	d := c.Discovery.TLS
+	discoveryTLS, err := dialTLS("discovery.tls", d.Enabled, d.CA, d.Cert, d.Key)
+	if err != nil {
+		return Site{}, err
+	}
+	if discoveryTLS != nil {
+		discoveryTLS.ServerName = d.ServerName
+	}
+	s.Consul = consul.Config{
+		Address: c.Discovery.Address, TLS: discoveryTLS, Token: c.Discovery.Token.Reveal(), Region: c.Region, Regions: s.Regions,
+		Prefix: c.Discovery.Prefix, TTL: c.Discovery.TTL,
+	}
 	s.PublicURL = c.PublicURL
 	s.ClientCert, s.ClientKey = c.Gateway.TLS.Cert, c.Gateway.TLS.Key
 	s.Redis = &goredis.UniversalOptions{
@@ -146,25 +159,26 @@ func prefixes(cidrs []string) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-func brokerTLS(c config.LogTLS) (*tls.Config, error) {
-	if !c.Enabled {
+// dialTLS reads the files by which a section says how a backend is reached; nil: without TLS.
+func dialTLS(section string, enabled bool, ca, cert, key string) (*tls.Config, error) {
+	if !enabled {
 		return nil, nil
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CA != "" {
-		pem, err := os.ReadFile(c.CA)
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
 		if err != nil {
-			return nil, fmt.Errorf("log.tls.ca: %w", err)
+			return nil, fmt.Errorf("%s.ca: %w", section, err)
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("log.tls.ca: %s holds no certificate", c.CA)
+			return nil, fmt.Errorf("%s.ca: %s holds no certificate", section, ca)
 		}
 	}
-	if c.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
-			return nil, fmt.Errorf("log.tls.cert: %w", err)
+			return nil, fmt.Errorf("%s.cert: %w", section, err)
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}

@@ -92,10 +92,7 @@ func OperatorOf(ctx context.Context, c *config.Config, file string, log io.Write
 		return nil, &ConfigError{err}
 	}
 	logger := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](log, os.Stderr), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	discovery, err := consul.New(consul.Config{
-		Address: c.Discovery.Address, Token: c.Discovery.Token.Reveal(), Region: c.Region, Regions: site.Regions,
-		Prefix: c.Discovery.Prefix, TTL: c.Discovery.TTL,
-	}, consul.Deps{Log: logger, Meter: noop.NewMeterProvider().Meter("operator")})
+	discovery, err := consul.New(site.Consul, consul.Deps{Log: logger, Meter: noop.NewMeterProvider().Meter("operator")})
 	if err != nil {
 		return nil, err
 	}

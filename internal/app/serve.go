@@ -194,10 +194,7 @@ func identityOf(c *config.Config, service string) (*certs.Identity, error) {
 
 // discover opens the region's Consul.
 func discover(ctx context.Context, site *Site, c *config.Config, tel *telemetry.Telemetry) (*consul.Consul, error) {
-	discovery, err := consul.New(consul.Config{
-		Address: c.Discovery.Address, Token: c.Discovery.Token.Reveal(), Region: c.Region, Regions: site.Regions,
-		Prefix: c.Discovery.Prefix, TTL: c.Discovery.TTL,
-	}, consul.Deps{Log: tel.Log, Meter: tel.Meter})
+	discovery, err := consul.New(site.Consul, consul.Deps{Log: tel.Log, Meter: tel.Meter})
 	if err != nil {
 		return nil, err
 	}

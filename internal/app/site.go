@@ -12,6 +12,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver"
 	"github.com/antipode-im/antipode/internal/certs"
+	"github.com/antipode-im/antipode/internal/consul"
 	"github.com/antipode-im/antipode/internal/geo"
 	"github.com/antipode-im/antipode/internal/kafka"
 	"github.com/antipode-im/antipode/internal/postgres"
@@ -47,7 +48,8 @@ type Site struct {
 	Topic         kafka.TopicSpec // replication and retention of new topics
 	Timelines     postgres.Config // all but how many partitions there are
 	Redis         *goredis.UniversalOptions
-	RedisPrefix   string               // of the keys, where regions share a server
+	RedisPrefix   string // of the keys, where regions share a server
+	Consul        consul.Config
 	RouteSnapshot string               // the file in which a router keeps its routes between two lives; empty: none
 	Peers         map[im.Region]string // where the other regions' replicators are reached
 

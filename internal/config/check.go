@@ -188,16 +188,43 @@ func checkClientTLS(t *ClientTLS, bad report) {
 		bad("gateway.tls", "cert and key go together: set both or none")
 		return
 	}
-	if t.Cert == "" {
+	checkPair("gateway.tls", t.Cert, t.Key, bad)
+}
+
+// checkPair reads a certificate and its key, if a section names them.
+func checkPair(section, cert, key string, bad report) {
+	if cert == "" {
 		return
 	}
-	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	pair, err := tls.LoadX509KeyPair(cert, key)
 	switch {
 	case err != nil:
-		bad("gateway.tls", "%s and %s are no pair: %v", t.Cert, t.Key, err)
+		bad(section, "%s and %s are no pair: %v", cert, key, err)
 	case time.Now().After(pair.Leaf.NotAfter):
-		bad("gateway.tls.cert", "the certificate in %s was good until %s: renew it", t.Cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		bad(section+".cert", "the certificate in %s was good until %s: renew it", cert, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
+}
+
+// checkDialTLS holds a section that says how a backend is reached over TLS to what can be used.
+func checkDialTLS(section string, enabled bool, ca, cert, key string, bad report) {
+	if !enabled {
+		if ca != "" || cert != "" || key != "" {
+			bad(section+".enabled", "must be true for the other keys of %s to mean anything", section)
+		}
+		return
+	}
+	if ca != "" {
+		if text, err := os.ReadFile(ca); err != nil {
+			bad(section+".ca", "%v", err)
+		} else if !x509.NewCertPool().AppendCertsFromPEM(text) {
+			bad(section+".ca", "%s holds no certificate in PEM", ca)
+		}
+	}
+	if (cert == "") != (key == "") {
+		bad(section, "cert and key go together: set both or none")
+		return
+	}
+	checkPair(section, cert, key, bad)
 }
 
 // checkQUIC holds the address of WebTransport to what a gateway can serve and clients can find.
@@ -268,11 +295,11 @@ func checkBackends(c *Config, bad report) {
 	if c.Log.MinInSync > c.Log.Replication {
 		bad("log.min_in_sync", "%d is more than log.replication, %d: no append would succeed", c.Log.MinInSync, c.Log.Replication)
 	}
-	if t := c.Log.TLS; !t.Enabled && (t.CA != "" || t.Cert != "" || t.Key != "") {
-		bad("log.tls.enabled", "must be true for the other keys of log.tls to mean anything")
-	}
-	if (c.Log.TLS.Cert == "") != (c.Log.TLS.Key == "") {
-		bad("log.tls", "cert and key go together: set both or none")
+	checkDialTLS("log.tls", c.Log.TLS.Enabled, c.Log.TLS.CA, c.Log.TLS.Cert, c.Log.TLS.Key, bad)
+	d := c.Discovery.TLS
+	checkDialTLS("discovery.tls", d.Enabled, d.CA, d.Cert, d.Key, bad)
+	if d.ServerName != "" && !d.Enabled {
+		bad("discovery.tls.enabled", "must be true for server_name to mean anything")
 	}
 	oneOf(bad, "discovery.kind", c.Discovery.Kind, "memory", "consul")
 	if p := c.Discovery.Prefix; strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
@@ -290,9 +317,6 @@ func checkBackends(c *Config, bad report) {
 		{"tls.ca", c.TLS.CA},
 		{"tls.cert", c.TLS.Cert},
 		{"tls.key", c.TLS.Key},
-		{"log.tls.ca", c.Log.TLS.CA},
-		{"log.tls.cert", c.Log.TLS.Cert},
-		{"log.tls.key", c.Log.TLS.Key},
 	} {
 		if f[1] == "" {
 			continue

@@ -114,10 +114,20 @@ type Routes struct {
 type Discovery struct {
 	Kind      string        `yaml:"kind"`              // memory (one process: antipode dev, tests) or consul
 	Address   string        `yaml:"address,omitempty"` // host:port of the Consul agent
+	TLS       DiscoveryTLS  `yaml:"tls"`
 	Token     Secret        `yaml:"token,omitempty"`
 	TokenFile string        `yaml:"token_file,omitempty"`
 	Prefix    string        `yaml:"prefix,omitempty"` // of service names and KV paths, where clusters share a Consul; empty: antipode
 	TTL       time.Duration `yaml:"ttl"`              // an instance that stopped renewing disappears after it
+}
+
+// DiscoveryTLS says how the Consul agent is reached: its HTTPS port.
+type DiscoveryTLS struct {
+	Enabled    bool   `yaml:"enabled"`
+	CA         string `yaml:"ca,omitempty"`   // PEM file; empty: the machine's
+	Cert       string `yaml:"cert,omitempty"` // PEM files, where the agent asks for one
+	Key        string `yaml:"key,omitempty"`
+	ServerName string `yaml:"server_name,omitempty"` // in the agent's certificate, as server.eu.consul; empty: address's host
 }
 
 // TLS is this process's certificate for calls between services: PEM files, all three or none.

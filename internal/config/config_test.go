@@ -339,7 +339,6 @@ func TestPrintIsRead(t *testing.T) {
 	}
 }
 
-// TestSchema holds the schema to its own rules.
 // The pair that clients are shown is read as a gateway reads it.
 func TestClientTLS(t *testing.T) {
 	dir := t.TempDir()
@@ -369,6 +368,54 @@ func TestClientTLS(t *testing.T) {
 		case !strings.Contains(said, c.want):
 			t.Errorf("%v: %s", c, said)
 		}
+	}
+}
+
+// What says how brokers and the Consul agent are reached is read as a start reads it, and what is wrong is told by key and file.
+func TestDialTLS(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	pair(t, at("good"), time.Now().Add(time.Hour))
+	pair(t, at("over"), time.Now().Add(-time.Minute))
+	ca, cert, key := at("good.pem"), at("good.pem"), at("good-key.pem")
+	for _, section := range []string{"log.tls", "discovery.tls"} {
+		for _, c := range []struct {
+			name, enabled, ca, cert, key string
+			want                         []string
+		}{
+			{"nothing", "false", "", "", "", nil},
+			{"everything", "true", ca, cert, key, nil},
+			{"the machine's authorities", "true", "", "", "", nil},
+			{"off, and yet an authority", "false", ca, "", "", []string{section + ".enabled: must be true"}},
+			{"no such authority", "true", at("none.pem"), "", "", []string{section + ".ca: open " + at("none.pem")}},
+			{"a key as authority", "true", key, "", "", []string{section + ".ca: " + key + " holds no certificate"}},
+			{"a certificate alone", "true", ca, cert, "", []string{section + ": cert and key go together"}},
+			{"the key of another", "true", ca, cert, at("over-key.pem"), []string{section + ": " + cert, at("over-key.pem"), "are no pair"}},
+			{"a certificate that is over", "true", ca, at("over.pem"), at("over-key.pem"), []string{section + ".cert: the certificate in " + at("over.pem") + " was good until"}},
+		} {
+			t.Run(section+": "+c.name, func(t *testing.T) {
+				flags := map[string]string{"region": "eu"}
+				for name, value := range map[string]string{"enabled": c.enabled, "ca": c.ca, "cert": c.cert, "key": c.key} {
+					flags[section+"."+name] = value
+				}
+				_, err := Load("", nil, flags)
+				if (err != nil) != (c.want != nil) {
+					t.Fatal(err)
+				}
+				for _, want := range c.want {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("%v\nlacks %q", err, want)
+					}
+				}
+				if err != nil && (strings.Count(err.Error(), "\n") > 0 || strings.Contains(err.Error(), "PRIVATE")) {
+					t.Errorf("not one line, or it shows a key: %v", err)
+				}
+			})
+		}
+	}
+	_, err := Load("", nil, map[string]string{"region": "eu", "discovery.tls.server_name": "server.eu.consul"})
+	if err == nil || !strings.Contains(err.Error(), "discovery.tls.enabled: must be true") {
+		t.Errorf("a name that nobody is asked for: %v", err)
 	}
 }
 
@@ -416,6 +463,7 @@ func pair(t *testing.T, path string, until time.Time) {
 	}
 }
 
+// TestSchema holds the schema to its own rules.
 func TestSchema(t *testing.T) {
 	if err := Check(Defaults()); err == nil || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), "region: must be set") {
 		t.Errorf("the defaults lack more than a region: %v", err)

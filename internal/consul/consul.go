@@ -18,6 +18,7 @@ package consul
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,7 @@ import (
 // Config says which Consul, and how it is used.
 type Config struct {
 	Address string        // host:port of the agent's HTTP API
+	TLS     *tls.Config   // how it is reached by HTTPS; nil: by HTTP
 	Token   string        // ACL token; empty: the agent's own
 	Region  im.Region     // the own region: the agent's datacenter
 	Regions []im.Region   // all regions, own included: whose datacenters hold states and members; empty: the own
@@ -93,9 +95,14 @@ func New(cfg Config, deps Deps) (*Consul, error) {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 5 * time.Second}).DialContext,
 		MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute,
+		TLSClientConfig: cfg.TLS, TLSHandshakeTimeout: callTimeout,
+	}
+	scheme := "http"
+	if cfg.TLS != nil {
+		scheme = "https"
 	}
 	client, err := api.NewClient(&api.Config{
-		Address: cfg.Address, Scheme: "http", Token: cfg.Token, HttpClient: &http.Client{Transport: transport},
+		Address: cfg.Address, Scheme: scheme, Token: cfg.Token, HttpClient: &http.Client{Transport: transport},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("consul: %w", err)

@@ -2,12 +2,15 @@ package consul
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,6 +86,9 @@ func Explain(err error) (problem, remedy string, final bool) {
 		name   *net.DNSError
 		call   *url.Error
 	)
+	if problem, remedy, final, ok := explainTLS(err); ok {
+		return problem, remedy, final
+	}
 	switch {
 	case errors.As(err, &wrong):
 		return wrong.Error(), "set discovery.address to an agent of the region's own datacenter (datacenters are named like regions)", true
@@ -106,8 +112,8 @@ func Explain(err error) (problem, remedy string, final bool) {
 		return "connection refused", "start the Consul agent, or correct discovery.address", false
 	case errors.As(err, &name):
 		return "no such host: " + name.Name, "correct discovery.address", false
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "it hangs up at once", "check that discovery.address is a Consul agent's HTTP API", false
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it hangs up at once", "check that discovery.address is a Consul agent's HTTP API, and discovery.tls what it asks for", false
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timed) && timed.Timeout():
 		return "no answer in time", "check that the Consul agent runs and discovery.address is reachable", false
 	}
@@ -115,6 +121,46 @@ func Explain(err error) (problem, remedy string, final bool) {
 		err = call.Err
 	}
 	return line(err.Error()), "check the Consul agent and discovery.address", false
+}
+
+// explainTLS is Explain for errors of TLS between the process and the agent.
+func explainTLS(err error) (problem, remedy string, final, ok bool) {
+	var (
+		status    api.StatusError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		alert     *net.OpError
+		record    tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &status) && status.Code == http.StatusBadRequest && strings.Contains(status.Body, "HTTP request to an HTTPS server"):
+		return "it speaks TLS", "set discovery.tls.enabled to true, or name the agent's HTTP port in discovery.address", true, true
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+		return "it does not speak TLS", "set discovery.tls.enabled to false, or name the agent's HTTPS port in discovery.address", true, true
+	case errors.As(err, &authority):
+		return "its certificate is signed by an authority that is not trusted", "set discovery.tls.ca to the agent's authority", true, true
+	case errors.As(err, &hostname):
+		return fmt.Sprintf("its certificate is of %s, and it was asked for %s", namesOf(hostname.Certificate), hostname.Host),
+			"set discovery.tls.server_name to one of those", true, true
+	case errors.As(err, &invalid):
+		return "its certificate is not good: " + line(invalid.Error()), "renew the agent's certificate, or correct this machine's clock", true, true
+	case errors.As(err, &alert) && alert.Op == "remote error":
+		return "it does not accept our certificate, or that there is none: " + line(alert.Err.Error()), "set discovery.tls.cert and discovery.tls.key to what the agent trusts", true, true
+	}
+	return "", "", false, false
+}
+
+// namesOf lists whom a certificate is of.
+func namesOf(c *x509.Certificate) string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "nobody"
+	}
+	return line(strings.Join(names, " or "))
 }
 
 // line makes one line of a text.
