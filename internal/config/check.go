@@ -205,6 +205,18 @@ func checkPair(section, cert, key string, bad report) {
 	}
 }
 
+// checkAuthority reads the certificates that a section trusts, if it names them.
+func checkAuthority(section, ca string, bad report) {
+	if ca == "" {
+		return
+	}
+	if text, err := os.ReadFile(ca); err != nil {
+		bad(section+".ca", "%v", err)
+	} else if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		bad(section+".ca", "%s holds no certificate in PEM", ca)
+	}
+}
+
 // checkDialTLS holds a section that says how a backend is reached over TLS to what can be used.
 func checkDialTLS(section string, enabled bool, ca, cert, key string, bad report) {
 	if !enabled {
@@ -213,13 +225,7 @@ func checkDialTLS(section string, enabled bool, ca, cert, key string, bad report
 		}
 		return
 	}
-	if ca != "" {
-		if text, err := os.ReadFile(ca); err != nil {
-			bad(section+".ca", "%v", err)
-		} else if !x509.NewCertPool().AppendCertsFromPEM(text) {
-			bad(section+".ca", "%s holds no certificate in PEM", ca)
-		}
-	}
+	checkAuthority(section, ca, bad)
 	if (cert == "") != (key == "") {
 		bad(section, "cert and key go together: set both or none")
 		return
@@ -310,22 +316,11 @@ func checkBackends(c *Config, bad report) {
 			bad("discovery.address", "%s", why)
 		}
 	}
-	if t := c.TLS; (t.CA != "" || t.Cert != "" || t.Key != "") && (t.CA == "" || t.Cert == "" || t.Key == "") {
+	if t := c.TLS; t.CA != "" && t.Cert != "" && t.Key != "" {
+		checkAuthority("tls", t.CA, bad)
+		checkPair("tls", t.Cert, t.Key, bad)
+	} else if t != (TLS{}) {
 		bad("tls", "ca, cert and key go together: set all three or none")
-	}
-	for _, f := range [][2]string{
-		{"tls.ca", c.TLS.CA},
-		{"tls.cert", c.TLS.Cert},
-		{"tls.key", c.TLS.Key},
-	} {
-		if f[1] == "" {
-			continue
-		}
-		if file, err := os.Open(f[1]); err != nil {
-			bad(f[0], "%v", err)
-		} else {
-			file.Close()
-		}
 	}
 }
 

@@ -233,9 +233,10 @@ func TestErrors(t *testing.T) {
 }
 
 func TestCheckFor(t *testing.T) {
-	pem := write(t, "")
+	own := filepath.Join(t.TempDir(), "own")
+	pair(t, own, time.Now().Add(time.Hour))
 	c, err := Load(write(t, "region: eu\norigins: [eu, us, ap]\nreplicator: {peers: {us: a:1}}\n"+
-		fmt.Sprintf("tls: {ca: %[1]s, cert: %[1]s, key: %[1]s}\n", pem)), nil, nil)
+		fmt.Sprintf("tls: {ca: %[1]s.pem, cert: %[1]s.pem, key: %[1]s-key.pem}\n", own)), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +414,11 @@ func TestDialTLS(t *testing.T) {
 			})
 		}
 	}
-	_, err := Load("", nil, map[string]string{"region": "eu", "discovery.tls.server_name": "server.eu.consul"})
+	_, err := Load("", nil, map[string]string{"region": "eu", "tls.ca": ca, "tls.cert": cert, "tls.key": at("over-key.pem")})
+	if err == nil || !strings.Contains(err.Error(), "tls: "+cert+" and "+at("over-key.pem")+" are no pair") {
+		t.Errorf("the own certificate with the key of another: %v", err)
+	}
+	_, err = Load("", nil, map[string]string{"region": "eu", "discovery.tls.server_name": "server.eu.consul"})
 	if err == nil || !strings.Contains(err.Error(), "discovery.tls.enabled: must be true") {
 		t.Errorf("a name that nobody is asked for: %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/config"
 )
 
@@ -46,14 +47,22 @@ func TestRegionSpecIsAccepted(t *testing.T) {
 	run("init", "-backend=false", "-input=false")
 	// The secrets lie on instances; here stand-ins do.
 	secrets := t.TempDir()
+	authority, err := certs.Open(filepath.Join(secrets, "tls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authority.Identity("gateway", "eu"); err != nil { // whose it is, is looked at by a start
+		t.Fatal(err)
+	}
+	for file, as := range map[string]string{".pem": "cert.pem", "-key.pem": "key.pem"} {
+		if err := os.Rename(filepath.Join(secrets, "tls", certs.Name("gateway", "eu")+file), filepath.Join(secrets, "tls", as)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, text := range map[string]string{
 		"postgres-password": "secret",
 		"auth-2026-11.pem":  "GUKpGDiIYuxqxjvQ3ZWCTYYhlXx2xUGgWzE4mGWJyXI=",
-		"tls/ca.pem":        "", "tls/cert.pem": "", "tls/key.pem": "", // only their presence is checked before a start
 	} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(secrets, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.WriteFile(filepath.Join(secrets, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
