@@ -23,6 +23,7 @@ type crowd struct {
 
 	mu      sync.Mutex
 	submits []submit
+	lost    im.Origin // empty: none
 }
 
 // submit is what a user sent, and when.
@@ -203,6 +204,9 @@ func (p *crowd) settle(ctx context.Context, within time.Duration, truth Truth, h
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, s := range p.submits {
+			if s.Ack.Origin == p.lost && !s.Ack.Global { // its answer said: accepted in region only
+				continue
+			}
 			for _, u := range s.in.members {
 				if s.Acked && u.when(s.ID).IsZero() {
 					return false, nil

@@ -366,6 +366,13 @@ func (t *Traffic) Gateways() map[string]int {
 	return all
 }
 
+// MayLose has Settle not wait for what an origin acked in its region only: the origin is lost, and so may that be.
+func (t *Traffic) MayLose(o im.Origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost = o
+}
+
 // Stop has nobody begin another message.
 func (t *Traffic) Stop() {
 	t.stopped.Do(func() { close(t.stop) })

@@ -166,7 +166,8 @@ func (f *fault) keeps(global *demo.Traffic, left *rest) {
 	}
 	ctx, cancel := context.WithTimeout(f.Context(), 2*settleLimit)
 	defer cancel()
-	h, err := global.Settle(ctx, settleLimit/3, view)
+	global.MayLose("eu")
+	h, err := global.Settle(ctx, settleLimit, view)
 	if err != nil {
 		f.Fatal(err)
 	}
