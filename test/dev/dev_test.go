@@ -225,39 +225,50 @@ func TestRegionDies(t *testing.T) {
 	eve.next(t, "two")
 }
 
-// TestGlobalAck asks for an ack that survives the loss of the region.
-func TestGlobalAck(t *testing.T) {
+// TestTwoRegions is what takes no region, gateway or process down, in the same two regions: each has users of its own.
+func TestTwoRegions(t *testing.T) {
 	d := start(t, t.TempDir(), "eu", "us")
-	chat := im.Direct("ann", "bob")
-	ann := connect(t, d, "ann", "eu")
-	if ack := ann.send(t, chat, "held", client.WithAck(im.AckGlobal)); !ack.Global {
+	for name, test := range map[string]func(*testing.T, *app.Dev){
+		"GlobalAck":                  globalAck,
+		"LateMessagesTakeTheirPlace": lateMessagesTakeTheirPlace,
+		"GroupAcrossRegions":         groupAcrossRegions,
+		"OneTraceAcrossRegions":      oneTraceAcrossRegions,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, d) })
+	}
+}
+
+// globalAck asks for an ack that survives the loss of the region.
+func globalAck(t *testing.T, d *app.Dev) {
+	chat := im.Direct("dan", "eva")
+	dan := connect(t, d, "dan", "eu")
+	if ack := dan.send(t, chat, "held", client.WithAck(im.AckGlobal)); !ack.Global {
 		t.Error("us was reachable, but the ack says: accepted in region only")
 	}
 	if err := d.Cut(t.Context(), "eu", "us"); err != nil {
 		t.Fatal(err)
 	}
-	if ack := ann.send(t, chat, "alone", client.WithAck(im.AckGlobal)); ack.Global {
+	if ack := dan.send(t, chat, "alone", client.WithAck(im.AckGlobal)); ack.Global {
 		t.Error("the link is cut, but the ack says that a peer holds the message")
 	}
 	if err := d.Heal(t.Context(), "eu", "us"); err != nil {
 		t.Fatal(err)
 	}
-	connect(t, d, "bob", "us").next(t, "alone")
+	connect(t, d, "eva", "us").next(t, "alone")
 }
 
-// TestLateMessagesTakeTheirPlace writes on both sides of a cut link.
-func TestLateMessagesTakeTheirPlace(t *testing.T) {
-	d := start(t, t.TempDir(), "eu", "us")
-	chat := im.Direct("ann", "bob")
-	ann, bob := connect(t, d, "ann", "eu"), connect(t, d, "bob", "us")
+// lateMessagesTakeTheirPlace writes on both sides of a cut link.
+func lateMessagesTakeTheirPlace(t *testing.T, d *app.Dev) {
+	chat := im.Direct("fay", "gil")
+	fay, gil := connect(t, d, "fay", "eu"), connect(t, d, "gil", "us")
 	for _, l := range [][2]im.Region{{"eu", "us"}, {"us", "eu"}} {
 		if err := d.Cut(t.Context(), l[0], l[1]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ann.send(t, chat, "ann 1")
-	bob.send(t, chat, "bob 1")
-	ann.send(t, chat, "ann 2")
+	fay.send(t, chat, "fay 1")
+	gil.send(t, chat, "gil 1")
+	fay.send(t, chat, "fay 2")
 	for _, l := range [][2]im.Region{{"eu", "us"}, {"us", "eu"}} {
 		if err := d.Heal(t.Context(), l[0], l[1]); err != nil {
 			t.Fatal(err)
@@ -270,15 +281,14 @@ func TestLateMessagesTakeTheirPlace(t *testing.T) {
 		}
 		return list
 	}
-	want := []string{"ann 1", "bob 1", "ann 2"}
+	want := []string{"fay 1", "gil 1", "fay 2"}
 	await(t, "both show all three in the order of their stamps", func() bool {
-		return slices.Equal(texts(ann), want) && slices.Equal(texts(bob), want)
+		return slices.Equal(texts(fay), want) && slices.Equal(texts(gil), want)
 	})
 }
 
-// TestGroupAcrossRegions creates a group, removes a member, and checks what each may see.
-func TestGroupAcrossRegions(t *testing.T) {
-	d := start(t, t.TempDir(), "eu", "us")
+// groupAcrossRegions creates a group, removes a member, and checks what each may see.
+func groupAcrossRegions(t *testing.T, d *app.Dev) {
 	ann, bob, cho := connect(t, d, "ann", "eu"), connect(t, d, "bob", "us"), connect(t, d, "cho", "us")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -307,15 +317,14 @@ func TestGroupAcrossRegions(t *testing.T) {
 	await(t, "views are equal", func() bool { return equalDigests(t, d) })
 }
 
-// TestOneTraceAcrossRegions follows one message from submit to both receivers.
-func TestOneTraceAcrossRegions(t *testing.T) {
-	d := start(t, t.TempDir(), "eu", "us")
-	chat := im.Direct("ann", "bob")
-	bob := connect(t, d, "bob", "us")
-	ann := connect(t, d, "ann", "eu", func(c *client.Config) { c.SampleRatio = 1 })
-	connect(t, d, "ann", "eu") // another device, which the gateway of eu delivers to
-	ann.send(t, chat, "follow me")
-	trace := bob.next(t, "follow me").Trace
+// oneTraceAcrossRegions follows one message from submit to both receivers.
+func oneTraceAcrossRegions(t *testing.T, d *app.Dev) {
+	chat := im.Direct("hal", "ida")
+	ida := connect(t, d, "ida", "us")
+	hal := connect(t, d, "hal", "eu", func(c *client.Config) { c.SampleRatio = 1 })
+	connect(t, d, "hal", "eu") // another device, which the gateway of eu delivers to
+	hal.send(t, chat, "follow me")
+	trace := ida.next(t, "follow me").Trace
 	parts := strings.Split(trace, "-")
 	if len(parts) != 4 {
 		t.Fatalf("the message carries the traceparent %q", trace)
