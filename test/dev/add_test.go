@@ -23,7 +23,7 @@ func TestFourthRegion(t *testing.T) {
 	})
 	before := d.Running()
 	traffic, err := demo.StartTraffic(t.Context(), demo.TrafficConfig{
-		Name: "add", Pairs: 1, Group: true, Every: 20 * time.Millisecond, Log: func(s string) { t.Log(s) },
+		Name: "add", Pairs: 1, Group: true, Every: 100 * time.Millisecond, Log: func(s string) { t.Log(s) },
 	}, d)
 	if err != nil {
 		t.Fatal(err)

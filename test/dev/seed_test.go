@@ -63,7 +63,7 @@ func TestSeededRegion(t *testing.T) {
 		t.Fatal(err)
 	}
 	traffic, err := demo.StartTraffic(t.Context(), demo.TrafficConfig{
-		Name: "seed", Pairs: 1, Group: true, Every: 20 * time.Millisecond, Log: func(s string) { t.Log(s) },
+		Name: "seed", Pairs: 1, Group: true, Every: 100 * time.Millisecond, Log: func(s string) { t.Log(s) },
 	}, d)
 	if err != nil {
 		t.Fatal(err)
