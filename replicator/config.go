@@ -27,7 +27,7 @@ type Config struct {
 	Peers      []Peer
 	Partitions int // of every topic, in every region
 
-	WindowBytes    int           // bytes under way on a link before the receiver gives credit back, at most: it begins with 8 MiB and grows to twice what the link carries in a round trip; 32 MiB
+	WindowBytes    int           // bytes under way on a link before the receiver gives credit back, at most: it begins with 8 MiB and grows until half of it, one lane's share, is twice what the link carries in a round trip; 32 MiB
 	BatchBytes     int           // the most uncompressed bytes in one message, unless one record is larger; 512 KiB
 	Compression    Compression   // of what is sent; CompressCapped
 	CompressAbove  int           // batches larger than this are compressed, bytes; 1 KiB

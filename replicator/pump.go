@@ -49,15 +49,18 @@ func (w *sendWindow) credit(c *wire.LinkCredit) {
 	wake(w.more)
 }
 
-// may tells whether a message may go that holds so many bytes, and so many of one lane. A lane gets half of the window, so
-// that one which the receiver cannot append at present leaves room for the others.
+// laneShare is the part of the window that one lane gets: what the receiver cannot append at present of one leaves room for
+// the others.
+const laneShare = 2
+
+// may tells whether a message may go that holds so many bytes, and so many of one lane.
 func (w *sendWindow) may(lane, bytes, ofLane int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.under > 0 && w.under+bytes > w.size {
 		return false
 	}
-	return !w.byBid || w.lanes[lane] == 0 || w.lanes[lane]+ofLane <= w.size/2
+	return !w.byBid || w.lanes[lane] == 0 || w.lanes[lane]+ofLane <= w.size/laneShare
 }
 
 // take counts what is sent.

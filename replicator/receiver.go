@@ -393,7 +393,11 @@ func (s *session) receive(bytes int) bool {
 	return s.taken <= s.c.r.cfg.WindowBytes+maxBatchBytes
 }
 
-// credit gives bytes of the window back. They travel with the next held, alone when a quarter of the window waits, and with
+// creditShare is the part of the window that is worth a message of its own when it can be given back. The sender waits for
+// it besides the round trip, so it is small beside the half that one lane may use.
+const creditShare = 16
+
+// credit gives bytes of the window back. They travel with the next held, alone when creditShare of the window waits, and with
 // the answer to a status at the latest: what the sender has next may be larger than the rest of the window.
 func (s *session) credit(p *part, bytes int) {
 	if bytes == 0 {
@@ -402,17 +406,17 @@ func (s *session) credit(p *part, bytes int) {
 	s.mu.Lock()
 	s.credits += bytes
 	s.topics[p.topic] += uint64(bytes)
-	urgent := s.credits >= s.window/4
+	urgent := s.credits >= s.window/creditShare
 	s.mu.Unlock()
 	if urgent {
 		wake(s.dirty)
 	}
 }
 
-// grow widens the window to twice what the link carries in a round trip, so that it never waits for credit. The caller
-// holds mu.
+// grow widens the window until one lane's share of it is twice what the link carries in a round trip, so that it never waits
+// for credit, also where one lane has all there is. The caller holds mu.
 func (s *session) grow(trip time.Duration) {
-	want := min(2*int(s.meter.rate()*trip.Seconds()), s.c.r.cfg.WindowBytes)
+	want := min(2*laneShare*int(s.meter.rate()*trip.Seconds()), s.c.r.cfg.WindowBytes)
 	if want > s.window {
 		s.more += want - s.window
 		s.window = want
@@ -514,7 +518,7 @@ func (s *session) news() []*wire.LinkRequest {
 	}
 	answer := s.status
 	s.status = 0
-	if credits > 0 && (len(held) > 0 || answer != 0 || credits >= s.window/4) || s.more > 0 {
+	if credits > 0 && (len(held) > 0 || answer != 0 || credits >= s.window/creditShare) || s.more > 0 {
 		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestCredit{Credit: &wire.LinkCredit{
 			Bytes: uint64(credits), Topics: slices.Clone(s.topics), More: uint64(s.more),
 		}}})
