@@ -63,7 +63,9 @@ soak: ## beset a gateway with garbage, and have clients talk through bad network
 	$(GO) test -race -count 1 -timeout 1h -v -run TestSoak ./gateway -soak.for $(SOAK)
 	$(GO) test -race -count 1 -timeout 1h -v ./test/weak -weak.for $(SOAK) -weak.period 5s
 
-test: test-go test-browser ## run every test
+# Both at once: either waits much of its time, for what it tests or for Chromium.
+test: ## run every test
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-go test-browser
 
 # Browser tests drive a real Chromium: the race detector would slow the servers beside it, and has seen all the Go code
 # in the other tests already.
