@@ -21,7 +21,7 @@ type Config struct {
 	URL    string // public base URL, http or https; empty: the bound address, https if it speaks TLS
 
 	// Certificate makes the public address speak TLS, 1.2 or newer: it gives the certificate of the moment. nil: TLS ends before
-	// the gateway, or there is none. With TLS, sockets have goroutines of their own, and no other process can take them over.
+	// the gateway, or there is none. With TLS, no other process can take sockets over.
 	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	MaxHandshakes int    // TLS connections whose first request has not come, each for HelloTimeout at most
 	QUIC          string // host:port, of UDP, on which WebTransport is served with the same certificate; empty: nowhere

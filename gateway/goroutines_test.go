@@ -2,7 +2,7 @@ package gateway
 
 import "testing"
 
-// Without epoll, as for TLS and on other systems, a gateway does the same.
+// Without epoll, as on other systems, a gateway does the same.
 func TestGoroutines(t *testing.T) {
 	for _, test := range []struct {
 		name string

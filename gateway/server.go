@@ -90,10 +90,8 @@ func (g *Gateway) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := g.newConn(g.codecs[upgraded.Subprotocol()], ip)
-	nc := upgraded.NetConn() // the library's conn is left: its handshake is what was wanted
-	if e, ok := nc.(*entrant); ok {
-		nc = e.TCPConn // read and written as it is from here on
-	}
+	// The library's conn is left: its handshake is what was wanted.
+	nc := settle(upgraded.NetConn())
 	if nc.SetDeadline(time.Time{}) != nil { // it has closed
 		g.conns.release(ip)
 		nc.Close()

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/antipode-im/antipode/gateway/poll"
 )
 
 // secure is a listener of TLS. Whoever accepts does not wait for a handshake: the HTTP server makes it on the connection's own
@@ -39,7 +41,7 @@ func (s *secure) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if s.under.Add(1) <= s.max {
-			return tls.Server(&shaking{Conn: c, done: sync.OnceFunc(func() { s.under.Add(-1) })}, s.config), nil
+			return tls.Server(&shaking{poll.NewBottom(c), sync.OnceFunc(func() { s.under.Add(-1) })}, s.config), nil
 		}
 		s.under.Add(-1)
 		s.refused()
@@ -49,13 +51,26 @@ func (s *secure) Accept() (net.Conn, error) {
 
 // shaking is a connection that holds one of the places until it is done with them.
 type shaking struct {
-	net.Conn
+	*poll.Bottom
 	done func()
 }
 
 func (c *shaking) Close() error {
 	c.done()
-	return c.Conn.Close()
+	return c.Bottom.Close()
+}
+
+// settle takes away what counts a socket before it is a conn: it is read and written as it is from here on.
+func settle(c net.Conn) net.Conn {
+	switch c := c.(type) {
+	case *entrant:
+		return c.TCPConn
+	case *tls.Conn:
+		if s, ok := c.NetConn().(*shaking); ok {
+			s.Conn = settle(s.Conn)
+		}
+	}
+	return c
 }
 
 // settled is for http.Server.ConnState.

@@ -1,6 +1,7 @@
 package poll
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -19,7 +20,7 @@ const maxReads = 4
 type Epoll struct {
 	loops   []*loop
 	next    atomic.Uint32
-	streams Goroutines // connections that are no plain sockets
+	streams Goroutines // connections that are no sockets
 	running sync.WaitGroup
 	closed  atomic.Bool
 }
@@ -41,36 +42,71 @@ func NewEpoll(loops int) (*Epoll, error) {
 	return p, nil
 }
 
-// Add implements Poller. A TCP connection's descriptor is taken away from Go's runtime, which would wait for it too.
+// Add implements Poller. A TCP connection's descriptor is taken away from Go's runtime, which would wait for it too. So is that
+// below a TLS connection over a Bottom.
 func (p *Epoll) Add(c net.Conn, h Handler, start func(Socket)) error {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return p.streams.Add(c, h, start)
+	if tcp, ok := c.(*net.TCPConn); ok {
+		fd, err := takeFD(tcp)
+		if err != nil {
+			return err
+		}
+		return p.AddFD(fd, h, start)
 	}
+	if t, bottom := bottomOf(c); bottom != nil {
+		if tcp, ok := bottom.Conn.(*net.TCPConn); ok {
+			return p.addSecured(t, bottom, tcp, h, start)
+		}
+	}
+	return p.streams.Add(c, h, start)
+}
+
+func (p *Epoll) addSecured(t *tls.Conn, bottom *Bottom, tcp *net.TCPConn, h Handler, start func(Socket)) error {
+	fd, err := takeFD(tcp)
+	if err != nil {
+		return err
+	}
+	s := &secured{tls: t, handler: h}
+	raw := p.socket(fd, s)
+	s.raw, bottom.over = raw, s
+	start(s)
+	if err := raw.loop.add(raw); err != nil {
+		return err
+	}
+	raw.loop.post(posted{s: raw, begin: true})
+	return nil
+}
+
+// takeFD duplicates the descriptor of a connection and closes the connection's own: the duplicate keeps the socket.
+func takeFD(tcp *net.TCPConn) (int, error) {
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("poll: %w", err)
+		return -1, fmt.Errorf("poll: %w", err)
 	}
 	fd := -1
 	var dupErr error
 	if err := raw.Control(func(own uintptr) { fd, dupErr = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-		return fmt.Errorf("poll: %w", err)
+		return -1, fmt.Errorf("poll: %w", err)
 	}
 	if dupErr != nil {
-		return fmt.Errorf("poll: a descriptor of its own for a socket: %w", dupErr)
+		return -1, fmt.Errorf("poll: a descriptor of its own for a socket: %w", dupErr)
 	}
-	tcp.Close() // the duplicate keeps the connection
-	return p.AddFD(fd, h, start)
+	tcp.Close()
+	return fd, nil
 }
 
 // AddFD takes over a connected, non-blocking socket's descriptor.
 func (p *Epoll) AddFD(fd int, h Handler, start func(Socket)) error {
-	s := &epollSocket{fd: fd, handler: h, loop: p.loops[int(p.next.Add(1))%len(p.loops)]}
+	s := p.socket(fd, h)
 	start(s)
 	return s.loop.add(s)
 }
 
-// Freeze stops all events until Thaw: when it returns, no Handler is being called, except those of TLS connections.
+// socket gives a descriptor to one of the loops.
+func (p *Epoll) socket(fd int, h Handler) *epollSocket {
+	return &epollSocket{fd: fd, handler: h, loop: p.loops[int(p.next.Add(1))%len(p.loops)]}
+}
+
+// Freeze stops all events until Thaw: when it returns, no Handler is being called, except those of connections that are no sockets.
 func (p *Epoll) Freeze() {
 	for _, l := range p.loops {
 		l.frozen.Lock()
@@ -121,8 +157,8 @@ type loop struct {
 }
 
 type posted struct {
-	s      *epollSocket
-	resume bool // else: read on
+	s             *epollSocket
+	resume, begin bool // neither: read on
 }
 
 type ready struct {
@@ -272,6 +308,8 @@ func (l *loop) turn(n int) bool {
 	for _, p := range again {
 		if p.resume {
 			p.s.paused = false
+		}
+		if p.resume || p.begin && !p.s.paused {
 			p.s.handler.Data(nil)
 		}
 		l.read(p.s, p.s.hung)
@@ -372,7 +410,7 @@ func (s *epollSocket) Write(b []byte) (int, error) {
 }
 
 func (s *epollSocket) Pause()  { s.paused = true }
-func (s *epollSocket) Resume() { s.loop.post(posted{s, true}) }
+func (s *epollSocket) Resume() { s.loop.post(posted{s: s, resume: true}) }
 
 // Close implements Socket.
 func (s *epollSocket) Close() {

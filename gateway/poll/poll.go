@@ -4,8 +4,8 @@
 //	                                Socket ◀── Write, Pause, Resume, Close ── anybody
 //
 // On Linux a few loops wait for all sockets by epoll, edge-triggered, so that an idle socket costs a small struct and no
-// call. Elsewhere, and for sockets that are more than a file descriptor (TLS), each has a goroutine for either direction
-// behind the same interface.
+// call. TLS is read from the loops too, where it is spoken over a Bottom. Elsewhere, and for connections that are no sockets
+// (streams of QUIC), each has a goroutine for either direction behind the same interface.
 //
 // A socket's events come one at a time, from its loop: a Handler must not block. What Write does not take is the caller's
 // to keep and to write again once Writable was called: no queue here grows.

@@ -3,8 +3,13 @@ package poll_test
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -70,25 +75,48 @@ func (e *echo) Closed(err error) {
 	e.closed <- err
 }
 
-// each runs a test with both kinds of poller.
-func each(t *testing.T, f func(t *testing.T, p poll.Poller)) {
+// kind is a poller, and what is spoken over its sockets.
+type kind struct {
+	poll.Poller
+	secure bool
+}
+
+// each runs a test with both kinds of poller, without and with TLS.
+func each(t *testing.T, f func(t *testing.T, p kind)) {
 	for name, make := range map[string]func() (poll.Poller, error){
 		"best":       func() (poll.Poller, error) { return poll.New(2) },
 		"goroutines": func() (poll.Poller, error) { return &poll.Goroutines{}, nil },
 	} {
-		t.Run(name, func(t *testing.T) {
-			p, err := make()
-			if err != nil {
-				t.Fatal(err)
-			}
-			f(t, p)
-			p.Close()
-		})
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/tls=%v", name, secure), func(t *testing.T) {
+				p, err := make()
+				if err != nil {
+					t.Fatal(err)
+				}
+				f(t, kind{p, secure})
+				p.Close()
+			})
+		}
 	}
 }
 
+// client is the other end: a *net.TCPConn or a *tls.Conn.
+type client interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// trusted is the two sides of TLS between strangers who trust each other.
+var trusted = sync.OnceValues(func() (server, client *tls.Config) {
+	s := httptest.NewTLSServer(nil) // for its certificate
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	return &tls.Config{Certificates: s.TLS.Certificates}, &tls.Config{RootCAs: roots, ServerName: "example.com"}
+})
+
 // pair adds one end of a connection to a poller and returns the other.
-func pair(t *testing.T, p poll.Poller, e *echo) *net.TCPConn {
+func pair(t *testing.T, p kind, e *echo) client {
 	t.Helper()
 	e.closed, e.paused = make(chan error, 1), make(chan struct{}, 1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -96,19 +124,31 @@ func pair(t *testing.T, p poll.Poller, e *echo) *net.TCPConn {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	client, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+	dialled, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := l.Accept()
+	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Add(server, e, func(s poll.Socket) { e.socket = s }); err != nil {
+	dialled.SetDeadline(time.Now().Add(20 * time.Second))
+	c, served := client(dialled.(*net.TCPConn)), accepted
+	if p.secure {
+		ours, theirs := trusted()
+		secured := tls.Client(dialled, theirs)
+		server := tls.Server(poll.NewBottom(accepted), ours)
+		shaken := make(chan error, 1)
+		go func() { shaken <- server.Handshake() }()
+		if err := errors.Join(secured.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		c, served = secured, server
+	}
+	if err := p.Add(served, e, func(s poll.Socket) { e.socket = s }); err != nil {
 		t.Fatal(err)
 	}
-	client.SetDeadline(time.Now().Add(20 * time.Second))
-	return client.(*net.TCPConn)
+	return c
 }
 
 func (e *echo) end(t *testing.T) error {
@@ -124,7 +164,7 @@ func (e *echo) end(t *testing.T) error {
 
 // More than any buffer holds goes both ways and comes back in order, while the client is slow to read.
 func TestEchoUnderPressure(t *testing.T) {
-	each(t, func(t *testing.T, p poll.Poller) {
+	each(t, func(t *testing.T, p kind) {
 		var e echo
 		c := pair(t, p, &e)
 		sent := make([]byte, 24<<20)
@@ -152,7 +192,7 @@ func TestEchoUnderPressure(t *testing.T) {
 }
 
 func TestPause(t *testing.T) {
-	each(t, func(t *testing.T, p poll.Poller) {
+	each(t, func(t *testing.T, p kind) {
 		e := echo{stop: true}
 		c := pair(t, p, &e)
 		for _, s := range []string{"a!b", "c!", "d!"} {
@@ -181,7 +221,7 @@ func TestPause(t *testing.T) {
 
 // What was sent before the end is heard before it.
 func TestDataThenEnd(t *testing.T) {
-	each(t, func(t *testing.T, p poll.Poller) {
+	each(t, func(t *testing.T, p kind) {
 		for range 50 {
 			var e echo
 			c := pair(t, p, &e)
@@ -205,7 +245,7 @@ func TestDataThenEnd(t *testing.T) {
 }
 
 func TestCloseFromElsewhere(t *testing.T) {
-	each(t, func(t *testing.T, p poll.Poller) {
+	each(t, func(t *testing.T, p kind) {
 		var e echo
 		c := pair(t, p, &e)
 		var all sync.WaitGroup
