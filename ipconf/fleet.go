@@ -27,6 +27,7 @@ type region struct {
 	gateways map[string]*gateway // last known good
 	ordered  []*gateway          // by id
 	asOf     time.Time           // when the catalogue last said anything; zero: never
+	first    time.Time           // when it first named a gateway; zero: never
 	held     bool                // its last word would drop more than half, and waits for a second look
 	usable   bool                // some gateway was usable when a view was last made, and heard since there was none
 	seen     bool                // some gateway ever was
@@ -38,7 +39,7 @@ type gateway struct {
 	endpoint wire.Endpoint
 	json     []byte    // of the endpoint, up to the score
 	since    time.Time // when the catalogue first named it
-	served   time.Time // when it was first heard of, if that was news; zero: from before anybody looked
+	served   time.Time // when it was first heard of, if others had served for a while; zero: they began together
 	load     im.Load
 	window   window
 	measured time.Time // of load; zero: never heard
@@ -97,8 +98,12 @@ func (f *fleet) catalogue(name im.Region, instances []im.Instance, second bool, 
 	if r == nil {
 		return false, 0
 	}
-	begun := !r.asOf.IsZero() // else the first reading: nothing in it is new
 	r.asOf = now
+	if r.first.IsZero() && len(instances) > 0 {
+		r.first = now
+	}
+	// A region's gateways start in any order, and so do ipconf and they: what comes so soon is no newer than the rest.
+	begun := now.Sub(r.first) >= rank.SlowStart
 	before := len(r.gateways)
 	named := make(map[string]bool, len(instances))
 	for _, i := range instances {

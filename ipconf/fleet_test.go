@@ -2,6 +2,7 @@ package ipconf
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,6 +59,40 @@ func TestCatalogueHeldBack(t *testing.T) {
 	step(true, "x", false, "x")
 	now = now.Add(6 * time.Second)
 	step(true, "", false) // a region that is gone leaves in the end
+}
+
+// Gateways that start together are alike, in whatever order ipconf hears of them. One that comes later starts slowly, and so
+// does one that was started again.
+func TestSlowStartIsForLatecomers(t *testing.T) {
+	now := time.Unix(1_000, 0)
+	f := newFleet([]im.Region{"eu"}, 5*time.Second, 3*time.Second)
+	served := func() (list []time.Duration) {
+		gateways, _ := f.candidates([]im.Region{"eu"}, anyVersion, now)
+		for _, g := range gateways {
+			list = append(list, g.Served)
+		}
+		return list
+	}
+	check := func(want ...time.Duration) {
+		t.Helper()
+		if got := served(); !slices.Equal(got, want) {
+			t.Errorf("served for %v, want %v (-1ns: as long as the others)", got, want)
+		}
+	}
+	f.catalogue("eu", nil, false, now) // ipconf was first
+	now = now.Add(time.Hour)
+	f.catalogue("eu", named("a"), false, now)
+	now = now.Add(10 * time.Second)
+	f.catalogue("eu", named("a", "b"), false, now)
+	check(-1, -1)
+	now = now.Add(rank.SlowStart)
+	late := named("a", "b", "c")
+	f.catalogue("eu", late, false, now)
+	check(-1, -1, 0)
+	now = now.Add(time.Second)
+	late[0].Epoch = 2
+	f.catalogue("eu", late, false, now)
+	check(0, -1, time.Second)
 }
 
 func TestUnhealthy(t *testing.T) {

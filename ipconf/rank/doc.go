@@ -11,7 +11,7 @@
 //	cpu     = min(1, (1 − cpu used) / 0.5)                   no effect below half
 //	net     = min(1, (1 − bandwidth used) / 0.5)             the same
 //	sound   = (1 − error rate)²
-//	start   = min(1, 0.1 + 0.9 · served / 30 s)              slow start of a gateway that is new
+//	start   = min(1, 0.1 + 0.9 · served / 30 s)              slow start of a gateway newer than the others
 //	version = the weight that operators gave its version
 //
 // Where a measurement is old it says less: with trust = 2^(−age / 10 s), room, cpu and net are trust parts of their own and

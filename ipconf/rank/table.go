@@ -23,7 +23,7 @@ type Gateway struct {
 	Net      float64       // bandwidth used, 0 to 1, over a sliding window; 0 where its limit is not known
 	Errors   float64       // part of those sent there that failed, 0 to 1
 	Age      time.Duration // of conns, cpu and net; negative: never heard
-	Served   time.Duration // since it was first heard of; negative: from before anybody looked
+	Served   time.Duration // since it was first heard of; negative: it is no newer than the others
 	Version  float64       // weight of its version; 0 counts as 1, negative takes nobody
 	Canary   bool          // runs the version that only canary users get
 	Draining bool
@@ -68,7 +68,7 @@ func (s Settings) withDefaults() Settings {
 		}
 	}
 	positive(&s.HalfLife, 10*time.Second)
-	positive(&s.SlowStart, 30*time.Second)
+	positive(&s.SlowStart, SlowStart)
 	positive(&s.RTTScale, 50*time.Millisecond)
 	positive(&s.FarRTT, FarRTT)
 	positive(&s.NearRTT, NearRTT)
@@ -83,6 +83,9 @@ func (s Settings) withDefaults() Settings {
 	}
 	return s
 }
+
+// SlowStart is how long a gateway is new, unless Settings say otherwise.
+const SlowStart = 30 * time.Second
 
 // Round trips of regions that nothing is known of, unless Settings say otherwise.
 const (
