@@ -114,7 +114,7 @@ bench-ipconf: ## print ipconf's figures of bench/README.md, a line each: name va
 
 EDGE_PEER := bench/edge/centrifugo
 
-bench-edge: ## measure the gateway's sockets beside Centrifugo and a bare write() loop, and what a killed gateway or region does to 2,000 clients (10 minutes; ARGS="-idle 2000" for less)
+bench-edge: deps ## measure the gateway's sockets beside Centrifugo and a bare write() loop, and what a killed gateway or region does to 2,000 clients (10 minutes; ARGS="-idle 2000" for less)
 	cd $(EDGE_PEER) && $(GO) build -o ../../../bin/centrifugo github.com/centrifugal/centrifugo/v5
 	$(GO) build -o bin/edge ./bench/edge
 	@bin/edge -centrifugo bin/centrifugo $(ARGS)

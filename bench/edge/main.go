@@ -7,7 +7,7 @@
 // Each figure is a line: name value unit (peer's value). CPU is that of the measured process alone, from /proc. Clients and
 // servers share the machine, so that ratios of one run count, not figures.
 //
-// "edge failover" kills a gateway and a region under clients of whole regions instead.
+// "edge failover" kills the processes of a gateway and of a region of a real cluster under its clients instead.
 package main
 
 import (
