@@ -120,18 +120,39 @@ func (c Conversation) Lane() Lane {
 // Members returns the users a conversation names by itself: two of a direct one (one, for a note to oneself), the owner
 // of a user's own, none of a group, whose members are records.
 func (c Conversation) Members() []UID {
-	kind, rest, _ := strings.Cut(string(c), ":")
-	switch kind {
-	case "d":
-		a, b, _ := strings.Cut(rest, ":")
-		if a == b {
-			return []UID{UID(a)}
-		}
-		return []UID{UID(a), UID(b)}
-	case "u":
-		return []UID{UID(rest)}
+	a, b, ok := c.pair()
+	switch {
+	case !ok:
+		return nil
+	case a == b:
+		return []UID{a}
 	}
-	return nil
+	return []UID{a, b}
+}
+
+// Names tells whether a user is among Members.
+func (c Conversation) Names(uid UID) bool {
+	a, b, ok := c.pair()
+	return ok && (uid == a || uid == b)
+}
+
+// pair is the users that a conversation names, twice the same if there is only one; false of a group.
+func (c Conversation) pair() (a, b UID, ok bool) {
+	if len(c) < 2 || c[1] != ':' {
+		return "", "", false
+	}
+	rest := UID(c[2:])
+	switch c[0] {
+	case 'd':
+		i := strings.IndexByte(string(rest), ':')
+		if i < 0 {
+			return rest, "", true
+		}
+		return rest[:i], rest[i+1:], true
+	case 'u':
+		return rest, rest, true
+	}
+	return "", "", false
 }
 
 // Created returns the origin and the time (Unix ms) inside a group's id, by which a region tells a group that it has not

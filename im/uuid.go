@@ -3,7 +3,6 @@ package im
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"time"
 )
@@ -26,28 +25,37 @@ func NewUUID(now time.Time) UUID {
 	return u
 }
 
+// pairs are where the two digits of each byte stand in the text form.
+var pairs = [len(UUID{})]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
+
+const digits = "0123456789abcdef"
+
 // ParseUUID reads the canonical lower-case text form, 36 characters. Other spellings are refused, so that one id has
 // one text.
 func ParseUUID(s string) (UUID, error) {
 	var u UUID
-	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+	if len(s) != UUIDLen || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return u, fmt.Errorf("uuid %q: want the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", s)
 	}
-	for _, c := range []byte(s) {
-		if c >= 'A' && c <= 'F' {
-			return u, fmt.Errorf("uuid %q: want lower case", s)
+	for i, at := range pairs {
+		high, low := digit(s[at]), digit(s[at+1])
+		if high|low > 15 {
+			return UUID{}, fmt.Errorf("uuid %q: want digits and a to f, in lower case", s)
 		}
-	}
-	var compact [32]byte
-	n := copy(compact[:], s[0:8])
-	n += copy(compact[n:], s[9:13])
-	n += copy(compact[n:], s[14:18])
-	n += copy(compact[n:], s[19:23])
-	copy(compact[n:], s[24:36])
-	if _, err := hex.Decode(u[:], compact[:]); err != nil {
-		return UUID{}, fmt.Errorf("uuid %q: %w", s, err)
+		u[i] = high<<4 | low
 	}
 	return u, nil
+}
+
+// digit is what a hexadecimal digit stands for, 255 if it is none.
+func digit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 255
 }
 
 // String is the canonical lower-case text form.
@@ -58,13 +66,11 @@ func (u UUID) String() string {
 
 // Append appends the text form.
 func (u UUID) Append(b []byte) []byte {
-	for i, part := range [...][]byte{u[0:4], u[4:6], u[6:8], u[8:10], u[10:16]} {
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, part)
+	text := [UUIDLen]byte{8: '-', 13: '-', 18: '-', 23: '-'}
+	for i, at := range pairs {
+		text[at], text[at+1] = digits[u[i]>>4], digits[u[i]&15]
 	}
-	return b
+	return append(b, text[:]...)
 }
 
 // IsZero tells whether u was never set.
