@@ -53,7 +53,7 @@ func DecodeHead(e *im.Entry) Head {
 				h.Conversation = c
 			}
 		case headKind:
-			h.Kind = im.Kind(v)
+			h.Kind = kindOf(v)
 		case headVersion:
 			if n, err := strconv.ParseUint(string(v), 10, 32); err == nil {
 				h.Version = uint32(n)
@@ -126,25 +126,25 @@ func EncodeRecord(r *im.Record) im.Entry {
 	})
 }
 
-// DecodeRecord reads a conversation's record. A value that does not decode still yields the record's head: it takes its
-// seq, is stored raw (Body is then the whole value) and is shown to no one.
+// DecodeRecord reads a conversation's record, whose body shares the value's memory. A value that does not decode still
+// yields the record's head: it takes its seq, is stored raw (Body is then the whole value) and is shown to no one.
 func DecodeRecord(e *im.Entry, h Head) (im.Record, error) {
 	r := im.Record{
 		ID:   im.ID{Conversation: h.Conversation},
 		Kind: h.Kind, Version: h.Version, Trace: h.Trace,
 		Place: im.Place{Stamp: h.Stamp, Origin: h.Origin},
 	}
-	var v antipodev1.LogRecord
-	if err := decode(e, &v); err != nil {
+	v, err := readLogRecord(e.Value)
+	if err != nil {
 		r.Body = e.Value
-		return r, err
+		return r, fmt.Errorf("%v at %d: value: %w", e.Partition, e.Offset, err)
 	}
-	r.Sender, r.Seen, r.Body = im.UID(v.Sender), im.Stamp(v.Seen), v.Body
-	if len(v.ClientId) != len(r.ClientID) {
+	r.Sender, r.Seen, r.Body = im.UID(v.sender), v.seen, v.body
+	if len(v.clientID) != len(r.ClientID) {
 		r.Body = e.Value
-		return r, fmt.Errorf("%v at %d: client_id has %d bytes, want 16", e.Partition, e.Offset, len(v.ClientId))
+		return r, fmt.Errorf("%v at %d: client_id has %d bytes, want 16", e.Partition, e.Offset, len(v.clientID))
 	}
-	copy(r.ClientID[:], v.ClientId)
+	copy(r.ClientID[:], v.clientID)
 	return r, nil
 }
 
@@ -156,19 +156,19 @@ func EncodeLogName(k im.Kind, n im.LogName, s im.Stamp) im.Entry {
 
 // DecodeLogName reads one.
 func DecodeLogName(e *im.Entry) (im.LogName, error) {
-	var v antipodev1.LogName
-	if err := decode(e, &v); err != nil {
-		return im.LogName{}, err
+	origin, id, err := readLogName(e.Value)
+	if err != nil {
+		return im.LogName{}, fmt.Errorf("%v at %d: value: %w", e.Partition, e.Offset, err)
 	}
-	o, err := im.ParseOrigin(v.Origin)
+	o, err := im.ParseOrigin(string(origin))
 	if err != nil {
 		return im.LogName{}, fmt.Errorf("%v at %d: %w", e.Partition, e.Offset, err)
 	}
 	n := im.LogName{Origin: o}
-	if len(v.Id) != len(n.ID) {
-		return im.LogName{}, fmt.Errorf("%v at %d: the log's id has %d bytes, want 16", e.Partition, e.Offset, len(v.Id))
+	if len(id) != len(n.ID) {
+		return im.LogName{}, fmt.Errorf("%v at %d: the log's id has %d bytes, want 16", e.Partition, e.Offset, len(id))
 	}
-	copy(n.ID[:], v.Id)
+	copy(n.ID[:], id)
 	return n, nil
 }
 
