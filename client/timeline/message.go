@@ -21,9 +21,9 @@ type Message struct {
 	Settings *wire.Settings // settings
 }
 
-// messageOf reads a record. shown is false for one that counts its seq but shows nothing: its kind or version is newer
+// messageOf reads a record of a conversation. shown is false for one that counts its seq but shows nothing: its kind or version is newer
 // than the server or this build knows.
-func messageOf(r *wire.Record) (m Message, shown bool, err error) {
+func messageOf(r *wire.Record, of im.Conversation) (m Message, shown bool, err error) {
 	place := wire.RecordPlace(r)
 	if err := checkPlace(place); err != nil {
 		return Message{}, false, err
@@ -42,9 +42,11 @@ func messageOf(r *wire.Record) (m Message, shown bool, err error) {
 	if !shown || r.Version > im.CurrentVersion {
 		return m, false, nil
 	}
-	if m.ID, err = wire.RecordID(r); err != nil {
-		return Message{}, false, err
+	client, err := im.ParseUUID(r.ClientId)
+	if err != nil {
+		return Message{}, false, im.Errorf(im.CodeBadClientID, "%v", err)
 	}
+	m.ID = im.ID{Conversation: of, Sender: im.UID(r.Sender), ClientID: client}
 	return m, true, nil
 }
 

@@ -87,7 +87,7 @@ func (w *world) shown() []Message {
 	lowest := map[im.UUID]Message{}
 	for _, log := range w.logs {
 		for _, rec := range log {
-			m, shown, err := messageOf(rec)
+			m, shown, err := messageOf(rec, im.Conversation(rec.Conversation))
 			if err != nil {
 				panic(err)
 			}

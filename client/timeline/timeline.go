@@ -231,14 +231,10 @@ func (t *Timeline) addPage(p *wire.PullResponse, again bool) ([]Change, error) {
 }
 
 func (t *Timeline) read(r *wire.Record) (Message, bool, error) {
-	m, shown, err := messageOf(r)
-	if err != nil {
-		return m, false, err
-	}
 	if im.Conversation(r.Conversation) != t.conversation {
-		return m, false, fmt.Errorf("record of %q in the timeline of %q", r.Conversation, t.conversation)
+		return Message{}, false, fmt.Errorf("record of %q in the timeline of %q", r.Conversation, t.conversation)
 	}
-	return m, shown, nil
+	return messageOf(r, t.conversation)
 }
 
 // hear counts a record; false if it was heard before, or if more than limit records are ahead of gaps.
