@@ -351,17 +351,13 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 // tail returns what a follower says after the entries at the end of a copy. Whole tells that they are all of it; applied
 // is the next offset that a view needs, 0 if unknown.
 func tail(entries []im.Entry, whole bool, applied int64) placement {
-	heads := make([]wire.ShipHead, len(entries))
-	for i := range entries {
-		heads[i] = wire.DecodeShipHead(&entries[i])
-	}
 	var to placement
 	taken := -1
-	if whole = whole && !beginsLate(heads); !whole {
-		to.follower = begin(heads, applied)
+	if whole = whole && !beginsLate(entries); !whole {
+		to.follower = begin(entries, applied)
 	}
 	for i := range entries {
-		h := &heads[i]
+		h := wire.DecodeShipHead(&entries[i])
 		switch see(&to.follower, entries[i].Partition, h.OriginOffset, h.Generation, h.Marker()) {
 		case im.Take:
 		case im.Raise, im.Seal:
@@ -371,23 +367,25 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 			continue
 		}
 		taken = i
-		if n, ok := nameOf(&entries[i], h); ok {
+		if n, ok := nameOf(&entries[i], &h); ok {
 			to.name = n
 		}
 	}
 	if taken < 0 { // nothing is new to the view; the link is still to compare the record below
-		for i := range heads {
-			if heads[i].OriginOffset == to.follower.Next-1 && !heads[i].Marker() &&
-				(heads[i].Generation == to.follower.Generation || to.follower.Sealed()) {
+		for i := range entries {
+			h := wire.DecodeShipHead(&entries[i])
+			if h.OriginOffset == to.follower.Next-1 && !h.Marker() &&
+				(h.Generation == to.follower.Generation || to.follower.Sealed()) {
 				taken = i
-				if n, ok := nameOf(&entries[i], &heads[i]); ok {
+				if n, ok := nameOf(&entries[i], &h); ok {
 					to.name = n
 				}
 			}
 		}
 	}
 	if taken >= 0 {
-		to.last = lastOf(&entries[taken], &heads[taken])
+		h := wire.DecodeShipHead(&entries[taken])
+		to.last = lastOf(&entries[taken], &h)
 	}
 	if to.follower.Next < applied { // the view is ahead of the copy: what the copy lacks is not needed any more
 		to.follower.Next = applied
@@ -398,10 +396,10 @@ func tail(entries []im.Entry, whole bool, applied int64) placement {
 
 // beginsLate tells whether a copy that is read from its start begins past the log's: it was made anew while views went on. Of one
 // that has markers alone only views tell.
-func beginsLate(heads []wire.ShipHead) bool {
-	for i := range heads {
-		if !heads[i].Marker() {
-			return heads[i].OriginOffset > 0
+func beginsLate(entries []im.Entry) bool {
+	for i := range entries {
+		if h := wire.DecodeShipHead(&entries[i]); !h.Marker() {
+			return h.OriginOffset > 0
 		}
 	}
 	return true
@@ -422,8 +420,12 @@ func before(entries []im.Entry) int {
 	return len(entries)
 }
 
-// begin returns a follower for the heads, which are the end of a longer copy.
-func begin(heads []wire.ShipHead, applied int64) im.Follower {
+// begin returns a follower for entries that are the end of a longer copy.
+func begin(entries []im.Entry, applied int64) im.Follower {
+	heads := make([]wire.ShipHead, len(entries))
+	for i := range entries {
+		heads[i] = wire.DecodeShipHead(&entries[i])
+	}
 	for i := range heads {
 		if heads[i].Generation == 0 {
 			continue
