@@ -282,6 +282,7 @@ func (a *applier) takeAhead(ctx context.Context, rows *int, moved *bool) {
 // feed gives entries to a tail until a batch is full. It returns how many the tail has seen.
 func (a *applier) feed(ctx context.Context, t *view.Tail, entries []im.Entry, rows *int, moved *bool) (n int) {
 	p, before := t.At().Partition, t.Pending()
+	t.Room(max(0, min(len(entries), a.s.cfg.BatchRows-*rows)))
 	for n < len(entries) && *rows+t.Pending()-before < a.s.cfg.BatchRows {
 		verdict, err := t.Take(&entries[n])
 		n++

@@ -102,7 +102,7 @@ func (sh *Shard) Missing(parts []view.Part, batch uint64) view.Ask {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	group := func(c im.Conversation) {
-		if c.Members() != nil || askedGroup[c] {
+		if c.Lane() == im.LaneDirect || askedGroup[c] {
 			return
 		}
 		askedGroup[c] = true
@@ -112,11 +112,16 @@ func (sh *Shard) Missing(parts []view.Part, batch uint64) view.Ask {
 			ask.Groups = append(ask.Groups, c)
 		}
 	}
+	var last view.HeadKey
 	for i := range parts {
 		for j := range parts[i].Records {
 			r := &parts[i].Records[j]
+			k := r.Stream()
+			if k == last { // a stream's records often stand together
+				continue
+			}
+			last = k
 			group(r.Conversation)
-			k := view.HeadKey{Conversation: r.Conversation, Origin: r.Place.Origin}
 			if askedHead[k] {
 				continue
 			}
@@ -158,17 +163,23 @@ func (sh *Shard) Remember(ask view.Ask, facts view.Facts) {
 func (sh *Shard) Take(parts []view.Part, region im.Region) []im.Delivery {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	var deliveries []im.Delivery
+	rows := 0
+	for i := range parts {
+		rows += len(parts[i].Records) + len(parts[i].Cursors)
+	}
+	deliveries := make([]im.Delivery, 0, rows)
 	for i := range parts {
 		p := &parts[i]
-		for k, seq := range view.Number(p.Records, func(k view.HeadKey) uint64 {
+		view.Number(p.Records, func(k view.HeadKey) uint64 {
 			seq, _ := sh.seqs.get(k)
 			return seq
-		}) {
-			sh.seqs.hold(k, seq, sh.batch)
-		}
+		})
 		for j := range p.Records {
-			deliveries = sh.deliver(deliveries, &p.Records[j], region)
+			r := &p.Records[j]
+			if j+1 == len(p.Records) || r.Stream() != p.Records[j+1].Stream() {
+				sh.seqs.hold(r.Stream(), r.Place.Seq, sh.batch)
+			}
+			deliveries = sh.deliver(deliveries, r, region)
 		}
 		for _, c := range p.Cursors {
 			deliveries = sh.receipt(deliveries, c, p.Partition, region)
@@ -185,7 +196,7 @@ func (sh *Shard) Again(part view.Part, region im.Region) []im.Delivery {
 	defer sh.mu.Unlock()
 	count := map[view.HeadKey]uint64{}
 	for i := range part.Records {
-		count[view.HeadKey{Conversation: part.Records[i].Conversation, Origin: part.Records[i].Place.Origin}]++
+		count[part.Records[i].Stream()]++
 	}
 	view.Number(part.Records, func(k view.HeadKey) uint64 {
 		head, _ := sh.seqs.get(k)

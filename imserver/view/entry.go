@@ -23,40 +23,28 @@ func newLog(p im.Partition, count int) (log, error) {
 	return log{p, count, family, origin, im.Lane(p.Topic[strings.LastIndexByte(p.Topic, '.')+1:])}, err
 }
 
-// entry is what one entry of a log says to a view. At most one of its parts is set; an entry with none only moves the
-// position.
-type entry struct {
-	record  *Record
-	cursors *wire.Cursors
-	name    *im.LogName
-	stamp   im.Stamp // the origin's clock, with name
-	err     error    // why a value did not decode
-}
+// saying is what one entry of a log is to a view.
+type saying uint8
 
-// read says what an entry means. It must never change what takes a seq: every version of Antipode, at any time, numbers
-// the same records.
-func (l *log) read(e *im.Entry, h *wire.Head) entry {
+const (
+	nothing  saying = iota // it only moves the position
+	naming                 // it names its log, and tells the origin's clock
+	counting               // a record, which takes a seq
+	marking                // a user's cursors
+)
+
+// says tells what an entry is. It must never change what takes a seq: every version of Antipode, at any time, numbers the
+// same records.
+func (l *log) says(h *wire.Head) saying {
 	switch {
 	case h.Conversation == "" && (h.Kind == im.KindLog || h.Kind == im.KindHeartbeat):
-		n, err := wire.DecodeLogName(e)
-		if err != nil {
-			return entry{err: err}
-		}
-		return entry{name: &n, stamp: readable(h.Stamp)}
+		return naming
 	case l.family == im.FamilyMsg && l.belongs(h):
-		r, err := l.record(e, h)
-		return entry{record: r, err: err}
+		return counting
 	case l.family == im.FamilyRead && h.Kind == im.KindCursors && h.Version <= im.CurrentVersion && l.belongs(h):
-		c, err := wire.DecodeCursors(e, *h)
-		if err != nil {
-			return entry{err: err}
-		}
-		if _, err := im.ParseUID(string(c.UID)); err != nil {
-			return entry{err: err}
-		}
-		return entry{cursors: &c}
+		return marking
 	}
-	return entry{}
+	return nothing
 }
 
 // belongs tells whether the entry has a readable conversation and kind and stands in its conversation's own partition.
@@ -68,9 +56,12 @@ func (l *log) belongs(h *wire.Head) bool {
 	return l.family != im.FamilyMsg || l.lane == h.Conversation.Lane()
 }
 
-func (l *log) record(e *im.Entry, h *wire.Head) (*Record, error) {
-	decoded, err := wire.DecodeRecord(e, *h)
-	r := &Record{Record: decoded, Offset: h.OriginOffset}
+// record appends a record, whether its value decodes or not.
+func (l *log) record(to []Record, e *im.Entry, h *wire.Head) ([]Record, error) {
+	to = append(to, Record{Offset: h.OriginOffset})
+	r := &to[len(to)-1]
+	var err error
+	r.Record, err = wire.DecodeRecord(e, *h)
 	r.Place.Stamp = readable(h.Stamp)
 	r.Place.Origin = l.origin // the log's, whatever the header says
 	r.Place.Seq = 0
@@ -82,17 +73,29 @@ func (l *log) record(e *im.Entry, h *wire.Head) (*Record, error) {
 	}
 	if err != nil {
 		r.Opaque, r.Sender, r.ClientID, r.Seen, r.Body = true, "", im.UUID{}, 0, e.Value
-		return r, err
+		return to, err
 	}
 	r.Shown = r.Known() && decodes(r.Kind, r.Body)
-	return r, nil
+	return to, nil
+}
+
+// mark appends cursors if they decode.
+func (l *log) mark(to []wire.Cursors, e *im.Entry, h *wire.Head) ([]wire.Cursors, error) {
+	c, err := wire.DecodeCursors(e, *h)
+	if err == nil {
+		_, err = im.ParseUID(string(c.UID))
+	}
+	if err != nil {
+		return to, err
+	}
+	return append(to, c), nil
 }
 
 // decodes tells whether this build can show the body.
 func decodes(k im.Kind, body []byte) bool {
 	switch k {
 	case im.KindMessage:
-		return proto.Unmarshal(body, new(wire.Text)) == nil
+		return wire.IsText(body)
 	case im.KindCreate:
 		return proto.Unmarshal(body, new(wire.Create)) == nil
 	case im.KindMember:

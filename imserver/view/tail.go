@@ -3,6 +3,7 @@ package view
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
@@ -21,8 +22,9 @@ type Tail struct {
 	follower im.Follower
 	from     int64 // what the view has, or will when the last Cut is committed
 	at       Position
-	gap      bool      // entries past the next were seen, and the next did not come yet
-	last     *im.Entry // taken, and not in at's checksum yet
+	gap      bool     // entries past the next were seen, and the next did not come yet
+	last     im.Entry // taken; unsummed: it is not in at's checksum yet
+	unsummed bool
 	records  []Record
 	cursors  []wire.Cursors
 	errs     []error
@@ -43,8 +45,8 @@ func (t *Tail) At() Position { return t.at }
 
 // Summed is At with the checksum of the last record.
 func (t *Tail) Summed() Position {
-	if t.last != nil {
-		t.at.Checksum, t.last = Checksum(t.last), nil
+	if t.unsummed {
+		t.at.Checksum, t.unsummed, t.last = Checksum(&t.last), false, im.Entry{}
 	}
 	return t.at
 }
@@ -57,6 +59,16 @@ func (t *Tail) Gap() bool { return t.gap }
 
 // Pending is how many rows were gathered since the last Cut.
 func (t *Tail) Pending() int { return len(t.records) + len(t.cursors) }
+
+// Room makes room for rows that are about to be taken.
+func (t *Tail) Room(rows int) {
+	switch t.log.family {
+	case im.FamilyMsg:
+		t.records = slices.Grow(t.records, rows)
+	case im.FamilyRead:
+		t.cursors = slices.Grow(t.cursors, rows)
+	}
+}
 
 // Take looks at the next entry of the partition, as it stands in the log or the copy, and gathers what it says. After
 // an error (ErrForeignLog, ErrPastSeal) the tail must not be used on.
@@ -73,8 +85,7 @@ func (t *Tail) Take(e *im.Entry) (im.Verdict, error) {
 	case im.Take:
 		t.gap = false
 		t.at.Next = t.follower.Next
-		taken := *e
-		t.last = &taken
+		t.last, t.unsummed = *e, true
 	}
 	if !t.gap {
 		t.at.Local = e.Offset + 1
@@ -82,29 +93,40 @@ func (t *Tail) Take(e *im.Entry) (im.Verdict, error) {
 	if verdict != im.Take {
 		return verdict, nil
 	}
-	said := t.log.read(e, &h)
-	if said.err != nil && len(t.errs) < 8 {
-		t.errs = append(t.errs, said.err)
+	var err error
+	switch t.log.says(&h) {
+	case naming:
+		var n im.LogName
+		if n, err = wire.DecodeLogName(e); err == nil {
+			if err := t.name(e, n); err != nil {
+				return verdict, err
+			}
+			t.at.Watermark = max(t.at.Watermark, readable(h.Stamp))
+		}
+	case counting:
+		t.records, err = t.log.record(t.records, e, &h)
+	case marking:
+		t.cursors, err = t.log.mark(t.cursors, e, &h)
 	}
-	switch {
-	case said.name != nil:
-		if said.name.Origin != t.log.origin {
-			return verdict, fmt.Errorf("%v at %d: %w: it belongs to origin %q", e.Partition, e.Offset, ErrForeignLog, said.name.Origin)
-		}
-		if t.at.Log.IsZero() {
-			t.at.Log = said.name.ID
-		}
-		if t.at.Log != said.name.ID {
-			return verdict, fmt.Errorf("%v at %d: %w: %v, but what was applied so far came from %v", e.Partition, e.Offset, ErrForeignLog,
-				said.name, im.LogName{Origin: t.log.origin, ID: t.at.Log})
-		}
-		t.at.Watermark = max(t.at.Watermark, said.stamp)
-	case said.record != nil:
-		t.records = append(t.records, *said.record)
-	case said.cursors != nil:
-		t.cursors = append(t.cursors, *said.cursors)
+	if err != nil && len(t.errs) < 8 {
+		t.errs = append(t.errs, err)
 	}
 	return verdict, nil
+}
+
+// name compares the name that an entry gives the log with what is known of it.
+func (t *Tail) name(e *im.Entry, n im.LogName) error {
+	if n.Origin != t.log.origin {
+		return fmt.Errorf("%v at %d: %w: it belongs to origin %q", e.Partition, e.Offset, ErrForeignLog, n.Origin)
+	}
+	if t.at.Log.IsZero() {
+		t.at.Log = n.ID
+	}
+	if t.at.Log != n.ID {
+		return fmt.Errorf("%v at %d: %w: %v, but what was applied so far came from %v", e.Partition, e.Offset, ErrForeignLog,
+			n, im.LogName{Origin: t.log.origin, ID: t.at.Log})
+	}
+	return nil
 }
 
 // Moved tells whether there is anything to commit: rows, or a position that only moved on.
@@ -125,18 +147,22 @@ func (t *Tail) Errors() []error {
 }
 
 // Number gives records their seqs, in log order: one more than the last of their stream. last tells a stream's last seq
-// before these records and is asked once a stream; the heads after them are returned.
-func Number(records []Record, last func(HeadKey) uint64) map[HeadKey]uint64 {
-	heads := make(map[HeadKey]uint64, len(records))
+// before these records and is asked once a stream.
+func Number(records []Record, last func(HeadKey) uint64) {
+	heads := map[HeadKey]uint64{}
+	var k HeadKey
+	var seq uint64
 	for i := range records {
 		r := &records[i]
-		k := HeadKey{r.Conversation, r.Place.Origin}
-		seq, ok := heads[k]
-		if !ok {
-			seq = last(k)
+		if next := r.Stream(); next != k { // a stream's records often stand together
+			heads[k] = seq
+			head, known := heads[next]
+			if !known {
+				head = last(next)
+			}
+			k, seq = next, head
 		}
 		seq++
-		r.Place.Seq, heads[k] = seq, seq
+		r.Place.Seq = seq
 	}
-	return heads
 }

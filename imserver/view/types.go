@@ -42,6 +42,9 @@ type HeadKey struct {
 	Origin       im.Origin
 }
 
+// Stream names the stream that a record is of.
+func (r *Record) Stream() HeadKey { return HeadKey{r.Conversation, r.Place.Origin} }
+
 // Ask is what an owner asks of the stored view before it numbers a batch.
 type Ask struct {
 	Heads      []HeadKey

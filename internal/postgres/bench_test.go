@@ -93,8 +93,9 @@ func benchmarkApply(b *testing.B, timelines *Timelines, rows int) {
 				continue
 			}
 			p := t.Cut()
-			for k, seq := range view.Number(p.Records, func(k view.HeadKey) uint64 { return heads[k] }) {
-				heads[k] = seq
+			view.Number(p.Records, func(k view.HeadKey) uint64 { return heads[k] })
+			for i := range p.Records {
+				heads[p.Records[i].Stream()] = p.Records[i].Place.Seq
 			}
 			parts = append(parts, p)
 		}
