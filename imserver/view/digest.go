@@ -21,11 +21,14 @@ const (
 //
 // Each row's SHA-256 is taken as four 64-bit numbers, which are summed. That finds divergence; it is no defence against
 // somebody who makes up rows.
-type Digest struct{ sums map[string]*[4]uint64 }
+type Digest struct {
+	sums map[string]*[4]uint64
+	row  fields // that is being added, in memory used before
+}
 
 // NewDigest returns the digest of an empty view.
 func NewDigest() *Digest {
-	return &Digest{map[string]*[4]uint64{PartTimelines: {}, PartLists: {}, PartCursors: {}}}
+	return &Digest{sums: map[string]*[4]uint64{PartTimelines: {}, PartLists: {}, PartCursors: {}}}
 }
 
 // Sums are the digests by part, in hex.
@@ -43,7 +46,7 @@ func (d *Digest) Sums() map[string]string {
 
 // Record adds a record.
 func (d *Digest) Record(r *Record) {
-	h := fields{}.text("record").text(string(r.Conversation)).place(r.Place).text(string(r.Kind)).number(uint64(r.Version)).
+	h := d.row[:0].text("record").text(string(r.Conversation)).place(r.Place).text(string(r.Kind)).number(uint64(r.Version)).
 		text(string(r.Sender)).bytes(r.ClientID[:]).text(r.Trace).bytes(r.Body)
 	if r.Opaque {
 		h = h.text("opaque")
@@ -53,17 +56,17 @@ func (d *Digest) Record(r *Record) {
 
 // ID adds what is known of an id in one origin: its lowest place there, and its first seq.
 func (d *Digest) ID(id im.ID, lowest im.Place, first uint64) {
-	d.add(PartTimelines, fields{}.text("id").text(string(id.Conversation)).text(string(id.Sender)).bytes(id.ClientID[:]).place(lowest).number(first))
+	d.add(PartTimelines, d.row[:0].text("id").text(string(id.Conversation)).text(string(id.Sender)).bytes(id.ClientID[:]).place(lowest).number(first))
 }
 
 // Head adds the last record of a stream.
 func (d *Digest) Head(k HeadKey, seq uint64, offset int64) {
-	d.add(PartLists, fields{}.text("head").text(string(k.Conversation)).text(string(k.Origin)).number(seq).number(uint64(offset)))
+	d.add(PartLists, d.row[:0].text("head").text(string(k.Conversation)).text(string(k.Origin)).number(seq).number(uint64(offset)))
 }
 
 // Inbox adds a row of a user's inbox.
 func (d *Digest) Inbox(uid im.UID, k HeadKey, offset int64) {
-	d.add(PartLists, fields{}.text("inbox").text(string(uid)).text(string(k.Conversation)).text(string(k.Origin)).number(uint64(offset)))
+	d.add(PartLists, d.row[:0].text("inbox").text(string(uid)).text(string(k.Conversation)).text(string(k.Origin)).number(uint64(offset)))
 }
 
 // Member adds an event of a user's membership.
@@ -72,7 +75,7 @@ func (d *Digest) Member(c im.Conversation, uid im.UID, e Event) {
 	if e.Add {
 		add = 1
 	}
-	d.add(PartLists, fields{}.text("member").text(string(c)).text(string(uid)).text(string(e.Sender)).bytes(e.ClientID[:]).place(e.Place).
+	d.add(PartLists, d.row[:0].text("member").text(string(c)).text(string(uid)).text(string(e.Sender)).bytes(e.ClientID[:]).place(e.Place).
 		number(uint64(e.Offset)).number(add))
 }
 
@@ -82,15 +85,16 @@ func (d *Digest) Title(c im.Conversation, t Title) {
 	if t.Create {
 		create = 1
 	}
-	d.add(PartLists, fields{}.text("title").text(string(c)).text(string(t.Sender)).bytes(t.ClientID[:]).place(t.Place).number(create).text(t.Text))
+	d.add(PartLists, d.row[:0].text("title").text(string(c)).text(string(t.Sender)).bytes(t.ClientID[:]).place(t.Place).number(create).text(t.Text))
 }
 
 // Cursor adds one origin's part of a user's cursors.
 func (d *Digest) Cursor(k HeadKey, uid im.UID, delivered, read uint64) {
-	d.add(PartCursors, fields{}.text(string(k.Conversation)).text(string(k.Origin)).text(string(uid)).number(delivered).number(read))
+	d.add(PartCursors, d.row[:0].text(string(k.Conversation)).text(string(k.Origin)).text(string(uid)).number(delivered).number(read))
 }
 
 func (d *Digest) add(part string, f fields) {
+	d.row = f
 	h := sha256.Sum256(f)
 	sum := d.sums[part]
 	var carry uint64

@@ -10,7 +10,7 @@ import (
 
 // Row is a stored record with what a reader must know of its id.
 type Row struct {
-	Record
+	*Record
 	Lowest bool // its place is its id's
 }
 
@@ -56,6 +56,11 @@ func (q *PullQuery) Assemble(streams []Stream, intervals []Interval) Page {
 		return page
 	}
 	streams = slices.Clone(streams)
+	rows := 0
+	for i := range streams {
+		rows += len(streams[i].Rows)
+	}
+	page.Records = slices.Grow(page.Records, min(rows, q.Limit))
 	bytes := 0
 	for {
 		next := -1

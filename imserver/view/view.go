@@ -13,20 +13,43 @@ import (
 // View is a region's view in memory: what the timelines in PostgreSQL are held to. It keeps the rows that they keep,
 // merged by the same rules, and is otherwise simple on purpose. It is not safe for concurrent use.
 type View struct {
-	count     int // partitions of every topic
-	rules     rules
-	positions map[im.Partition]Position
-	streams   map[HeadKey][]Record // records[seq-1]
-	origins   map[im.Conversation][]im.Origin
-	ids       map[im.ID][]idRow // one an origin
-	groups    map[im.Conversation]*Group
-	inbox     map[im.UID]map[HeadKey]int64
-	cursors   map[im.Conversation]map[im.UID]Receipt
+	count         int // partitions of every topic
+	rules         rules
+	positions     map[im.Partition]Position
+	conversations map[im.Conversation]*conversation
 }
 
+// conversation is what there is of one.
+type conversation struct {
+	streams []*stream // sorted by origin
+	ids     map[idKey]*idRow
+	group   *Group // nil: no change of it was applied
+	cursors map[im.UID]Receipt
+}
+
+// stream is what came from one origin.
+type stream struct {
+	origin  im.Origin
+	records []row // [seq-1]
+}
+
+// row is a record, which belongs to the part that was applied.
+type row struct {
+	*Record
+	id *idRow // nil of an opaque one
+}
+
+// idKey is an id without its conversation.
+type idKey struct {
+	sender im.UID
+	client im.UUID
+}
+
+// idRow is what is known of an id from one origin.
 type idRow struct {
-	lowest im.Place // in one origin
+	lowest im.Place
 	first  uint64
+	next   *idRow // from another
 }
 
 // rules are the merges. Tests replace them to see that a wrong one is found.
@@ -51,13 +74,8 @@ func trueRules() rules {
 func NewView(count int) *View {
 	return &View{
 		count: count, rules: trueRules(),
-		positions: map[im.Partition]Position{},
-		streams:   map[HeadKey][]Record{},
-		origins:   map[im.Conversation][]im.Origin{},
-		ids:       map[im.ID][]idRow{},
-		groups:    map[im.Conversation]*Group{},
-		inbox:     map[im.UID]map[HeadKey]int64{},
-		cursors:   map[im.Conversation]map[im.UID]Receipt{},
+		positions:     map[im.Partition]Position{},
+		conversations: map[im.Conversation]*conversation{},
 	}
 }
 
@@ -76,30 +94,64 @@ func (v *View) Positions() []Position {
 }
 
 // Last is the last seq of a stream.
-func (v *View) Last(k HeadKey) uint64 { return uint64(len(v.streams[k])) }
+func (v *View) Last(k HeadKey) uint64 { return uint64(len(v.stream(k).records)) }
 
 // Record is the record with a seq of a stream, from 1 to Last.
-func (v *View) Record(k HeadKey, seq uint64) *Record { return &v.streams[k][seq-1] }
+func (v *View) Record(k HeadKey, seq uint64) *Record { return v.stream(k).records[seq-1].Record }
+
+// of is what there is of a conversation, if need be nothing.
+func (v *View) of(c im.Conversation) *conversation {
+	if has := v.conversations[c]; has != nil {
+		return has
+	}
+	return &none
+}
+
+// What there is of what the view does not have. They never change.
+var (
+	none  conversation
+	empty stream
+)
+
+func (v *View) stream(k HeadKey) *stream {
+	for _, s := range v.of(k.Conversation).streams {
+		if s.origin == k.Origin {
+			return s
+		}
+	}
+	return &empty
+}
 
 // Find returns where the record of an id is, at its lowest place.
 func (v *View) Find(id im.ID) (found Found, ok bool) {
-	for _, row := range v.ids[id] {
-		if !ok || row.lowest.Before(found.Place) {
-			found.Place, ok = row.lowest, true
+	known := v.of(id.Conversation).ids[idKey{id.Sender, id.ClientID}]
+	if known == nil {
+		return Found{}, false
+	}
+	found.Place = known.place()
+	found.Offset = v.Record(HeadKey{id.Conversation, found.Place.Origin}, found.Place.Seq).Offset
+	return found, true
+}
+
+// place is where an id shows: at the lowest place from all origins.
+func (r *idRow) place() im.Place {
+	low := r.lowest
+	for r = r.next; r != nil; r = r.next {
+		if r.lowest.Before(low) {
+			low = r.lowest
 		}
 	}
-	if ok {
-		found.Offset = v.Record(HeadKey{id.Conversation, found.Place.Origin}, found.Place.Seq).Offset
-	}
-	return found, ok
+	return low
 }
 
 // Group returns the changes of a group, nil if none was applied.
-func (v *View) Group(c im.Conversation) *Group { return v.groups[c] }
+func (v *View) Group(c im.Conversation) *Group { return v.of(c).group }
 
-// Apply adds parts, all or none.
+// Apply adds parts, all or none. Their records belong to the view from then on.
 func (v *View) Apply(parts []Part) error {
 	heads := map[HeadKey]uint64{}
+	var k HeadKey
+	var last uint64
 	for i := range parts {
 		p := &parts[i]
 		if v.Position(p.Partition).Next != p.From {
@@ -107,15 +159,18 @@ func (v *View) Apply(parts []Part) error {
 		}
 		for j := range p.Records {
 			r := &p.Records[j]
-			k := HeadKey{r.Conversation, r.Place.Origin}
-			last, ok := heads[k]
-			if !ok {
-				last = v.Last(k)
+			if next := r.Stream(); next != k { // a stream's records often stand together
+				heads[k] = last
+				head, known := heads[next]
+				if !known {
+					head = v.Last(next)
+				}
+				k, last = next, head
 			}
 			if r.Place.Seq != last+1 {
 				return fmt.Errorf("%v: seq %d of %v comes after %d", p.Partition, r.Place.Seq, k, last)
 			}
-			heads[k] = r.Place.Seq
+			last++
 		}
 	}
 	for i := range parts {
@@ -131,63 +186,66 @@ func (v *View) Apply(parts []Part) error {
 	return nil
 }
 
+// open returns what there is of a conversation, to add to it.
+func (v *View) open(c im.Conversation) *conversation {
+	has := v.conversations[c]
+	if has == nil {
+		has = &conversation{ids: map[idKey]*idRow{}, cursors: map[im.UID]Receipt{}}
+		v.conversations[c] = has
+	}
+	return has
+}
+
 func (v *View) record(r *Record) {
-	k := HeadKey{r.Conversation, r.Place.Origin}
-	if len(v.streams[k]) == 0 {
-		v.origins[r.Conversation] = append(v.origins[r.Conversation], r.Place.Origin)
-		slices.Sort(v.origins[r.Conversation])
+	c := v.open(r.Conversation)
+	i, ok := slices.BinarySearchFunc(c.streams, r.Place.Origin, func(s *stream, o im.Origin) int { return cmp.Compare(s.origin, o) })
+	if !ok {
+		c.streams = slices.Insert(c.streams, i, &stream{origin: r.Place.Origin})
 	}
-	v.streams[k] = append(v.streams[k], *r)
-	if !r.Opaque {
-		rows := v.ids[r.ID]
-		i := slices.IndexFunc(rows, func(row idRow) bool { return row.lowest.Origin == r.Place.Origin })
-		if i < 0 {
-			v.ids[r.ID] = append(rows, idRow{r.Place, r.Place.Seq})
-		} else {
-			rows[i] = idRow{v.rules.lower(rows[i].lowest, r.Place), min(rows[i].first, r.Place.Seq)}
+	s := c.streams[i]
+	if r.Opaque {
+		s.records = append(s.records, row{r, nil})
+	} else {
+		s.records = append(s.records, row{r, c.identify(r, v.rules.lower)})
+	}
+	if change, ok := ChangeOf(r); ok {
+		if c.group == nil {
+			c.group = &Group{}
+		}
+		c.group.Add(change)
+	}
+}
+
+// identify notes a record of an id, and returns what is known of the id from the first of its origins.
+func (c *conversation) identify(r *Record, lower func(old, new im.Place) im.Place) *idRow {
+	k := idKey{r.Sender, r.ClientID}
+	known := c.ids[k]
+	for at := known; at != nil; at = at.next {
+		switch {
+		case at.lowest.Origin == r.Place.Origin:
+			at.lowest, at.first = lower(at.lowest, r.Place), min(at.first, r.Place.Seq)
+			return known
+		case at.next == nil:
+			at.next = &idRow{lowest: r.Place, first: r.Place.Seq}
+			return known
 		}
 	}
-	for _, uid := range r.Conversation.Members() {
-		if v.inbox[uid] == nil {
-			v.inbox[uid] = map[HeadKey]int64{}
-		}
-		v.inbox[uid][k] = r.Offset
-	}
-	if c, ok := ChangeOf(r); ok {
-		if v.groups[r.Conversation] == nil {
-			v.groups[r.Conversation] = &Group{}
-		}
-		v.groups[r.Conversation].Add(c)
-	}
+	known = &idRow{lowest: r.Place, first: r.Place.Seq}
+	c.ids[k] = known
+	return known
 }
 
 func (v *View) mark(c wire.Cursors) {
-	if v.cursors[c.Conversation] == nil {
-		v.cursors[c.Conversation] = map[im.UID]Receipt{}
-	}
-	old := v.cursors[c.Conversation][c.UID]
-	v.cursors[c.Conversation][c.UID] = Receipt{c.UID, v.rules.cursor(old.Delivered, c.Delivered), v.rules.cursor(old.Read, c.Read)}
-}
-
-// lowest is the place at which an id shows.
-func (v *View) lowest(id im.ID) im.Place {
-	var low im.Place
-	for _, row := range v.ids[id] {
-		if low.IsZero() || row.lowest.Before(low) {
-			low = row.lowest
-		}
-	}
-	return low
+	has := v.open(c.Conversation)
+	old := has.cursors[c.UID]
+	has.cursors[c.UID] = Receipt{c.UID, v.rules.cursor(old.Delivered, c.Delivered), v.rules.cursor(old.Read, c.Read)}
 }
 
 func (v *View) intervals(c im.Conversation, uid im.UID) []Interval {
-	if members := c.Members(); members != nil {
-		if slices.Contains(members, uid) {
-			return Everything()
-		}
-		return nil
+	if c.Names(uid) {
+		return Everything()
 	}
-	if g := v.groups[c]; g != nil {
+	if g := v.Group(c); g != nil {
 		return g.Intervals(uid)
 	}
 	return nil
@@ -200,10 +258,10 @@ func (v *View) Pull(q PullQuery) Page {
 		q = q.Ended(v.lastUpTo(q.Conversation, intervals[n-1].To))
 	}
 	var streams []Stream
-	for _, o := range v.origins[q.Conversation] {
-		after, upto := q.Range(o)
-		s := Stream{Origin: o}
-		records := v.streams[HeadKey{q.Conversation, o}]
+	for _, has := range v.of(q.Conversation).streams {
+		after, upto := q.Range(has.origin)
+		s := Stream{Origin: has.origin}
+		records := has.records
 		records = records[min(after, uint64(len(records))):min(max(after, upto), uint64(len(records)))]
 		if n := q.Fetch(); len(records) > n {
 			records, s.More = records[:n], true
@@ -211,21 +269,23 @@ func (v *View) Pull(q PullQuery) Page {
 		s.Rows = make([]Row, 0, len(records))
 		for i := range records {
 			r := &records[i]
-			s.Rows = append(s.Rows, Row{*r, !r.Opaque && v.lowest(r.ID) == r.Place})
+			s.Rows = append(s.Rows, Row{r.Record, r.shows()})
 		}
 		streams = append(streams, s)
 	}
 	return q.Assemble(streams, intervals)
 }
 
+// shows tells whether the record stands at its id's place.
+func (r *row) shows() bool { return r.id != nil && r.id.place() == r.Place }
+
 // lastUpTo returns, per origin, the last seq whose place is not past end.
 func (v *View) lastUpTo(c im.Conversation, end im.Place) im.Cursor {
 	last := im.Cursor{}
-	for _, o := range v.origins[c] {
-		records := v.streams[HeadKey{c, o}]
-		for i := len(records) - 1; i >= 0 && last[o] == 0; i-- { // places of a stream are not in order
-			if records[i].Place.Compare(end) <= 0 {
-				last[o] = records[i].Place.Seq
+	for _, s := range v.of(c).streams {
+		for i := len(s.records) - 1; i >= 0 && last[s.origin] == 0; i-- { // places of a stream are not in order
+			if s.records[i].Place.Compare(end) <= 0 {
+				last[s.origin] = s.records[i].Place.Seq
 			}
 		}
 	}
@@ -235,15 +295,14 @@ func (v *View) lastUpTo(c im.Conversation, end im.Place) im.Cursor {
 // List returns the rows of a user's list that changed, the latest first.
 func (v *View) List(q ListQuery) ListPage {
 	var touches []Touch
-	for k, offset := range v.inbox[q.UID] {
-		touches = append(touches, Touch{k.Conversation, v.partition(k), offset})
-	}
-	for c, g := range v.groups {
-		events := g.events[q.UID]
-		if Current(Spell(events)) {
-			for _, o := range v.origins[c] {
-				k := HeadKey{c, o}
-				touches = append(touches, Touch{c, v.partition(k), v.streams[k][v.Last(k)-1].Offset})
+	for c, has := range v.conversations {
+		var events []Event
+		if has.group != nil {
+			events = has.group.events[q.UID]
+		}
+		if c.Names(q.UID) || Current(Spell(events)) {
+			for _, s := range has.streams {
+				touches = append(touches, Touch{c, v.partition(HeadKey{c, s.origin}), s.last()})
 			}
 		}
 		for _, e := range events { // one who left hears of the leaving and nothing after it
@@ -262,6 +321,9 @@ func (v *View) List(q ListQuery) ListPage {
 	SortRows(page.Rows)
 	return page
 }
+
+// last is the offset of the last record.
+func (s *stream) last() int64 { return s.records[len(s.records)-1].Offset }
 
 // SortRows puts the latest conversations first.
 func SortRows(rows []ListRow) {
@@ -288,10 +350,11 @@ func PartitionOf(k HeadKey, count int) im.Partition {
 func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 	intervals := v.intervals(c, uid)
 	row := ListRow{Conversation: c, Member: Current(intervals)}
-	if g := v.groups[c]; g != nil {
-		row.Title = TitleFor(g.titles, intervals)
+	has := v.of(c)
+	if has.group != nil {
+		row.Title = TitleFor(has.group.titles, intervals)
 	}
-	mine := v.cursors[c][uid]
+	mine := has.cursors[uid]
 	row.Delivered, row.Read = mine.Delivered, mine.Read
 	if !row.Member {
 		if n := len(intervals); n > 0 { // what a pull of theirs ends at: they may have missed what came before the removal
@@ -300,17 +363,18 @@ func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 		return row
 	}
 	row.Head = im.Cursor{}
-	for _, o := range v.origins[c] {
-		row.Head[o] = v.Last(HeadKey{c, o})
-		for _, r := range v.streams[HeadKey{c, o}] {
-			if r.Kind != im.KindMessage || !r.Shown || r.Place != v.lowest(r.ID) || !Within(intervals, r.Place) {
+	for _, s := range has.streams {
+		row.Head[s.origin] = uint64(len(s.records))
+		for i := range s.records {
+			r := &s.records[i]
+			if r.Kind != im.KindMessage || !r.Shown || !r.shows() || !Within(intervals, r.Place) {
 				continue
 			}
 			if row.Last == nil || row.Last.Place.Before(r.Place) {
-				last := r.Record
+				last := r.Record.Record
 				row.Last = &last
 			}
-			if r.Sender != uid && !v.read(r.ID, mine.Read) && row.Unread < UnreadLimit {
+			if r.Sender != uid && !r.id.read(mine.Read) && row.Unread < UnreadLimit {
 				row.Unread++
 			}
 		}
@@ -319,9 +383,9 @@ func (v *View) row(uid im.UID, c im.Conversation) ListRow {
 }
 
 // read tells whether any record of the id is covered.
-func (v *View) read(id im.ID, by im.Cursor) bool {
-	for _, row := range v.ids[id] {
-		if by.Covers(row.lowest.Origin, row.first) {
+func (r *idRow) read(by im.Cursor) bool {
+	for ; r != nil; r = r.next {
+		if by.Covers(r.lowest.Origin, r.first) {
 			return true
 		}
 	}
@@ -331,7 +395,7 @@ func (v *View) read(id im.ID, by im.Cursor) bool {
 // Receipts returns the cursors of those of the users who have any, sorted by uid.
 func (v *View) Receipts(c im.Conversation, users []im.UID) []Receipt {
 	var receipts []Receipt
-	for uid, r := range v.cursors[c] {
+	for uid, r := range v.of(c).cursors {
 		if slices.Contains(users, uid) {
 			receipts = append(receipts, r)
 		}
@@ -343,34 +407,34 @@ func (v *View) Receipts(c im.Conversation, users []im.UID) []Receipt {
 // Digest returns a digest of each part of the view.
 func (v *View) Digest() map[string]string {
 	d := NewDigest()
-	for k, records := range v.streams {
-		for i := range records {
-			d.Record(&records[i])
-		}
-		d.Head(k, v.Last(k), records[len(records)-1].Offset)
-	}
-	for id, rows := range v.ids {
-		for _, row := range rows {
-			d.ID(id, row.lowest, row.first)
-		}
-	}
-	for uid, rows := range v.inbox {
-		for k, offset := range rows {
-			d.Inbox(uid, k, offset)
-		}
-	}
-	for c, g := range v.groups {
-		for uid, events := range g.events {
-			for _, e := range events {
-				d.Member(c, uid, e)
+	for c, has := range v.conversations {
+		members := c.Members()
+		for _, s := range has.streams {
+			for i := range s.records {
+				d.Record(s.records[i].Record)
+			}
+			k := HeadKey{c, s.origin}
+			d.Head(k, uint64(len(s.records)), s.last())
+			for _, uid := range members { // of whose inboxes this is a row
+				d.Inbox(uid, k, s.last())
 			}
 		}
-		for _, t := range g.titles {
-			d.Title(c, t)
+		for k, row := range has.ids {
+			for ; row != nil; row = row.next {
+				d.ID(im.ID{Conversation: c, Sender: k.sender, ClientID: k.client}, row.lowest, row.first)
+			}
 		}
-	}
-	for c, users := range v.cursors {
-		for uid, r := range users {
+		if has.group != nil {
+			for uid, events := range has.group.events {
+				for _, e := range events {
+					d.Member(c, uid, e)
+				}
+			}
+			for _, t := range has.group.titles {
+				d.Title(c, t)
+			}
+		}
+		for uid, r := range has.cursors {
 			for o := range r.Delivered.Merge(r.Read) {
 				d.Cursor(HeadKey{c, o}, uid, r.Delivered[o], r.Read[o])
 			}

@@ -284,14 +284,16 @@ func readStreams(ctx context.Context, tx pgx.Tx, q view.PullQuery) ([]view.Strea
 		return nil, err
 	}
 	var streams []view.Stream
-	var r view.Row
-	if _, err := pgx.ForEachRow(rows, append(recordFields(&r.Record), &r.Lowest), func() error {
+	var r view.Record
+	var lowest bool
+	if _, err := pgx.ForEachRow(rows, append(recordFields(&r), &lowest), func() error {
 		r.Conversation = q.Conversation
 		if n := len(streams); n == 0 || streams[n-1].Origin != r.Place.Origin {
 			streams = append(streams, view.Stream{Origin: r.Place.Origin})
 		}
 		s := &streams[len(streams)-1]
-		s.Rows = append(s.Rows, r)
+		kept := r
+		s.Rows = append(s.Rows, view.Row{Record: &kept, Lowest: lowest})
 		r.Body = nil // scanning would write into it
 		return nil
 	}); err != nil {
