@@ -132,6 +132,7 @@ func (w *world) checkConversation(n int, c im.Conversation) {
 	for i := range users {
 		users[i] = userName(i)
 	}
+	has := make([]shown, 0, len(all))
 	for u, uid := range users {
 		spans, plain := w.truth.spans(c, uid)
 		if members := c.Members(); members != nil && !slices.Contains(members, uid) {
@@ -143,13 +144,13 @@ func (w *world) checkConversation(n int, c im.Conversation) {
 		}
 		// Regions hold the same, as checkLogs saw: it is enough to look at one for each user.
 		r := w.regions[(n+u)%regionCount]
-		w.compare(fmt.Sprintf("region %s, to %s,", r.name, uid), c, w.pullAll(r, c, uid), want, true)
+		w.compare(fmt.Sprintf("region %s, to %s,", r.name, uid), c, w.pullAll(r, c, uid, len(want)), want, true)
 		for _, d := range w.devices {
 			if d.uid != uid {
 				continue
 			}
 			chat := d.chats[n]
-			var has []shown
+			has = has[:0]
 			for _, m := range chat.t.Messages() {
 				// Of a record that was sent again after somebody had joined, they are pushed the second: they may show it, at
 				// its own place, though it stands where they may not look.
@@ -167,8 +168,8 @@ func (w *world) checkConversation(n int, c im.Conversation) {
 }
 
 // pullAll pulls a conversation from nothing until nothing comes.
-func (w *world) pullAll(r *region, c im.Conversation, uid im.UID) []shown {
-	var all []shown
+func (w *world) pullAll(r *region, c im.Conversation, uid im.UID, about int) []shown {
+	all := make([]shown, 0, about)
 	q := view.PullQuery{UID: uid, Conversation: c, Limit: 500}
 	for {
 		page := r.store.pull(&q)

@@ -175,10 +175,10 @@ func (c *chat) take(changes []timeline.Change) {
 		if changes[i].Kind != timeline.Inserted {
 			continue
 		}
-		if c.given[m.ClientID] {
+		before := len(c.given)
+		if c.given[m.ClientID] = true; len(c.given) == before {
 			c.d.w.violate("I6", "%s is given %s in %s twice", c.d.name, short(m.ID), c.c)
 		}
-		c.given[m.ClientID] = true
 	}
 }
 

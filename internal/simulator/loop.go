@@ -178,10 +178,29 @@ func (w *world) push(d int64, p *proc, run func()) {
 	w.events.push(e)
 }
 
+// next takes the next event, false if none is to come up to a time.
+func (w *world) next(until int64) (event, bool) {
+	if len(w.agenda) > 0 && (len(w.events) == 0 || w.agenda[0].before(&w.events[0])) {
+		e := w.agenda[0]
+		if e.at > until {
+			return event{}, false
+		}
+		w.agenda = w.agenda[1:]
+		return e, true
+	}
+	if len(w.events) == 0 || w.events[0].at > until {
+		return event{}, false
+	}
+	return w.events.pop(), true
+}
+
 // loop lets everything happen up to a time.
 func (w *world) loop(until int64) {
-	for len(w.events) > 0 && w.events[0].at <= until && len(w.violations) < maxViolations {
-		e := w.events.pop()
+	for len(w.violations) < maxViolations {
+		e, ok := w.next(until)
+		if !ok {
+			break
+		}
 		w.now = e.at
 		p := e.proc
 		if p == nil {

@@ -22,7 +22,7 @@ type router struct {
 	expect  map[string]int64 // where the logs ended when it began
 	polling bool
 	down    map[im.Gateway]bool // declared, by its own view
-	found   []im.Route
+	found   []routes.Target
 }
 
 func newRouter(r *region, p *proc) *router {
@@ -93,12 +93,16 @@ func (o *router) poll() {
 			res := o.table.Apply(p, entries, o.stamp())
 			for _, gw := range res.Down {
 				o.say("%s/%d is down", gw.ID, gw.Epoch)
-				o.r.gatewayOf(gw, func(g *gateway) { g.fenced() })
+				if g := o.r.gatewayOf(gw); g != nil {
+					g.fenced()
+				}
 			}
 			for _, k := range res.Kicks {
 				o.w.stats.Kicks++
 				o.say("kicks conn %d of %s/%d, login %d: %s", k.Conn, k.Gateway.ID, k.Gateway.Epoch, k.Login, k.Code)
-				o.r.gatewayOf(k.Gateway, func(g *gateway) { g.kick(k.Conn, k.Login, k.Code) })
+				if g := o.r.gatewayOf(k.Gateway); g != nil {
+					g.kick(k.Conn, k.Login, k.Code)
+				}
 			}
 		}
 	}
@@ -172,7 +176,7 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 		d := &deliveries[i]
 		var event *wire.Record
 		for _, uid := range d.Recipients {
-			o.found = o.table.Lookup(o.found[:0], uid, now)
+			o.found = o.table.Targets(o.found[:0], uid, now)
 			for j := range o.found {
 				route := &o.found[j]
 				home := o.w.called(route.Region)
@@ -194,7 +198,9 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 				if event == nil { // a receipt
 					continue
 				}
-				o.r.gatewayOf(route.Gateway, func(g *gateway) { pushes[g.n] = append(pushes[g.n], push{route.Conn, event}) })
+				if g := o.r.gatewayOf(route.Gateway); g != nil {
+					pushes[g.n] = append(pushes[g.n], push{route.Conn, event})
+				}
 			}
 		}
 	}
@@ -289,12 +295,14 @@ func (g *gateway) fenced() {
 	g.id.Epoch++
 }
 
-func (r *region) gatewayOf(gw im.Gateway, do func(*gateway)) {
+// gatewayOf is the gateway that is in a life, nil if none is.
+func (r *region) gatewayOf(gw im.Gateway) *gateway {
 	for _, g := range r.gateways {
 		if g.up && g.id == gw {
-			do(g)
+			return g
 		}
 	}
+	return nil
 }
 
 func (g *gateway) kick(conn, login uint64, code im.Code) {

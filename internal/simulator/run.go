@@ -22,9 +22,11 @@ type Result struct {
 // Run runs one world to its end, or until it is broken.
 func Run(o Options, trace bool) *Result {
 	w := newWorld(o, trace)
+	w.agenda = make([]event, 0, len(w.plan.ops))
 	for i, op := range w.plan.ops {
 		if o.Ops.has(i) {
-			w.schedule(op.at, func() { w.do(i+1, op) })
+			w.made++
+			w.agenda = append(w.agenda, event{at: op.at, n: w.made, run: func() { w.do(i+1, op) }})
 		}
 	}
 	for i, f := range w.plan.faults {

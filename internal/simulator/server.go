@@ -218,6 +218,7 @@ func (s *server) poll() {
 		if end < int64(len(rd.l.entries)) {
 			s.wake()
 		}
+		rd.t.Room(int(end - rd.at))
 		for ; rd.at < end; rd.at++ {
 			if !s.read(rd) {
 				return

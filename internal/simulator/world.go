@@ -3,6 +3,7 @@ package simulator
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/imserver/view"
@@ -29,6 +30,7 @@ type world struct {
 	now        int64
 	made       uint64 // events
 	events     queue
+	agenda     []event // what people do, in order: thousands of events that need not wait in the heap
 	print      uint64
 	dice       dice
 	tracing    bool
@@ -141,6 +143,9 @@ func (r *region) follow(o im.Origin) {
 // put is what a broker does when it takes an entry.
 func (r *region) put(l *log, e im.Entry) int64 {
 	e.Partition, e.Offset = l.p, int64(len(l.entries))
+	if len(l.entries) == cap(l.entries) {
+		l.entries = slices.Grow(l.entries, max(64, len(l.entries))) // append alone would copy long logs more often
+	}
 	l.entries = append(l.entries, e)
 	return e.Offset
 }
