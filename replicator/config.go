@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -26,6 +27,10 @@ type Config struct {
 	Origin     im.Origin // own log's
 	Peers      []Peer
 	Partitions int // of every topic, in every region
+
+	Via          map[im.Region]im.Region // of a peer that cannot be reached: the region from whose copy its log is taken, always
+	StandIns     []im.Region             // from whose copies, in turn, any log is taken while its own way does not work; none: it is waited for
+	StandInAfter time.Duration           // for how long it must not have worked; 30 s
 
 	WindowBytes    int           // bytes under way on a link before the receiver gives credit back, at most: it begins with 8 MiB and grows until half of it, one lane's share, is twice what the link carries in a round trip; 32 MiB
 	BatchBytes     int           // the most uncompressed bytes in one message, unless one record is larger; 512 KiB
@@ -61,7 +66,8 @@ func DefaultConfig() Config {
 	return Config{
 		WindowBytes: 32 << 20, BatchBytes: 512 << 10, CompressAbove: 1 << 10, Compression: CompressCapped,
 		NotifyQueue: 256, NotifyAge: time.Second,
-		HeldLinger: 10 * time.Millisecond, StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
+		StandInAfter: 30 * time.Second,
+		HeldLinger:   10 * time.Millisecond, StatusInterval: time.Second, LinkTimeout: 5 * time.Second,
 		AppendTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
 		BackoffBase: 100 * time.Millisecond, BackoffMax: 5 * time.Second,
 		FillPatience: time.Minute,
@@ -89,6 +95,7 @@ func (c Config) withDefaults() Config {
 	or(&c.CompressAbove, d.CompressAbove)
 	or(&c.NotifyQueue, d.NotifyQueue)
 	or(&c.ScanRecords, d.ScanRecords)
+	orTime(&c.StandInAfter, d.StandInAfter)
 	orTime(&c.NotifyAge, d.NotifyAge)
 	orTime(&c.HeldLinger, d.HeldLinger)
 	orTime(&c.StatusInterval, d.StatusInterval)
@@ -131,6 +138,14 @@ func (c Config) check() error {
 			return fmt.Errorf("replicator: region %s is named twice", p.Region)
 		}
 		seen[p.Region] = true
+	}
+	for peer, via := range c.Via {
+		if via == peer || via == c.Region || peer == c.Region {
+			return fmt.Errorf("replicator: the log of %s cannot be taken from %s in %s: want a third region", peer, via, c.Region)
+		}
+	}
+	if slices.Contains(c.StandIns, c.Region) {
+		return fmt.Errorf("replicator: region %s cannot stand in for a way to itself", c.Region)
 	}
 	for _, cap := range c.Caps {
 		if !seen[cap.Peer] || cap.Peer == c.Region {

@@ -377,7 +377,9 @@ func (r *Replicator) CopyFill(ctx context.Context, o im.Origin, generation uint3
 // is missing of routes is passed by.
 func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.CopyFill) error {
 	wait, came := c.r.backoff(), time.Now()
-	for {
+	sources := c.r.cfg.sources(f.From, c.peer.Region)
+	for try := 0; ; try++ {
+		from := sources[try%len(sources)]
 		s := p.state()
 		switch {
 		case s.Next >= f.To:
@@ -385,17 +387,18 @@ func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.C
 		case s.Generation != generation:
 			return im.Errorf(im.CodeOverloaded, "%v stands under link generation %d, not %d: another declares %s lost", p.p, s.Generation, generation, c.peer.Origin)
 		}
-		err := c.r.deps.Copies.ReadCopy(ctx, f.From, p.p, s.Next, f.To, func(b *wire.LinkBatch) error {
+		err := c.r.deps.Copies.ReadCopy(ctx, from, p.p, s.Next, f.To, func(b *wire.LinkBatch) error {
 			return c.appendFill(ctx, p, generation, b)
 		})
 		if settled := c.settle(ctx, []*part{p}); settled != nil {
 			err = settled
 		}
 		if ctx.Err() != nil {
-			return im.Errorf(im.CodeUnavailable, "%v: filled up to %d of %d from %s: %v", p.p, p.state().Next, f.To, f.From, err)
+			return im.Errorf(im.CodeUnavailable, "%v: filled up to %d of %d from %s: %v", p.p, p.state().Next, f.To, from, err)
 		}
 		if p.state().Next > s.Next { // it goes on
 			came = time.Now()
+			try-- // where something came from, more may
 			wait.Reset()
 		} else if err != nil {
 			took := time.Since(came)
@@ -410,7 +413,7 @@ func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.C
 					"the timelines of %s cannot have them either: give it up as well (--accept-loss-of %s)",
 					p.p, s.Next, f.To-1, f.From, took.Round(time.Second), err, c.r.cfg.Region, c.r.cfg.Region)
 			}
-			c.r.log.Warn("what a copy lacks cannot be fetched", "partition", p.p.String(), "from", string(f.From), "next", s.Next, "error", err.Error())
+			c.r.log.Warn("what a copy lacks cannot be fetched", "partition", p.p.String(), "from", string(from), "next", s.Next, "error", err.Error())
 			if !pause(ctx, wait.NextBackOff()) {
 				return im.Errorf(im.CodeUnavailable, "%v: %v", p.p, err)
 			}

@@ -520,7 +520,7 @@ func (p *part) isNamed(n im.LogName, offset int64) error {
 
 // canary takes a heartbeat: when it was written, by the origin's clock, and when it was read back. The caller holds mu.
 func (p *part) canary(written im.Stamp, now time.Time) {
-	ahead, _ := p.c.r.clocks.offset(p.c.peer.Region)
+	ahead := p.c.ahead()
 	p.delay = max(0, now.Add(ahead).Sub(written.Time()))
 	p.heard = now
 	p.c.r.metrics.canary(p.c.peer.Region, lane(p.p), p.delay)

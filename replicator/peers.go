@@ -66,8 +66,12 @@ func (r *Replicator) Follow(peers []Peer) error {
 		if p.end != nil {
 			p.end(errNoPeer)
 		}
-		for _, s := range r.sendings[p.Region] {
-			s.cancel(fmt.Errorf("%s: %w", p.Region, errNoPeer))
+		for at, links := range r.sendings {
+			if at.peer == p.Region || at.origin == p.Origin { // what it takes, and what others take from the copies of its log
+				for _, s := range links {
+					s.cancel(fmt.Errorf("%s: %w", p.Region, errNoPeer))
+				}
+			}
 		}
 	}
 	for _, p := range peers {

@@ -11,7 +11,7 @@ import (
 	"github.com/antipode-im/antipode/wire"
 )
 
-// What happens to a record between the own log and the link:
+// What happens to a record between the log and the link:
 //
 //	log ─▶ Reader ─▶ pump ─▶ shelf: a queue a lane ─▶ load: turns, window, cap ─▶ write ─▶ link
 
@@ -77,12 +77,7 @@ func (l *sending) pump(ctx context.Context) error {
 	for p, i := range l.index {
 		from[p] = l.parts[i].next
 	}
-	var reader Reader
-	if l.packs {
-		reader = l.r.deps.Packing.NewPacker(from)
-	} else {
-		reader = l.r.deps.NewReader(from)
-	}
+	reader := l.source.reader(from, l.packs)
 	defer reader.Close()
 	wait := l.r.backoff()
 	paused := make([]bool, len(l.lanes))
@@ -95,10 +90,10 @@ func (l *sending) pump(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			if err := l.readable(ctx, err); err != nil {
+			if err := l.source.readable(ctx, l.standing(), err); err != nil {
 				return err
 			}
-			l.r.log.Warn("the own log cannot be read", "peer", string(l.peer), "error", err.Error())
+			l.r.log.Warn("a log cannot be read", "peer", string(l.peer), "origin", string(l.source.origin()), "error", err.Error())
 			for p, i := range l.index { // a partition that the reader gave up begins again
 				if part := &l.parts[i]; part.next >= 0 && !paused[part.lane] {
 					reader.Seek(p, part.next)
@@ -173,20 +168,13 @@ func (l *sending) readOn(lanes []int) {
 	}
 }
 
-// readable tells whether the partitions can be read on after an error: not when retention or a truncation passed one.
-// Then the link ends; when it opens again, that partition is refused with its reason.
-func (l *sending) readable(ctx context.Context, cause error) error {
-	bounds, err := l.r.bounds(ctx, l.r.own)
-	if err != nil {
-		return nil // Kafka is away: try again
-	}
+// standing is the next offset to read of each partition.
+func (l *sending) standing() map[im.Partition]int64 {
+	next := make(map[im.Partition]int64, len(l.index))
 	for p, i := range l.index {
-		b, ok := bounds[p]
-		if next := l.parts[i].next; ok && next >= 0 && (next < b.Start || next > b.End) {
-			return im.Errorf(im.CodeUnavailable, "%v: offset %d is outside of the log, %d to %d: %v", p, next, b.Start, b.End, cause)
-		}
+		next[p] = l.parts[i].next
 	}
-	return nil
+	return next
 }
 
 // store puts what a poll brought on the shelf, and stops reading the lanes that are full.
@@ -276,7 +264,7 @@ func (l *sending) encoded(part *sendPart, entries []im.Entry) (items []item, err
 }
 
 func errHole(part *sendPart, came int64) error {
-	return im.Errorf(im.CodeInternal, "%v: the own log has a hole: offset %d follows %d", part.p, came, part.next-1)
+	return im.Errorf(im.CodeInternal, "%v: the log has a hole: offset %d follows %d", part.p, came, part.next-1)
 }
 
 // load fills messages from the shelf as window and cap allow, and hands them to the writer.

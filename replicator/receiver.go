@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,9 @@ type receiving struct {
 	parts []*part
 	index map[im.Partition]*part
 
-	topics int // how many there are
+	topics int          // how many there are
+	beyond atomic.Int64 // how far the clock of the origin's region is ahead, by what a region in between says; nanoseconds
+	relays relays       // who takes the log from the copies
 
 	inbox    chan []im.Delivery // notifies for the own router
 	appended atomic.Uint64
@@ -42,14 +45,16 @@ type receiving struct {
 	opens uint64
 	told  statusReading // the last one
 	now   *session      // that is open; nil between sessions
+	ways  *ways
 
 	lost lost
 }
 
-// statusReading is the last status of the sender.
+// statusReading is what was heard last of the origin's region, from itself or from one that has a copy of its log.
 type statusReading struct {
-	at    time.Time // own clock, when it came
-	clock time.Time // the sender's
+	at    time.Time // own clock, when it came from there
+	clock time.Time // the origin's region's; zero if it is not known
+	via   im.Region // who said so, if not the origin's region
 }
 
 func newReceiving(r *Replicator, peer Peer) *receiving {
@@ -57,6 +62,7 @@ func newReceiving(r *Replicator, peer Peer) *receiving {
 		r: r, peer: peer, index: map[im.Partition]*part{}, inbox: make(chan []im.Delivery, r.cfg.NotifyQueue),
 		lost:  lost{raised: make(chan struct{})},
 		moved: make(chan struct{}), moves: map[*part]placement{}, since: r.now(), err: "not opened yet",
+		ways: r.cfg.ways(peer.Region, r.now()),
 	}
 	for i, p := range r.cfg.partitions(peer.Origin) {
 		if i > 0 && p.Topic != c.parts[i-1].p.Topic {
@@ -79,12 +85,21 @@ func (c *receiving) run(ctx context.Context) {
 	wait := c.r.backoff()
 	for {
 		began := time.Now()
-		err := c.session(ctx)
+		via := c.via()
+		if via != "" { // one hop: so no circle of regions can wait for each other
+			c.r.endRelays(c.peer.Origin, im.Errorf(im.CodeUnavailable, "region %s takes the log of %s from %s itself now", c.r.cfg.Region, c.peer.Origin, via))
+		}
+		err := c.session(ctx, via)
 		if ctx.Err() != nil {
 			c.closed("stopped")
 			return
 		}
 		c.closed(err.Error())
+		if errors.Is(err, errFirstWay) { // it is known to work, and nothing else is awaited
+			wait.Reset()
+			c.r.log.Info("link closed", "direction", "in", "peer", string(c.peer.Region), "via", string(via), "reason", err.Error())
+			continue
+		}
 		if c.isLost() {
 			c.r.log.Error("link closed for good", "direction", "in", "peer", string(c.peer.Region), "reason", err.Error())
 			<-ctx.Done()
@@ -94,7 +109,7 @@ func (c *receiving) run(ctx context.Context) {
 			wait.Reset()
 		}
 		d := wait.NextBackOff()
-		c.r.log.Warn("link closed", "direction", "in", "peer", string(c.peer.Region), "again_in", d, "reason", err.Error())
+		c.r.log.Warn("link closed", "direction", "in", "peer", string(c.peer.Region), "via", string(via), "again_in", d, "reason", err.Error())
 		if !pause(ctx, d) {
 			return
 		}
@@ -104,15 +119,18 @@ func (c *receiving) run(ctx context.Context) {
 func (c *receiving) closed(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := c.r.now()
 	if c.open {
-		c.since = c.r.now()
+		c.since = now
 	}
 	c.open, c.err = false, reason
+	c.ways.closed(now)
 }
 
 // session is one open link.
 type session struct {
 	c      *receiving
+	sender im.Region // the origin's, or one that has a copy
 	stream wire.LinkReceiver
 	fail   context.CancelCauseFunc
 
@@ -129,10 +147,11 @@ type session struct {
 	dirty   chan struct{}
 }
 
-// session opens a link and works it until it fails.
-func (c *receiving) session(ctx context.Context) error {
+// session opens a link over a way, the origin's region if via is empty, and works it until it fails.
+func (c *receiving) session(ctx context.Context, via im.Region) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	sender := cmp.Or(via, c.peer.Region)
 	if err := c.settle(ctx, c.parts); err != nil {
 		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
 	}
@@ -141,10 +160,10 @@ func (c *receiving) session(ctx context.Context) error {
 	}
 	// The dog bites when nothing came for LinkTimeout: a sender tells its status every StatusInterval.
 	dog := time.AfterFunc(c.r.cfg.LinkTimeout, func() {
-		cancel(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", c.peer.Region, c.r.cfg.LinkTimeout))
+		cancel(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", sender, c.r.cfg.LinkTimeout))
 	})
 	defer dog.Stop()
-	stream, err := c.r.deps.Dialer.Link(ctx, c.peer.Region)
+	stream, err := c.r.deps.Dialer.Link(ctx, sender)
 	if err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
@@ -170,10 +189,10 @@ func (c *receiving) session(ctx context.Context) error {
 	}
 	dog.Reset(c.r.cfg.LinkTimeout)
 	s := &session{
-		c: c, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1),
+		c: c, sender: sender, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1),
 		window: min(firstWindow, c.r.cfg.WindowBytes), topics: make([]uint64, c.topics),
 	}
-	good, err := c.opened(m)
+	good, err := c.opened(m, sender)
 	if err != nil {
 		return err
 	}
@@ -190,6 +209,7 @@ func (c *receiving) session(ctx context.Context) error {
 		wg.Go(func() { p.appender(ctx, s) })
 	}
 	wg.Go(func() { s.tell(ctx) })
+	wg.Go(func() { c.watchWay(ctx, cancel) })
 	wg.Go(func() {
 		select {
 		case <-c.lost.raised:
@@ -253,19 +273,19 @@ func (c *receiving) openMessage() *wire.LinkRequest {
 }
 
 // opened takes the sender's answer and returns the partitions that are shipped.
-func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
+func (c *receiving) opened(m *wire.LinkResponse, sender im.Region) ([]*part, error) {
 	o := m.GetOpened()
 	if o.GetLost() != 0 {
-		c.r.declareLost(c.peer.Region, im.Stamp(o.Lost))
-		return nil, im.Errorf(im.CodeWrongRegion, "%s says that origin %s was declared lost", c.peer.Region, c.r.cfg.Origin)
+		c.r.declareLost(sender, im.Stamp(o.Lost))
+		return nil, im.Errorf(im.CodeWrongRegion, "%s says that origin %s was declared lost", sender, c.r.cfg.Origin)
 	}
 	if o == nil || len(o.Partitions) != len(c.parts) {
-		return nil, im.Errorf(im.CodeBadRequest, "%s did not answer open with opened", c.peer.Region)
+		return nil, im.Errorf(im.CodeBadRequest, "%s did not answer open with opened", sender)
 	}
-	if im.Region(o.Region) != c.peer.Region {
-		return nil, im.Errorf(im.CodeWrongRegion, "the link to %s reached region %q", c.peer.Region, o.Region)
+	if im.Region(o.Region) != sender {
+		return nil, im.Errorf(im.CodeWrongRegion, "the link to %s reached region %q", sender, o.Region)
 	}
-	if err := understood(o, c.peer.Region); err != nil {
+	if err := understood(o, sender); err != nil {
 		return nil, err
 	}
 	var good []*part
@@ -299,10 +319,11 @@ func (c *receiving) opened(m *wire.LinkResponse) ([]*part, error) {
 	c.mu.Lock()
 	c.open, c.since, c.err = true, now, ""
 	c.opens++
-	c.told = statusReading{now, time.UnixMilli(o.ClockMs)}
+	c.hear(sender, o.ClockMs, o.News)
+	c.ways.open(now)
 	c.mu.Unlock()
 	c.r.metrics.linkOpened(c.peer.Region)
-	c.r.log.Info("link opened", "direction", "in", "peer", string(c.peer.Region), "partitions", len(c.parts), "refused", len(c.parts)-len(good))
+	c.r.log.Info("link opened", "direction", "in", "peer", string(c.peer.Region), "via", string(sender), "partitions", len(c.parts), "refused", len(c.parts)-len(good))
 	return good, nil
 }
 
@@ -315,6 +336,12 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		return s.take(k.Batches.Batches)
 	case *wire.LinkResponseNotify:
 		ds := wire.DeliveriesOf(k.Notify)
+		if to := im.Region(k.Notify.To); to != "" && to != c.r.cfg.Region {
+			if s.sender == c.peer.Region { // one hop, as the log
+				c.r.pass(c.peer.Origin, to, ds)
+			}
+			return nil
+		}
 		select {
 		case c.inbox <- ds:
 		default:
@@ -327,7 +354,7 @@ func (s *session) handle(m *wire.LinkResponse) error {
 			}
 		}
 		c.mu.Lock()
-		c.told = statusReading{c.r.now(), time.UnixMilli(k.Status.ClockMs)}
+		c.hear(s.sender, k.Status.ClockMs, k.Status.News)
 		c.mu.Unlock()
 		s.mu.Lock()
 		s.status = k.Status.ClockMs
@@ -335,7 +362,7 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		s.mu.Unlock()
 		wake(s.dirty)
 	default:
-		return im.Errorf(im.CodeBadRequest, "%s sent a second opened", c.peer.Region)
+		return im.Errorf(im.CodeBadRequest, "%s sent a second opened", s.sender)
 	}
 	return nil
 }
@@ -346,7 +373,7 @@ func (s *session) take(batches []*wire.LinkBatch) error {
 	total, onLink := 0, 0
 	for _, b := range batches {
 		if int(b.Partition) >= len(c.parts) {
-			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", c.peer.Region, b.Partition, len(c.parts))
+			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", s.sender, b.Partition, len(c.parts))
 		}
 		p := c.parts[b.Partition]
 		came, err := c.received(p, b)
@@ -356,7 +383,7 @@ func (s *session) take(batches []*wire.LinkBatch) error {
 		bytes := came.bytes
 		onLink += len(b.Entries)
 		if !s.receive(bytes) {
-			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", c.peer.Region)
+			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", s.sender)
 		}
 		total += bytes
 		if credit := p.offer(came); credit > 0 {
@@ -483,7 +510,7 @@ func (s *session) tell(ctx context.Context) {
 		s.c.mu.Unlock()
 		for _, m := range s.news() {
 			if err := s.stream.Send(m); err != nil {
-				s.fail(fmt.Errorf("tell %s what is held: %w", s.c.peer.Region, err))
+				s.fail(fmt.Errorf("tell %s what is held: %w", s.sender, err))
 				return
 			}
 		}
@@ -531,6 +558,9 @@ func (s *session) news() []*wire.LinkRequest {
 		m := &wire.LinkHeld{Offsets: held, StatusMs: answer}
 		if answer != 0 {
 			m.ClockMs = s.c.r.now().UnixMilli()
+			if s.sender == s.c.peer.Region {
+				m.Relayed = s.c.tellRelayed()
+			}
 		}
 		all = append(all, &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: m}})
 	}
@@ -571,7 +601,7 @@ func (c *receiving) deliver(ctx context.Context) {
 func (c *receiving) status() LinkIn {
 	c.mu.Lock()
 	s := LinkIn{
-		Peer: c.peer.Region, Origin: c.peer.Origin, Open: c.open, Since: c.since, Error: c.err,
+		Peer: c.peer.Region, Origin: c.peer.Origin, Via: c.between(), StandsIn: c.ways.standing, Open: c.open, Since: c.since, Error: c.err,
 		Reconnects: max(c.opens, 1) - 1,
 		Records:    c.appended.Load(), Bytes: c.bytes.Load(),
 	}
@@ -609,12 +639,12 @@ func (c *receiving) status() LinkIn {
 		}
 		// Complete up to the last status if nothing is missing, else up to the last record held, by the origin's clock.
 		age := time.Duration(0)
-		if !s.Open {
+		if !s.Open || last.via != "" { // a region in between may not have heard itself
 			age = now.Sub(last.at)
 		}
 		if missing > 0 {
 			age = now.Sub(last.at)
-			if stamp > 0 {
+			if stamp > 0 && !last.clock.IsZero() {
 				age += max(0, last.clock.Sub(stamp.Time()))
 			}
 		}

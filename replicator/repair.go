@@ -191,7 +191,7 @@ func (c *receiving) repair(ctx context.Context, p *part, w im.CopyRepair, pace *
 			c.r.log.Info("a copy was repaired", "partition", p.p.String(), "from", string(w.From), "begin", w.Begin, "to", next)
 			return nil
 		}
-		err := c.r.deps.Copies.ReadCopy(ctx, w.From, p.p, next, w.To, func(b *wire.LinkBatch) error {
+		err := c.r.deps.Copies.ReadCopy(ctx, c.r.cfg.sources(w.From, c.peer.Region)[0], p.p, next, w.To, func(b *wire.LinkBatch) error {
 			return c.bring(ctx, p, b, pace, tell)
 		})
 		if settled := c.settle(ctx, []*part{p}); settled != nil {

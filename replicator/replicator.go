@@ -37,7 +37,7 @@ type Replicator struct {
 	ctx      context.Context // of Run; nil before, ended after
 	end      context.CancelCauseFunc
 	links    sync.WaitGroup // calls of Link; entered under mu
-	sendings map[im.Region][]openSending
+	sendings map[endpoint][]openSending
 }
 
 type openSending struct {
@@ -77,7 +77,7 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 		cfg: cfg, deps: deps, own: cfg.partitions(cfg.Origin),
 		log: deps.Logger, tracer: deps.Tracer, codec: codec, held: newHeld(),
 		ends:     ends{names: map[im.Partition]im.LogName{}},
-		sendings: map[im.Region][]openSending{},
+		sendings: map[endpoint][]openSending{},
 	}
 	peers := make([]*peer, len(cfg.Peers))
 	for i, p := range cfg.Peers {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ const maxLinksPerPeer = 4
 type sending struct {
 	r      *Replicator
 	peer   im.Region
+	source source
 	since  time.Time
 	stream wire.LinkSender
 	parts  []sendPart
@@ -28,6 +30,8 @@ type sending struct {
 	batches  chan outgoing
 	notifies chan notify
 	opened   atomic.Bool
+	waits    *notify // taken off notifies, and not sent yet; of write alone
+	relays   relaying
 
 	version  uint32   // of the protocol, on this link
 	packs    bool     // the receiver takes packed batches
@@ -59,10 +63,23 @@ type outgoing struct {
 
 type notify struct {
 	at time.Time
+	to im.Region // the peer, or a region that takes the log from it
 	ds []im.Delivery
 }
 
-// Link serves a peer's link to the own log until ctx ends, the replicator stops, or the link fails. From is the peer's
+// relaying is who takes the log from the peer's copy, as the peer said last.
+type relaying struct {
+	sync.Mutex
+	to []im.Region
+}
+
+func (l *sending) relaysTo(region im.Region) bool {
+	l.relays.Lock()
+	defer l.relays.Unlock()
+	return slices.Contains(l.relays.to, region)
+}
+
+// Link serves a peer's link to the own log, or to the copy of another's, until ctx ends, the replicator stops, or the link fails. From is the peer's
 // region as its certificate says, or empty where links are not authenticated.
 func (r *Replicator) Link(ctx context.Context, from im.Region, s wire.LinkSender) error {
 	if !r.enter() {
@@ -136,26 +153,36 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	if known == nil {
 		return im.Errorf(im.CodeWrongRegion, "region %q is no peer of %s", open.Region, cfg.Region)
 	}
-	if im.Origin(open.Origin) != cfg.Origin {
-		return im.Errorf(im.CodeWrongRegion, "the log asked for is %q; this replicator sends %s", open.Origin, cfg.Origin)
-	}
 	var err error
+	if l.source, err = l.r.sourceOf(im.Origin(open.Origin), l.peer); err != nil {
+		return err
+	}
 	if l.version, err = agree(cfg.Region, l.peer, open); err != nil {
 		return err
 	}
-	if limit := len(cfg.partitions(cfg.Origin)); len(open.Partitions) > limit {
+	if limit := len(l.source.partitions()); len(open.Partitions) > limit {
 		return im.Errorf(im.CodeBadRequest, "%d partitions asked for; the log has %d", len(open.Partitions), limit)
 	}
 	l.window.open(open)
 	l.seeks.want = map[int]int64{}
-	l.packs = open.Packed >= wire.PackedVersion && l.r.deps.Packing != nil
 	l.throttle, l.counts = known.throttle, known.counts
+	if l.ships(cfg.Origin) {
+		l.packs = open.Packed >= wire.PackedVersion && l.r.deps.Packing != nil
+	} else {
+		l.counts = &outCounts{} // the peer's are those of the own log
+	}
 	return nil
 }
+
+// ships tells whether the link ships the log of that origin.
+func (l *sending) ships(o im.Origin) bool { return l.source.origin() == o }
 
 func (l *sending) run(ctx context.Context, cancel context.CancelCauseFunc, received <-chan *wire.LinkRequest) error {
 	l.r.addSending(l, cancel)
 	defer l.r.dropSending(l)
+	if _, err := l.r.sourceOf(l.source.origin(), l.peer); err != nil { // since it was let in
+		return err
+	}
 	dog := time.AfterFunc(l.r.cfg.LinkTimeout, func() {
 		cancel(im.Errorf(im.CodeUnavailable, "the receiver in %s is silent for %v", l.peer, l.r.cfg.LinkTimeout))
 	})
@@ -192,8 +219,9 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 				offsets[part.p] = o.Offset
 			}
 		}
-		l.r.held.report(l.peer, offsets)
+		l.source.holds(l.peer, offsets)
 		if k.Held.StatusMs != 0 {
+			l.relayed(k.Held.Relayed)
 			l.r.clocks.observe(l.peer, k.Held.ClockMs, time.UnixMilli(k.Held.StatusMs), l.r.now())
 		}
 	case *wire.LinkRequestCredit:
@@ -215,6 +243,33 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 	return nil
 }
 
+// relayed takes what the peer says of those who take the log from its copy. They hold no more than the peer does.
+func (l *sending) relayed(all []*wire.LinkRelayed) {
+	if !l.ships(l.r.cfg.Origin) {
+		return
+	}
+	to := make([]im.Region, 0, len(all))
+	most := l.r.held.of(l.peer)
+	for _, m := range all {
+		region := im.Region(m.Region)
+		if region == l.peer || l.r.peer(region) == nil {
+			continue
+		}
+		to = append(to, region)
+		offsets := make(map[im.Partition]int64, len(m.Offsets))
+		for _, o := range m.Offsets {
+			if int(o.Partition) < len(l.parts) && l.parts[o.Partition].refused == "" {
+				p := l.parts[o.Partition].p
+				offsets[p] = min(o.Offset, most[p])
+			}
+		}
+		l.r.held.report(region, offsets)
+	}
+	l.relays.Lock()
+	l.relays.to = to
+	l.relays.Unlock()
+}
+
 // write sends statuses, notifies and batches, in this order when several wait: a notify is worth something only while it
 // is early.
 func (l *sending) write(ctx context.Context) error {
@@ -222,12 +277,21 @@ func (l *sending) write(ctx context.Context) error {
 		return fmt.Errorf("send opened: %w", err)
 	}
 	l.opened.Store(true)
-	l.r.held.link(l.peer, +1)
-	defer l.r.held.link(l.peer, -1)
+	l.source.linked(l.peer, +1)
+	defer l.source.linked(l.peer, -1)
 	tick := time.NewTicker(l.r.cfg.StatusInterval)
 	defer tick.Stop()
 	for {
 		var out outgoing
+		if n := l.waits; n != nil {
+			l.waits = nil
+			if out.m = l.notifyMessage(*n); out.m != nil {
+				if err := l.send(ctx, out); err != nil {
+					return err
+				}
+			}
+			continue
+		}
 		select {
 		case <-tick.C:
 			out.m = l.statusMessage()
@@ -247,21 +311,28 @@ func (l *sending) write(ctx context.Context) error {
 		if out.m == nil {
 			continue
 		}
-		if err := l.stream.Send(out.m); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
-			return fmt.Errorf("send: %w", err)
-		}
-		if out.sent != nil {
-			out.sent()
+		if err := l.send(ctx, out); err != nil {
+			return err
 		}
 	}
 }
 
+func (l *sending) send(ctx context.Context, out outgoing) error {
+	if err := l.stream.Send(out.m); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("send: %w", err)
+	}
+	if out.sent != nil {
+		out.sent()
+	}
+	return nil
+}
+
 func (l *sending) openedMessage() *wire.LinkResponse {
 	o := &wire.LinkOpened{Region: string(l.r.cfg.Region), Partitions: make([]*wire.LinkPartitionState, len(l.parts))}
-	names, ends := l.r.ends.snapshot()
+	names, ends := l.source.state()
 	for i := range l.parts {
 		p := &l.parts[i]
 		s := &wire.LinkPartitionState{Refused: p.refused, Start: ends[p.p].Start, End: ends[p.p].End}
@@ -270,13 +341,16 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 		}
 		o.Partitions[i] = s
 	}
-	o.ClockMs, o.Version = l.r.now().UnixMilli(), l.version
+	o.ClockMs, o.Version, o.News = l.r.now().UnixMilli(), l.version, l.source.news()
 	return &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 }
 
 func (l *sending) statusMessage() *wire.LinkResponse {
-	_, ends := l.r.ends.snapshot()
-	s := &wire.LinkStatus{ClockMs: l.r.now().UnixMilli(), RoundTripUs: l.r.clocks.trip(l.peer).Microseconds(), Ends: make([]*wire.LinkOffset, 0, len(l.index))}
+	_, ends := l.source.state()
+	s := &wire.LinkStatus{
+		ClockMs: l.r.now().UnixMilli(), RoundTripUs: l.r.clocks.trip(l.peer).Microseconds(),
+		Ends: make([]*wire.LinkOffset, 0, len(l.index)), News: l.source.news(),
+	}
 	for p, i := range l.index {
 		if b, ok := ends[p]; ok {
 			s.Ends = append(s.Ends, &wire.LinkOffset{Partition: uint32(i), Offset: b.End})
@@ -288,21 +362,25 @@ func (l *sending) statusMessage() *wire.LinkResponse {
 // notifyDeliveries is how many deliveries one message carries, about.
 const notifyDeliveries = 256
 
-// notifyMessage puts a notify and those that wait behind it into one message. Those that waited too long behind a
+// notifyMessage puts a notify and those that wait behind it for the same region into one message. Those that waited too long behind a
 // congested stream are dropped: by now the log brings them. It returns nil if nothing is left.
 func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 	var ds []im.Delivery
+	to := n.to
 	congested := l.throttle.spend(0) > l.r.cfg.NotifyAge // a capped link sends nothing for so long
 	for more := true; more; {
 		if congested || l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
-			l.r.dropped(l.peer, len(n.ds))
+			l.r.dropped(n.to, len(n.ds))
 		} else {
 			ds = append(ds, n.ds...)
 		}
 		more = len(ds) < notifyDeliveries
 		if more {
 			select {
-			case n = <-l.notifies:
+			case next := <-l.notifies:
+				if n = next; n.to != to {
+					l.waits, more = &next, false
+				}
 			default:
 				more = false
 			}
@@ -316,26 +394,44 @@ func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 		bytes += len(ds[i].Body)
 	}
 	l.throttle.spend(bytes)
-	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.r.cfg.Region, l.peer, ds)}}
+	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.source.origin().Region(), to, ds)}}
 }
 
-// Notify puts deliveries on the link to a peer. It never blocks; when the link is closed or its queue is full, they are
-// dropped, counted, and the error says so.
+// Notify puts deliveries on the link to a peer, or on that to the region from whose copy the peer takes the own log. It never
+// blocks; when there is no link or its queue is full, they are dropped, counted, and the error says so.
 func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery) error {
 	if r.peer(to) == nil {
 		return im.Errorf(im.CodeBadRequest, "notify: region %q is no peer of %s", to, r.cfg.Region)
 	}
-	l := r.newestSending(to)
+	l := r.newestSending(to, r.cfg.Origin)
+	if l == nil {
+		l = r.relayTo(to)
+	}
 	if l == nil {
 		r.dropped(to, len(ds))
 		return im.Errorf(im.CodeUnavailable, "notify: no link to %s is open", to)
 	}
+	return l.notify(to, ds)
+}
+
+// pass passes deliveries on that came over the link from an origin, for a region that takes its log from the copy here. It has no
+// answer: notifies may be lost.
+func (r *Replicator) pass(o im.Origin, to im.Region, ds []im.Delivery) {
+	l := r.newestSending(to, o)
+	if l == nil {
+		r.dropped(to, len(ds))
+		return
+	}
+	_ = l.notify(to, ds) // counts what it drops
+}
+
+func (l *sending) notify(to im.Region, ds []im.Delivery) error {
 	select {
-	case l.notifies <- notify{r.now(), ds}:
+	case l.notifies <- notify{l.r.now(), to, ds}:
 		return nil
 	default:
-		r.dropped(to, len(ds))
-		return im.Errorf(im.CodeOverloaded, "notify: the link to %s is congested", to)
+		l.r.dropped(to, len(ds))
+		return im.Errorf(im.CodeOverloaded, "notify: the link to %s is congested", l.peer)
 	}
 }
 
@@ -346,6 +442,14 @@ func (r *Replicator) dropped(peer im.Region, n int) {
 	r.metrics.notifyDropped(peer, n)
 }
 
+// endpoint is who takes which log.
+type endpoint struct {
+	peer   im.Region
+	origin im.Origin
+}
+
+func (l *sending) endpoint() endpoint { return endpoint{l.peer, l.source.origin()} }
+
 // addSending counts a link in; the oldest of too many gives way.
 func (r *Replicator) addSending(l *sending, cancel context.CancelCauseFunc) {
 	r.mu.Lock()
@@ -353,38 +457,58 @@ func (r *Replicator) addSending(l *sending, cancel context.CancelCauseFunc) {
 	if r.peer(l.peer) == nil { // since it was let in
 		cancel(errNoPeer)
 	}
-	links := append(r.sendings[l.peer], openSending{l, cancel})
+	links := append(r.sendings[l.endpoint()], openSending{l, cancel})
 	if len(links) > maxLinksPerPeer {
 		links[0].cancel(errors.New("newer links of the same peer took its place"))
 		links = links[1:]
 	}
-	r.sendings[l.peer] = links
+	r.sendings[l.endpoint()] = links
 	l.counts.since = l.since
 }
 
 func (r *Replicator) dropSending(l *sending) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, o := range r.sendings[l.peer] {
-		if o.sending == l {
-			r.sendings[l.peer] = append(r.sendings[l.peer][:i:i], r.sendings[l.peer][i+1:]...)
-			break
-		}
-	}
-	if len(r.sendings[l.peer]) == 0 {
+	at := l.endpoint()
+	r.sendings[at] = slices.DeleteFunc(slices.Clone(r.sendings[at]), func(o openSending) bool { return o.sending == l })
+	if len(r.sendings[at]) == 0 {
+		delete(r.sendings, at)
 		l.counts.since = r.now()
 	}
 }
 
-// newestSending returns the link to a peer that opened last, or nil.
-func (r *Replicator) newestSending(peer im.Region) *sending {
+// newestSending returns the link over which a peer takes an origin's log that opened last, or nil.
+func (r *Replicator) newestSending(peer im.Region, o im.Origin) *sending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	links := r.sendings[peer]
+	links := r.sendings[endpoint{peer, o}]
 	for i := len(links) - 1; i >= 0; i-- {
 		if links[i].sending.opened.Load() {
 			return links[i].sending
 		}
 	}
 	return nil
+}
+
+// relayTo returns the link to a region from whose copy another takes the own log; nil if there is none.
+func (r *Replicator) relayTo(region im.Region) *sending {
+	for _, p := range r.all() {
+		if l := r.newestSending(p.Region, r.cfg.Origin); l != nil && l.relaysTo(region) {
+			return l
+		}
+	}
+	return nil
+}
+
+// endRelays ends the links over which others take an origin's log from the copy here.
+func (r *Replicator) endRelays(o im.Origin, why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for at, links := range r.sendings {
+		if at.origin == o {
+			for _, l := range links {
+				l.cancel(why)
+			}
+		}
+	}
 }

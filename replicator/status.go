@@ -17,6 +17,8 @@ type Status struct {
 type LinkIn struct {
 	Peer       im.Region
 	Origin     im.Origin
+	Via        im.Region // from whose copy the log comes; empty: from its origin's region
+	StandsIn   bool      // Via stands in for a way that does not work; false: it is configured
 	Open       bool
 	Since      time.Time // when it opened or closed
 	Error      string    // why it is not open
@@ -31,6 +33,7 @@ type LinkIn struct {
 // LinkOut is the sender's end of a link.
 type LinkOut struct {
 	Peer    im.Region
+	Via     im.Region // from whose copy the peer takes the log; empty: from here, or not at all
 	Open    bool
 	Since   time.Time
 	Behind  int64 // records of the own log that the peer does not hold yet, as of the last status

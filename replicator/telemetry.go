@@ -59,6 +59,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 		metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60))
 	errs = append(errs, histErr)
 	open := gauge("link_open", "1", "1 while the link to a peer is open, in the direction its records go")
+	standsIn := gauge("link_stands_in", "1", "1 while a peer's log is taken from the copy of a region that stands in for its own way; via names that region, also one that is configured")
 	refused := gauge("partitions_refused", "{partition}", "partitions of a peer's log that are not shipped: another log, truncated, or past retention")
 	lagRecords := gauge("lag", "{record}", "records of a peer's log that its copy here lacks")
 	lagBytes := gauge("lag_size", "By", "the same in bytes, approximately")
@@ -75,6 +76,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 			in := &st.In[i]
 			peer := attribute.String("peer", string(in.Peer))
 			o.ObserveFloat64(open, oneIf(in.Open), metric.WithAttributes(peer, attribute.String("direction", "in")))
+			o.ObserveFloat64(standsIn, oneIf(in.StandsIn), metric.WithAttributes(peer, attribute.String("via", string(in.Via))))
 			o.ObserveFloat64(refused, float64(len(in.Refused)), metric.WithAttributes(peer))
 			o.ObserveFloat64(clock, in.Clock.Seconds(), metric.WithAttributes(peer))
 			for _, lag := range in.Lag {
@@ -91,7 +93,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 			o.ObserveFloat64(behind, float64(out.Behind), metric.WithAttributes(peer))
 		}
 		return nil
-	}, open, refused, lagRecords, lagBytes, lagSeconds, behind, clock)
+	}, open, standsIn, refused, lagRecords, lagBytes, lagSeconds, behind, clock)
 	if err != nil {
 		return nil, fmt.Errorf("replicator: metrics: %w", err)
 	}
@@ -211,12 +213,17 @@ func (r *Replicator) Status() Status {
 		s.In = append(s.In, p.in.status())
 		c := p.counts
 		out := LinkOut{
-			Peer: p.Region, Open: r.newestSending(p.Region) != nil,
+			Peer: p.Region, Open: r.newestSending(p.Region, r.cfg.Origin) != nil,
 			Records: c.records.Load(), Bytes: c.bytes.Load(), Dropped: c.dropped.Load(),
+		}
+		if !out.Open {
+			if l := r.relayTo(p.Region); l != nil {
+				out.Open, out.Via = true, l.peer
+			}
 		}
 		r.mu.Lock()
 		out.Since = c.since
-		if links := r.sendings[p.Region]; len(links) > 0 {
+		if links := r.sendings[endpoint{p.Region, r.cfg.Origin}]; len(links) > 0 {
 			parts := links[len(links)-1].parts
 			for i := range parts { // the link writes next meanwhile: only what is fixed once it is open is read
 				if part := &parts[i]; part.refused != "" {

@@ -14,17 +14,18 @@ import (
 // parallelReads bounds the reads that opening a link makes at once.
 const parallelReads = 8
 
-// verify decides, partition by partition, whether the own log continues what the receiver has.
+// verify decides, partition by partition, whether the log continues what the receiver has.
 func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 	r := l.r
-	if err := r.refreshEnds(ctx); err != nil {
-		return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", r.cfg.Origin, err)
+	origin := l.source.origin()
+	if err := l.source.refresh(ctx); err != nil {
+		return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", origin, err)
 	}
 	l.parts = make([]sendPart, len(open.Partitions))
 	l.index = make(map[im.Partition]int, len(open.Partitions))
-	own := make(map[im.Partition]bool, len(r.own))
-	for _, p := range r.own {
-		own[p] = true
+	left := map[im.Partition]bool{}
+	for _, p := range l.source.partitions() {
+		left[p] = true
 	}
 	errs := make([]error, len(l.parts))
 	var wg sync.WaitGroup
@@ -38,15 +39,15 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 			part.lane = len(l.lanes)
 			l.lanes = append(l.lanes, part.p.Topic)
 		}
-		if !own[part.p] {
-			part.refused = fmt.Sprintf("%v is no partition of the log of %s", part.p, r.cfg.Origin)
+		if !left[part.p] {
+			part.refused = fmt.Sprintf("%v is no partition of the log of %s", part.p, origin)
 			continue
 		}
-		own[part.p] = false // named twice, it is refused the second time
+		left[part.p] = false // named twice, it is refused the second time
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			part.refused, errs[i] = r.continues(ctx, part.p, want)
+			part.refused, errs[i] = l.source.continues(ctx, part.p, want)
 		})
 	}
 	wg.Wait()
@@ -56,7 +57,7 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 	refused := 0
 	for i := range l.parts {
 		if errs[i] != nil {
-			return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", r.cfg.Origin, errs[i])
+			return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", origin, errs[i])
 		}
 		part := &l.parts[i]
 		if part.refused != "" {
@@ -67,8 +68,8 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 		l.index[part.p] = i
 		holds[part.p] = part.next
 	}
-	r.held.report(l.peer, holds)
-	r.log.Info("link opened", "direction", "out", "peer", string(l.peer), "partitions", len(l.parts), "refused", refused)
+	l.source.holds(l.peer, holds)
+	r.log.Info("link opened", "direction", "out", "peer", string(l.peer), "origin", string(origin), "partitions", len(l.parts), "refused", refused)
 	return nil
 }
 

@@ -26,6 +26,8 @@ type (
 	LinkBatches        = antipodev1.LinkBatches
 	LinkTrace          = antipodev1.LinkTrace
 	LinkStatus         = antipodev1.LinkStatus
+	LinkNews           = antipodev1.LinkNews
+	LinkRelayed        = antipodev1.LinkRelayed
 	NotifyRequest      = antipodev1.NotifyRequest
 )
 

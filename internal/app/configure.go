@@ -135,6 +135,7 @@ func (s *Site) tune(c *config.Config) error {
 	s.Replicator = replicator.Config{
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
 		Compression: replicator.Compression(c.Replicator.Compression),
+		Via:         c.Replicator.Via, StandIns: c.Replicator.StandIns, StandInAfter: c.Replicator.StandInAfter,
 	}
 	for i := range c.Replicator.Caps {
 		at := &c.Replicator.Caps[i]

@@ -61,7 +61,7 @@ func CheckFor(c *Config, service string) error {
 		brokers()
 		for _, r := range c.Regions() {
 			if r != c.Region {
-				needs("replicator.peers."+string(r), c.Replicator.Peers[r] != "", "origins names a log of region "+string(r)+", which comes over a link")
+				needs("replicator.peers."+string(r), c.Replicator.Peers[r] != "" || c.Replicator.Via[r] != "", "origins names a log of region "+string(r)+", which comes over a link")
 			}
 		}
 	default:
@@ -491,6 +491,31 @@ func checkReplicator(c *Config, bad report) {
 		if !slices.Contains(c.Regions(), r) {
 			bad(key, "origins lists no log of this region, so nothing would come over the link")
 		}
+	}
+	for _, r := range slices.Sorted(maps.Keys(c.Replicator.Via)) {
+		key, via := "replicator.via."+string(r), c.Replicator.Via[r]
+		switch {
+		case r == c.Region:
+			bad(key, "is this region: it has its log itself")
+		case !slices.Contains(c.Regions(), r):
+			bad(key, "origins lists no log of this region, so nothing would come over the link")
+		case via == r:
+			bad(key, "is %s itself: leave it out, and name its address in replicator.peers", r)
+		case c.Replicator.Peers[via] == "":
+			bad(key, "%q is no region of replicator.peers: its copy cannot be reached", via)
+		case c.Replicator.Via[via] != "":
+			bad(key, "%q is reached via %s itself: a log is passed on once", via, c.Replicator.Via[via])
+		}
+	}
+	for i, r := range c.Replicator.StandIns {
+		if key := fmt.Sprintf("replicator.stand_ins[%d]", i); c.Replicator.Peers[r] == "" {
+			bad(key, "%q is no region of replicator.peers: its copies cannot be reached", r)
+		} else if slices.Contains(c.Replicator.StandIns[:i], r) {
+			bad(key, "%q is named twice", r)
+		}
+	}
+	if c.Replicator.StandInAfter < time.Second {
+		bad("replicator.stand_in_after", "%v: must be 1s or more: links come and go while others are restarted", c.Replicator.StandInAfter)
 	}
 	if c.Replicator.WindowBytes < 64<<10 {
 		bad("replicator.window_bytes", "%d: must be 65536 or more", c.Replicator.WindowBytes)

@@ -300,13 +300,16 @@ type IMServer struct {
 
 // Replicator says where the peers are.
 type Replicator struct {
-	Peers       map[im.Region]string `yaml:"peers"`        // region: host:port of its replicator
-	WindowBytes int                  `yaml:"window_bytes"` // under way on a link, at most: it grows to what a round trip carries
-	BatchBytes  int                  `yaml:"batch_bytes"`
-	Compression string               `yaml:"compression"`    // of links, by zstd: capped (those that a cap holds back), always or never
-	Caps        []Cap                `yaml:"caps,omitempty"` // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
-	LinkTimeout time.Duration        `yaml:"link_timeout"`   // a link silent for longer is opened anew
-	JoinLag     time.Duration        `yaml:"join_lag"`       // how far behind the others a new region may be when it begins to take clients
+	Peers        map[im.Region]string    `yaml:"peers"`        // region: host:port of its replicator
+	WindowBytes  int                     `yaml:"window_bytes"` // under way on a link, at most: it grows to what a round trip carries
+	BatchBytes   int                     `yaml:"batch_bytes"`
+	Compression  string                  `yaml:"compression"`         // of links, by zstd: capped (those that a cap holds back), always or never
+	Via          map[im.Region]im.Region `yaml:"via,omitempty"`       // of a region that cannot be reached from here: the region, of replicator.peers, from whose copy its log is taken: {ap: us}
+	StandIns     []im.Region             `yaml:"stand_ins,omitempty"` // regions, of replicator.peers, from whose copies, in turn, a log may be taken while its own way does not work; empty: it is waited for
+	StandInAfter time.Duration           `yaml:"stand_in_after"`      // for how long it must not have worked
+	Caps         []Cap                   `yaml:"caps,omitempty"`      // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
+	LinkTimeout  time.Duration           `yaml:"link_timeout"`        // a link silent for longer is opened anew
+	JoinLag      time.Duration           `yaml:"join_lag"`            // how far behind the others a new region may be when it begins to take clients
 }
 
 // Cap bounds what goes to a peer at a time of day. The lowest that holds counts.
@@ -384,7 +387,7 @@ func Defaults() *Config {
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond, CommitPace: 10 * time.Millisecond, FetchPace: 10 * time.Millisecond,
 		},
-		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
+		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
 	}
 }

@@ -3481,7 +3481,8 @@ func (*LinkRequest_Credit) isLinkRequest_Kind() {}
 
 func (*LinkRequest_Seek) isLinkRequest_Kind() {}
 
-// LinkOpen is the first message: who asks, for which log, from where on.
+// LinkOpen is the first message: who asks, for which log, from where on. A log that is not the sender's own is asked for from
+// the copy that the sender has of it; builds that have no relays refuse that.
 type LinkOpen struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Region           string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"` // the receiver
@@ -3682,6 +3683,7 @@ type LinkHeld struct {
 	Offsets       []*LinkOffset          `protobuf:"bytes,1,rep,name=offsets,proto3" json:"offsets,omitempty"`
 	StatusMs      int64                  `protobuf:"varint,2,opt,name=status_ms,json=statusMs,proto3" json:"status_ms,omitempty"` // clock_ms of the status that this answers; 0 if none
 	ClockMs       int64                  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`    // the receiver's clock, when this answers a status
+	Relayed       []*LinkRelayed         `protobuf:"bytes,4,rep,name=relayed,proto3" json:"relayed,omitempty"`                    // when this answers a status: those who take this log from the receiver's copy, all of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3737,6 +3739,66 @@ func (x *LinkHeld) GetClockMs() int64 {
 	return 0
 }
 
+func (x *LinkHeld) GetRelayed() []*LinkRelayed {
+	if x != nil {
+		return x.Relayed
+	}
+	return nil
+}
+
+// LinkRelayed is a region that takes a log from a copy, over an open link. It holds no more than the copy does.
+type LinkRelayed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Offsets       []*LinkOffset          `protobuf:"bytes,2,rep,name=offsets,proto3" json:"offsets,omitempty"` // up to which (exclusive) it holds the log, where its records were compared
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRelayed) Reset() {
+	*x = LinkRelayed{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRelayed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRelayed) ProtoMessage() {}
+
+func (x *LinkRelayed) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRelayed.ProtoReflect.Descriptor instead.
+func (*LinkRelayed) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *LinkRelayed) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *LinkRelayed) GetOffsets() []*LinkOffset {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
 // LinkOffset is an origin offset in a partition of the open link.
 type LinkOffset struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3748,7 +3810,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3822,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3835,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -3804,7 +3866,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3878,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3891,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -3864,7 +3926,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +3938,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +3951,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -3916,7 +3978,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +3990,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4003,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -4038,13 +4100,14 @@ type LinkOpened struct {
 	ClockMs       int64                  `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // the sender's clock
 	Lost          uint64                 `protobuf:"fixed64,4,opt,name=lost,proto3" json:"lost,omitempty"`                     // the origin named as own was declared lost, with this stamp, and nothing is shipped to it; 0: it was not
 	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                // of this protocol, on this link: the highest that both ends speak; 0: the one that open names
+	News          *LinkNews              `protobuf:"bytes,6,opt,name=news,proto3" json:"news,omitempty"`                       // of a log that is shipped from a copy; absent: it is the sender's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4119,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4132,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -4107,6 +4170,74 @@ func (x *LinkOpened) GetVersion() uint32 {
 	return 0
 }
 
+func (x *LinkOpened) GetNews() *LinkNews {
+	if x != nil {
+		return x.News
+	}
+	return nil
+}
+
+// LinkNews is how new what the sender of a copy knows about its origin is.
+type LinkNews struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgeMs         int64                  `protobuf:"varint,1,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`       // since the origin's region was heard of, over the sender's own link to it
+	ClockMs       int64                  `protobuf:"varint,2,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // the clock of the origin's region then; 0: it was never heard of
+	AheadUs       int64                  `protobuf:"varint,3,opt,name=ahead_us,json=aheadUs,proto3" json:"ahead_us,omitempty"` // how far that clock is ahead of the sender's, as it was measured
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkNews) Reset() {
+	*x = LinkNews{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkNews) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkNews) ProtoMessage() {}
+
+func (x *LinkNews) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkNews.ProtoReflect.Descriptor instead.
+func (*LinkNews) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *LinkNews) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *LinkNews) GetClockMs() int64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+func (x *LinkNews) GetAheadUs() int64 {
+	if x != nil {
+		return x.AheadUs
+	}
+	return 0
+}
+
 // LinkPartitionState is the sender's side of a partition.
 type LinkPartitionState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4120,7 +4251,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4132,7 +4263,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4145,7 +4276,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -4197,7 +4328,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4209,7 +4340,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4222,7 +4353,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -4299,7 +4430,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4442,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4455,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -4352,7 +4483,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4364,7 +4495,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4377,7 +4508,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -4399,7 +4530,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4411,7 +4542,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4424,7 +4555,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -4459,7 +4590,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4471,7 +4602,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4484,7 +4615,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -4507,13 +4638,14 @@ type LinkStatus struct {
 	Ends          []*LinkOffset          `protobuf:"bytes,1,rep,name=ends,proto3" json:"ends,omitempty"`
 	ClockMs       int64                  `protobuf:"varint,2,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
 	RoundTripUs   int64                  `protobuf:"varint,3,opt,name=round_trip_us,json=roundTripUs,proto3" json:"round_trip_us,omitempty"` // as the sender measured it; 0: not yet
+	News          *LinkNews              `protobuf:"bytes,4,opt,name=news,proto3" json:"news,omitempty"`                                     // of a log that is shipped from a copy; absent: it is the sender's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4525,7 +4657,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4538,7 +4670,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -4562,6 +4694,13 @@ func (x *LinkStatus) GetRoundTripUs() int64 {
 	return 0
 }
 
+func (x *LinkStatus) GetNews() *LinkNews {
+	if x != nil {
+		return x.News
+	}
+	return nil
+}
+
 // HeldRequest asks for held offsets of the own origin's log.
 type HeldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4571,7 +4710,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4583,7 +4722,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4596,7 +4735,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -4610,7 +4749,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4622,7 +4761,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4635,7 +4774,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -4661,7 +4800,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +4812,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +4825,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -4700,7 +4839,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4712,7 +4851,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4725,7 +4864,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -4753,7 +4892,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4765,7 +4904,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4778,7 +4917,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -4809,7 +4948,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4821,7 +4960,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4834,7 +4973,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TakeRequest) GetKind() isTakeRequest_Kind {
@@ -4896,7 +5035,7 @@ type TakeSession struct {
 
 func (x *TakeSession) Reset() {
 	*x = TakeSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4908,7 +5047,7 @@ func (x *TakeSession) String() string {
 func (*TakeSession) ProtoMessage() {}
 
 func (x *TakeSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4921,7 +5060,7 @@ func (x *TakeSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSession.ProtoReflect.Descriptor instead.
 func (*TakeSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TakeSession) GetRequest() uint64 {
@@ -4997,7 +5136,7 @@ type TakeSettled struct {
 
 func (x *TakeSettled) Reset() {
 	*x = TakeSettled{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5009,7 +5148,7 @@ func (x *TakeSettled) String() string {
 func (*TakeSettled) ProtoMessage() {}
 
 func (x *TakeSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5022,7 +5161,7 @@ func (x *TakeSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSettled.ProtoReflect.Descriptor instead.
 func (*TakeSettled) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TakeSettled) GetSession() []byte {
@@ -5046,7 +5185,7 @@ type TakeResponse struct {
 
 func (x *TakeResponse) Reset() {
 	*x = TakeResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5058,7 +5197,7 @@ func (x *TakeResponse) String() string {
 func (*TakeResponse) ProtoMessage() {}
 
 func (x *TakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5071,7 +5210,7 @@ func (x *TakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
 func (*TakeResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TakeResponse) GetKind() isTakeResponse_Kind {
@@ -5136,7 +5275,7 @@ type TakenSession struct {
 
 func (x *TakenSession) Reset() {
 	*x = TakenSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5148,7 +5287,7 @@ func (x *TakenSession) String() string {
 func (*TakenSession) ProtoMessage() {}
 
 func (x *TakenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5161,7 +5300,7 @@ func (x *TakenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenSession.ProtoReflect.Descriptor instead.
 func (*TakenSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *TakenSession) GetRequest() uint64 {
@@ -5262,7 +5401,7 @@ type TakenPush struct {
 
 func (x *TakenPush) Reset() {
 	*x = TakenPush{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5274,7 +5413,7 @@ func (x *TakenPush) String() string {
 func (*TakenPush) ProtoMessage() {}
 
 func (x *TakenPush) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5287,7 +5426,7 @@ func (x *TakenPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenPush.ProtoReflect.Descriptor instead.
 func (*TakenPush) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *TakenPush) GetNumber() uint64 {
@@ -5338,7 +5477,7 @@ type TakenLate struct {
 
 func (x *TakenLate) Reset() {
 	*x = TakenLate{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5350,7 +5489,7 @@ func (x *TakenLate) String() string {
 func (*TakenLate) ProtoMessage() {}
 
 func (x *TakenLate) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5363,7 +5502,7 @@ func (x *TakenLate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenLate.ProtoReflect.Descriptor instead.
 func (*TakenLate) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TakenLate) GetSession() []byte {
@@ -5403,7 +5542,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5415,7 +5554,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5428,7 +5567,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
 }
 
 // LoadResponse is a gateway's load.
@@ -5449,7 +5588,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5461,7 +5600,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5474,7 +5613,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -5549,7 +5688,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5561,7 +5700,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5574,7 +5713,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
 }
 
 // LoadsResponse returns them with their age.
@@ -5589,7 +5728,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5601,7 +5740,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5614,7 +5753,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -5649,7 +5788,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5661,7 +5800,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5674,7 +5813,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -5704,7 +5843,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +5855,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +5868,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -5770,7 +5909,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5782,7 +5921,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5795,7 +5934,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -5817,7 +5956,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5829,7 +5968,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5842,7 +5981,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -6168,11 +6307,15 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bchecksum\x18\x05 \x01(\x06R\bchecksum\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x06 \x01(\rR\n" +
-	"generation\"u\n" +
+	"generation\"\xa9\x01\n" +
 	"\bLinkHeld\x121\n" +
 	"\aoffsets\x18\x01 \x03(\v2\x17.antipode.v1.LinkOffsetR\aoffsets\x12\x1b\n" +
 	"\tstatus_ms\x18\x02 \x01(\x03R\bstatusMs\x12\x19\n" +
-	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\"B\n" +
+	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x122\n" +
+	"\arelayed\x18\x04 \x03(\v2\x18.antipode.v1.LinkRelayedR\arelayed\"X\n" +
+	"\vLinkRelayed\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x121\n" +
+	"\aoffsets\x18\x02 \x03(\v2\x17.antipode.v1.LinkOffsetR\aoffsets\"B\n" +
 	"\n" +
 	"LinkOffset\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
@@ -6190,7 +6333,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06notify\x18\x03 \x01(\v2\x1a.antipode.v1.NotifyRequestH\x00R\x06notify\x121\n" +
 	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06status\x124\n" +
 	"\abatches\x18\x05 \x01(\v2\x18.antipode.v1.LinkBatchesH\x00R\abatchesB\x06\n" +
-	"\x04kind\"\xae\x01\n" +
+	"\x04kind\"\xd9\x01\n" +
 	"\n" +
 	"LinkOpened\x12?\n" +
 	"\n" +
@@ -6199,7 +6342,12 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x19\n" +
 	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x06R\x04lost\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\rR\aversion\"m\n" +
+	"\aversion\x18\x05 \x01(\rR\aversion\x12)\n" +
+	"\x04news\x18\x06 \x01(\v2\x15.antipode.v1.LinkNewsR\x04news\"W\n" +
+	"\bLinkNews\x12\x15\n" +
+	"\x06age_ms\x18\x01 \x01(\x03R\x05ageMs\x12\x19\n" +
+	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\x12\x19\n" +
+	"\bahead_us\x18\x03 \x01(\x03R\aaheadUs\"m\n" +
 	"\x12LinkPartitionState\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\fR\x05logId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
@@ -6227,12 +6375,13 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\n" +
 	"LinkHeader\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"x\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xa3\x01\n" +
 	"\n" +
 	"LinkStatus\x12+\n" +
 	"\x04ends\x18\x01 \x03(\v2\x17.antipode.v1.LinkOffsetR\x04ends\x12\x19\n" +
 	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\x12\"\n" +
-	"\rround_trip_us\x18\x03 \x01(\x03R\vroundTripUs\"\r\n" +
+	"\rround_trip_us\x18\x03 \x01(\x03R\vroundTripUs\x12)\n" +
+	"\x04news\x18\x04 \x01(\v2\x15.antipode.v1.LinkNewsR\x04news\"\r\n" +
 	"\vHeldRequest\"O\n" +
 	"\fHeldResponse\x12)\n" +
 	"\x04held\x18\x01 \x03(\v2\x15.antipode.v1.PositionR\x04held\x12\x14\n" +
@@ -6371,7 +6520,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -6425,43 +6574,45 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LinkOpen)(nil),            // 49: antipode.v1.LinkOpen
 	(*LinkPartition)(nil),       // 50: antipode.v1.LinkPartition
 	(*LinkHeld)(nil),            // 51: antipode.v1.LinkHeld
-	(*LinkOffset)(nil),          // 52: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 53: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 54: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 55: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 56: antipode.v1.LinkOpened
-	(*LinkPartitionState)(nil),  // 57: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 58: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 59: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 60: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 61: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 62: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 63: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 64: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 65: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 66: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 67: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 68: antipode.v1.PeerClock
-	(*TakeRequest)(nil),         // 69: antipode.v1.TakeRequest
-	(*TakeSession)(nil),         // 70: antipode.v1.TakeSession
-	(*TakeSettled)(nil),         // 71: antipode.v1.TakeSettled
-	(*TakeResponse)(nil),        // 72: antipode.v1.TakeResponse
-	(*TakenSession)(nil),        // 73: antipode.v1.TakenSession
-	(*TakenPush)(nil),           // 74: antipode.v1.TakenPush
-	(*TakenLate)(nil),           // 75: antipode.v1.TakenLate
-	(*LoadRequest)(nil),         // 76: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 77: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 78: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 79: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 80: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 81: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 82: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 83: antipode.v1.CarriedAnswer
-	nil,                         // 84: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 85: antipode.v1.Error
+	(*LinkRelayed)(nil),         // 52: antipode.v1.LinkRelayed
+	(*LinkOffset)(nil),          // 53: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 54: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 55: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 56: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 57: antipode.v1.LinkOpened
+	(*LinkNews)(nil),            // 58: antipode.v1.LinkNews
+	(*LinkPartitionState)(nil),  // 59: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 60: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 61: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 62: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 63: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 64: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 65: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 66: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 67: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 68: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 69: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 70: antipode.v1.PeerClock
+	(*TakeRequest)(nil),         // 71: antipode.v1.TakeRequest
+	(*TakeSession)(nil),         // 72: antipode.v1.TakeSession
+	(*TakeSettled)(nil),         // 73: antipode.v1.TakeSettled
+	(*TakeResponse)(nil),        // 74: antipode.v1.TakeResponse
+	(*TakenSession)(nil),        // 75: antipode.v1.TakenSession
+	(*TakenPush)(nil),           // 76: antipode.v1.TakenPush
+	(*TakenLate)(nil),           // 77: antipode.v1.TakenLate
+	(*LoadRequest)(nil),         // 78: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 79: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 80: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 81: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 82: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 83: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 84: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 85: antipode.v1.CarriedAnswer
+	nil,                         // 86: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 87: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	85, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	87, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
 	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
@@ -6470,12 +6621,12 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	85, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	87, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	84, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	86, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	25, // 15: antipode.v1.SnapshotCutResponse.positions:type_name -> antipode.v1.SnapshotPosition
 	25, // 16: antipode.v1.SnapshotRequest.cut:type_name -> antipode.v1.SnapshotPosition
 	28, // 17: antipode.v1.SnapshotChunk.heads:type_name -> antipode.v1.SnapshotHead
@@ -6491,92 +6642,96 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	46, // 27: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
 	49, // 28: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
 	51, // 29: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	53, // 30: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	54, // 31: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	54, // 30: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	55, // 31: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
 	50, // 32: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	52, // 33: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	52, // 34: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	56, // 35: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	58, // 36: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
-	16, // 37: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	63, // 38: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	60, // 39: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	57, // 40: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	59, // 41: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	58, // 42: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	62, // 43: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	52, // 44: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	20, // 45: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	68, // 46: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	70, // 47: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
-	71, // 48: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
-	73, // 49: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
-	75, // 50: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
-	85, // 51: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
-	74, // 52: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
-	74, // 53: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
-	77, // 54: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	81, // 55: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	83, // 56: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 57: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 58: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 59: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 60: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 61: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 62: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 63: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 64: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 65: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	26, // 66: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	48, // 67: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 68: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	64, // 69: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	66, // 70: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	41, // 71: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	44, // 72: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	45, // 73: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	47, // 74: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	39, // 75: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	33, // 76: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
-	36, // 77: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
-	23, // 78: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	26, // 79: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	76, // 80: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	69, // 81: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
-	78, // 82: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	80, // 83: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 84: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 85: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 86: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 87: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 88: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 89: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 90: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 91: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	24, // 92: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	27, // 93: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	55, // 94: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 95: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	65, // 96: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	67, // 97: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	42, // 98: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	58, // 99: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	42, // 100: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	42, // 101: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	40, // 102: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	34, // 103: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
-	38, // 104: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
-	24, // 105: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	27, // 106: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	77, // 107: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	72, // 108: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
-	79, // 109: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	82, // 110: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	84, // [84:111] is the sub-list for method output_type
-	57, // [57:84] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	53, // 33: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	52, // 34: antipode.v1.LinkHeld.relayed:type_name -> antipode.v1.LinkRelayed
+	53, // 35: antipode.v1.LinkRelayed.offsets:type_name -> antipode.v1.LinkOffset
+	53, // 36: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	57, // 37: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	60, // 38: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	16, // 39: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
+	65, // 40: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	62, // 41: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	59, // 42: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	58, // 43: antipode.v1.LinkOpened.news:type_name -> antipode.v1.LinkNews
+	61, // 44: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	60, // 45: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	64, // 46: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	53, // 47: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	58, // 48: antipode.v1.LinkStatus.news:type_name -> antipode.v1.LinkNews
+	20, // 49: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	70, // 50: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	72, // 51: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
+	73, // 52: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
+	75, // 53: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
+	77, // 54: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
+	87, // 55: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
+	76, // 56: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
+	76, // 57: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
+	79, // 58: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	83, // 59: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	85, // 60: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 61: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	2,  // 62: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	14, // 63: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	16, // 64: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	18, // 65: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 66: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	18, // 67: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	21, // 68: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	23, // 69: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	26, // 70: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	48, // 71: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	16, // 72: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	66, // 73: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	68, // 74: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	41, // 75: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	44, // 76: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	45, // 77: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	47, // 78: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	39, // 79: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	33, // 80: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	36, // 81: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	23, // 82: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	26, // 83: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	78, // 84: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	71, // 85: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
+	80, // 86: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	82, // 87: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 88: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	7,  // 89: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	15, // 90: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	17, // 91: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	19, // 92: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 93: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	19, // 94: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	22, // 95: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	24, // 96: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	27, // 97: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	56, // 98: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	17, // 99: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	67, // 100: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	69, // 101: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	42, // 102: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	60, // 103: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	42, // 104: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	42, // 105: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	40, // 106: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	34, // 107: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	38, // 108: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	24, // 109: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	27, // 110: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	79, // 111: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	74, // 112: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
+	81, // 113: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	84, // 114: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	88, // [88:115] is the sub-list for method output_type
+	61, // [61:88] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -6602,18 +6757,18 @@ func file_antipode_v1_rpc_proto_init() {
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[55].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[56].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
 		(*LinkResponse_Status)(nil),
 		(*LinkResponse_Batches)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[69].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[71].OneofWrappers = []any{
 		(*TakeRequest_Session)(nil),
 		(*TakeRequest_Settled)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[72].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[74].OneofWrappers = []any{
 		(*TakeResponse_Taken)(nil),
 		(*TakeResponse_Late)(nil),
 	}
@@ -6623,7 +6778,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   85,
+			NumMessages:   87,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

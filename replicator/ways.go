@@ -1,0 +1,99 @@
+package replicator
+
+import (
+	"time"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// ways decides over which region a copy's records come: its first way, which is the origin's own region or the one that is
+// configured instead, or a third region's copy that stands in while the first way does not work. It has no clock and opens
+// nothing: it is told what became of links, and asked what to do next.
+//
+// A stand-in is taken once the first way has not worked for after, and left when that works again. A first way that was
+// returned to and closed within after did not work: the next look at it comes later, up to waysPatience times after. Between
+// two stand-ins the first way is tried.
+type ways struct {
+	first  im.Region
+	others []im.Region // that may stand in, in turn; none: never
+	after  time.Duration
+
+	down     time.Time // since when the first way does not work
+	opened   time.Time // when the way that is taken opened; zero while it is not open
+	standing bool      // a stand-in is taken
+	back     bool      // and is to be left: the first way works
+	turn     int       // among others
+	returns  int       // to the first way that did not last, in a row
+	looked   time.Time // when it was looked last whether the first way works, or a stand-in was taken
+}
+
+// waysPatience is how many times after a look at a first way may come late that did not last.
+const waysPatience = 16
+
+func newWays(first im.Region, others []im.Region, after time.Duration, now time.Time) *ways {
+	return &ways{first: first, others: others, after: after, down: now}
+}
+
+// way is the region to take records from now.
+func (w *ways) way() im.Region {
+	if w.standing {
+		return w.others[w.turn%len(w.others)]
+	}
+	return w.first
+}
+
+// open notes that the link over the way opened.
+func (w *ways) open(now time.Time) { w.opened = now }
+
+// closed notes that the link over the way closed, or could not be opened.
+func (w *ways) closed(now time.Time) {
+	lasted := !w.opened.IsZero() && now.Sub(w.opened) >= w.after
+	tried := !w.opened.IsZero()
+	w.opened = time.Time{}
+	switch {
+	case w.back:
+		w.standing, w.back = false, false
+		return
+	case w.standing:
+		w.standing = false
+		w.turn++
+		return
+	case lasted:
+		w.down, w.returns = now, 0
+	case tried:
+		w.returns++
+	}
+	if len(w.others) > 0 && now.Sub(w.down) >= w.after {
+		w.standing, w.looked = true, now
+	}
+}
+
+// look tells how long to wait until it is to be looked whether the first way works again; only while a stand-in is taken.
+func (w *ways) look(now time.Time) (wait time.Duration, ok bool) {
+	if !w.standing {
+		return 0, false
+	}
+	every := w.after * time.Duration(min(1<<min(w.returns, 8), waysPatience))
+	return max(0, w.looked.Add(every).Sub(now)), true
+}
+
+// lookedAt notes what was seen, and tells whether to close the link: the next one goes over the first way.
+func (w *ways) lookedAt(works bool, now time.Time) (back bool) {
+	if !w.standing {
+		return false
+	}
+	w.looked, w.back = now, works
+	return works
+}
+
+// giveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for
+// longer than after, and there is another way. heard is when it did.
+func (w *ways) giveUp(heard, now time.Time) bool {
+	if len(w.others) == 0 || w.opened.IsZero() || now.Sub(w.opened) < w.after || now.Sub(heard) < w.after {
+		return false
+	}
+	if !w.standing { // the first way is a region in between, too
+		w.down, w.opened = heard, time.Time{}
+	}
+	return true
+}

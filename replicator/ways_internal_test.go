@@ -1,0 +1,75 @@
+package replicator
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/antipode-im/antipode/im"
+)
+
+// TestWays plays testdata/ways: what is done next, after what became of links. Times count from when the replicator began.
+func TestWays(t *testing.T) {
+	datadriven.Walk(t, "testdata/ways", func(t *testing.T, path string) {
+		began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		var w *ways
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			moment := func(arg string) time.Time {
+				var s string
+				d.ScanArgs(t, arg, &s)
+				after, err := time.ParseDuration(s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return began.Add(after)
+			}
+			answer := ""
+			switch d.Cmd {
+			case "ways":
+				var first, after string
+				var others []im.Region
+				d.ScanArgs(t, "first", &first)
+				d.ScanArgs(t, "after", &after)
+				for _, a := range d.CmdArgs {
+					for _, v := range a.Vals {
+						if a.Key == "others" {
+							others = append(others, im.Region(v))
+						}
+					}
+				}
+				patience, err := time.ParseDuration(after)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w = newWays(im.Region(first), others, patience, began)
+			case "opened":
+				w.open(moment("at"))
+			case "closed":
+				w.closed(moment("at"))
+			case "look":
+				wait, ok := w.look(moment("at"))
+				if !ok {
+					return "not to be looked\n"
+				}
+				return fmt.Sprintf("look in %v\n", wait)
+			case "works", "fails":
+				answer = "stays\n"
+				if w.lookedAt(d.Cmd == "works", moment("at")) {
+					answer = "closes\n"
+					w.closed(moment("at"))
+				}
+			case "heard": // when the origin was, as the region in between says
+				answer = "stays\n"
+				if w.giveUp(moment("of"), moment("at")) {
+					answer = "closes\n"
+					w.closed(moment("at"))
+				}
+			default:
+				d.Fatalf(t, "unknown command %q", d.Cmd)
+			}
+			return answer + fmt.Sprintf("way: %s\n", w.way())
+		})
+	})
+}
