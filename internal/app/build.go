@@ -211,7 +211,14 @@ func (p *process) redis(ctx context.Context) (goredis.UniversalClient, error) {
 	client := goredis.NewUniversalClient(&opt)
 	p.onClose(func() { client.Close() })
 	at := redisAt(&p.site)
-	if err := p.reach(ctx, at, func(ctx context.Context) error { return redis.Check(ctx, client) }); err != nil {
+	err := p.reach(ctx, at, func(ctx context.Context) error {
+		if err := redis.Check(ctx, client); err != nil {
+			return err
+		}
+		_, err := redis.NewRoutes(client, p.site.RedisPrefix).Lookup(ctx, 0, "nobody") // may this user run scripts on these keys?
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	p.tel.Degraded(at.name, at.check(func(ctx context.Context) error { return client.Ping(ctx).Err() }))

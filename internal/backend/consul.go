@@ -27,11 +27,21 @@ type ConsulConfig struct {
 	LAN        []string // host:port of other agents of the datacenter (their LANPort), joined until one answers
 	WAN        []string // host:port of servers of other datacenters (their WANPort), joined until one answers
 	Ports      ConsulPorts
+	Secure     *ConsulSecurity // nil: everybody may do everything
 }
 
-// ConsulPorts are the ports of an agent; those that are 0 are Consul's own. DNS, gRPC and HTTPS are switched off.
+// ConsulSecurity makes an agent serve HTTPS beside HTTP, and ask for tokens in both.
+type ConsulSecurity struct {
+	Cert, Key string // PEM files of the agent's certificate chain and key
+	ClientCA  string // PEM file: clients of HTTPS must show a certificate that it signed
+	Token     string // a UUID: who shows it may do everything; the agents use it among themselves
+	Primary   string // the datacenter that keeps tokens and policies; the own one if empty
+}
+
+// ConsulPorts are the ports of an agent; those that are 0 are Consul's own. DNS and gRPC are switched off.
 type ConsulPorts struct {
 	HTTP   int // 8500
+	HTTPS  int // 8501, if the agent is secure
 	Server int // 8300
 	LAN    int // 8301
 	WAN    int // 8302
@@ -49,6 +59,7 @@ func NewConsul(cfg ConsulConfig) *Consul {
 	cfg.Node = cmp.Or(cfg.Node, cfg.Datacenter+"-"+strings.NewReplacer(".", "-", ":", "-").Replace(cfg.Host))
 	cfg.Servers = cmp.Or(cfg.Servers, 1)
 	cfg.Ports.HTTP = cmp.Or(cfg.Ports.HTTP, 8500)
+	cfg.Ports.HTTPS = cmp.Or(cfg.Ports.HTTPS, 8501)
 	cfg.Ports.Server = cmp.Or(cfg.Ports.Server, 8300)
 	cfg.Ports.LAN = cmp.Or(cfg.Ports.LAN, 8301)
 	cfg.Ports.WAN = cmp.Or(cfg.Ports.WAN, 8302)
@@ -60,6 +71,9 @@ func (c *Consul) Name() string { return c.cfg.Name }
 
 // Addr is the host:port of its HTTP API.
 func (c *Consul) Addr() string { return address(c.cfg.Host, c.cfg.Ports.HTTP) }
+
+// SecureAddr is the host:port at which a secure agent serves it by HTTPS.
+func (c *Consul) SecureAddr() string { return address(c.cfg.Host, c.cfg.Ports.HTTPS) }
 
 // LANAddr is what other agents of the datacenter join.
 func (c *Consul) LANAddr() string { return address(c.cfg.Host, c.cfg.Ports.LAN) }
@@ -79,6 +93,9 @@ func (c *Consul) Prepare(context.Context) (err error) {
 		return err
 	}
 	ports := []int{c.cfg.Ports.HTTP, c.cfg.Ports.LAN}
+	if c.cfg.Secure != nil {
+		ports = append(ports, c.cfg.Ports.HTTPS)
+	}
 	if !c.cfg.Client {
 		ports = append(ports, c.cfg.Ports.Server, c.cfg.Ports.WAN)
 	}
@@ -98,6 +115,23 @@ func (c *Consul) Prepare(context.Context) (err error) {
 func (c *Consul) config() string { return filepath.Join(c.cfg.Dir, "consul.json") }
 
 type settings map[string]any
+
+// secure adds what an agent that is not open to everybody needs.
+func (c *Consul) secure(s settings) {
+	secure := c.cfg.Secure
+	if secure == nil {
+		return
+	}
+	s["ports"].(settings)["https"] = c.cfg.Ports.HTTPS
+	s["tls"] = settings{"https": settings{
+		"cert_file": secure.Cert, "key_file": secure.Key, "ca_file": secure.ClientCA, "verify_incoming": true,
+	}}
+	s["primary_datacenter"] = cmp.Or(secure.Primary, c.cfg.Datacenter)
+	s["acl"] = settings{
+		"enabled": true, "default_policy": "deny",
+		"tokens": settings{"initial_management": secure.Token, "agent": secure.Token, "replication": secure.Token},
+	}
+}
 
 func (c *Consul) settings() settings {
 	// Machines beside each other: who is gone is known within 2 to 3 seconds, in its datacenter and in the others, whose
@@ -133,6 +167,7 @@ func (c *Consul) settings() settings {
 		s["retry_interval_wan"] = "1s"
 		s["gossip_wan"] = gossip
 	}
+	c.secure(s)
 	return s
 }
 
@@ -157,6 +192,9 @@ func (c *Consul) Ready(ctx context.Context) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.Addr()+"/v1/health/node/"+c.cfg.Node+"?consistent", nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.cfg.Name, err)
+	}
+	if c.cfg.Secure != nil {
+		request.Header.Set("X-Consul-Token", c.cfg.Secure.Token)
 	}
 	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
 	if err != nil {

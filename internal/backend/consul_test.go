@@ -27,6 +27,27 @@ func TestConsulSettings(t *testing.T) {
 	}
 }
 
+func TestSecureConsulSettings(t *testing.T) {
+	c := NewConsul(ConsulConfig{Dir: "/d", Host: "127.0.0.12", Datacenter: "us", Secure: &ConsulSecurity{
+		Cert: "/k/us.pem", Key: "/k/us-key.pem", ClientCA: "/k/ca.pem", Token: "all", Primary: "eu",
+	}})
+	s := c.settings()
+	if s["ports"].(settings)["https"] != 8501 || c.SecureAddr() != "127.0.0.12:8501" {
+		t.Errorf("it serves HTTPS at %v, and says %s", s["ports"], c.SecureAddr())
+	}
+	https := s["tls"].(settings)["https"].(settings)
+	if https["verify_incoming"] != true || https["ca_file"] != "/k/ca.pem" {
+		t.Errorf("it asks for no certificate: %v", https)
+	}
+	if acl := s["acl"].(settings); acl["default_policy"] != "deny" || s["primary_datacenter"] != "eu" {
+		t.Errorf("it asks for no token: %v", acl)
+	}
+	s = NewConsul(ConsulConfig{Dir: "/d", Host: "127.0.0.11", Datacenter: "eu"}).settings()
+	if s["ports"].(settings)["https"] != -1 || s["acl"] != nil || s["tls"] != nil {
+		t.Errorf("one that is open to everybody: %v", s)
+	}
+}
+
 func TestConsulRefuses(t *testing.T) {
 	wantError(t, NewConsul(ConsulConfig{Name: "eu/consul", Dir: t.TempDir()}).Prepare(t.Context()), "eu/consul: it was given no datacenter")
 }

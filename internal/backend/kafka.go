@@ -52,6 +52,7 @@ type KafkaSecurity struct {
 	Cert, Key string            // PEM files of the broker's certificate chain and PKCS #8 key; empty: no TLS
 	ClientCA  string            // PEM file; clients must show a certificate it signed; empty: they need none
 	Users     map[string]string // password by name, for PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 alike; empty: no SASL. SCRAM knows those of the first Prepare.
+	ACLs      bool              // users may do what ACLs allow them, and who comes to the plain listener may do everything
 }
 
 // Kafka is a broker.
@@ -246,6 +247,10 @@ func (k *Kafka) secure(settings map[string]string) error {
 		for _, mechanism := range []string{"scram-sha-256", "scram-sha-512"} {
 			settings[of+mechanism+".sasl.jaas.config"] = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 		}
+	}
+	if s.ACLs {
+		settings["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+		settings["super.users"] = "User:ANONYMOUS"
 	}
 	return nil
 }

@@ -312,8 +312,10 @@ func remedy(err error) string {
 	switch code {
 	case kafkago.UnknownTopicOrPartition:
 		return "run: antipode migrate"
-	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.SASLAuthenticationFailed:
-		return "check the user's password and ACLs"
+	case kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.TransactionalIDAuthorizationFailed:
+		return "give the user of log.sasl the rights that docs/operations.md lists for it"
+	case kafkago.SASLAuthenticationFailed:
+		return "correct log.sasl"
 	case kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend:
 		return "bring the missing replicas' brokers back"
 	case kafkago.UnsupportedVersion:

@@ -67,7 +67,7 @@ func settings(err error, first *SettingError) (problem, cure string, lasting boo
 		more = fmt.Sprintf(" (and %d more like it)", n)
 	}
 	if first.Found == "missing" {
-		return "topic " + first.Topic + " is missing" + more, "run: antipode migrate", true
+		return "topic " + first.Topic + " is missing" + more, first.Remedy, true
 	}
 	return fmt.Sprintf("topic %s: %s is %s, want %s%s", first.Topic, first.Setting, first.Found, first.Wanted, more), first.Remedy, true
 }

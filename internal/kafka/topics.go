@@ -134,7 +134,11 @@ func (c *Cluster) verify(s TopicSpec, has topicLayout, settings map[string]strin
 		problems = append(problems, &SettingError{s.Name, setting, found, wanted, remedy})
 	}
 	if has.partitions == 0 {
-		wrong("the topic", "missing", "present", "run: antipode migrate")
+		remedy := "run: antipode migrate"
+		if user := c.cfg.SASL.User; user != "" { // Kafka does not say that there is what one may not see
+			remedy += ", or give " + user + " the rights that docs/operations.md lists for it"
+		}
+		wrong("the topic", "missing", "present", remedy)
 		return problems
 	}
 	if has.partitions != s.Partitions {

@@ -27,5 +27,5 @@ func TestContract(t *testing.T) {
 			urls = append(urls, server.URL(name))
 		}
 		return urls
-	})
+	}, 1, 2)
 }

@@ -61,7 +61,7 @@ func Explain(err error) (problem, remedy string, lasting bool) {
 	case has("NOAUTH"), has("AUTH <password> called without"):
 		return "it wants a password, or none, and is told otherwise", "correct routes.password or routes.password_file", true
 	case has("NOPERM"):
-		return "the user may not do this: " + line(text), "give routes.user the right to run scripts on the keys of routes", true
+		return "the user may not do this: " + line(text), "give routes.user the rights that docs/operations.md lists for it", true
 	case has("LOADING"):
 		return "it is loading its data", "wait until it has started", false
 	case errors.Is(err, syscall.ECONNREFUSED):

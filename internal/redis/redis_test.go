@@ -21,7 +21,7 @@ func open(t *testing.T) (*miniredis.Miniredis, goredis.UniversalClient) {
 
 func TestMiniredis(t *testing.T) {
 	_, client := open(t)
-	redistest.Run(t, client, newModel)
+	redistest.Run(t, client, client, newModel)
 }
 
 func TestGone(t *testing.T) {

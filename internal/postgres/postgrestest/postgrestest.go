@@ -24,8 +24,8 @@ import (
 type maker func(t *testing.T, partitions int) (postgres.Config, *postgres.Timelines)
 
 // Run runs the suite. databases makes so many empty databases and returns their URLs. What a store does must not depend on
-// how many it has.
-func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
+// how many it has, 1 or 2: what could is tested with each of counts.
+func Run(t *testing.T, databases func(t *testing.T, count int) []string, counts ...int) {
 	type tests map[string]func(*testing.T, maker)
 	run := func(count int, all tests) {
 		for name, test := range all {
@@ -42,7 +42,7 @@ func Run(t *testing.T, databases func(t *testing.T, count int) []string) {
 			})
 		}
 	}
-	for _, count := range []int{1, 2} {
+	for _, count := range counts {
 		run(count, tests{
 			"behaves like the view":  func(t *testing.T, create maker) { behavesLikeView(t, count, create) },
 			"knows heads and groups": known,

@@ -23,18 +23,20 @@ type Model interface {
 	Rows(uid im.UID) []im.Route // sorted by device, then region
 }
 
-// Run runs the suite against a Redis. Each part uses a key prefix of its own.
-func Run(t *testing.T, client goredis.UniversalClient, model func(t *testing.T) Model) {
+// Run runs the suite against a Redis. Routes are given client; admin may do everything, and sees what they did. Each part uses
+// a key prefix of its own.
+func Run(t *testing.T, client, admin goredis.UniversalClient, model func(t *testing.T) Model) {
 	parts := []struct {
 		name string
 		run  func(t *testing.T, s *redis.Routes)
 	}{
 		{"moves positions by compare and set", positions},
 		{"keeps big numbers exact", bigNumbers},
-		{"lets users expire", func(t *testing.T, s *redis.Routes) { expire(t, s, client) }},
-		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, client) }},
-		{"loads its scripts again", func(t *testing.T, s *redis.Routes) { forgotten(t, s, client) }},
-		{"forgets fences", fences},
+		{"lets users expire", func(t *testing.T, s *redis.Routes) { expire(t, s, admin) }},
+		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, admin) }},
+		{"loads its scripts again", func(t *testing.T, s *redis.Routes) { forgotten(t, s, admin) }},
+		{"forgets fences", func(t *testing.T, s *redis.Routes) { fences(t, s, admin) }},
+		{"is cleared", func(t *testing.T, s *redis.Routes) { cleared(t, s, admin) }},
 		{"equals the table", func(t *testing.T, s *redis.Routes) { equals(t, s, model) }},
 	}
 	for _, part := range parts {
@@ -255,8 +257,8 @@ func alive(rows []im.Route, now time.Time) []im.Route {
 
 // fences checks that gateways which come and go for ever leave a bounded number of fences, and that one keeps out what is
 // older for as long as that could count.
-func fences(t *testing.T, s *redis.Routes) {
-	client, key := s.Client(), prefix(t)+"{route.0}:fences"
+func fences(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
+	key := prefix(t) + "{route.0}:fences"
 	if err := client.HSet(t.Context(), key, "eu before", fmt.Sprintf("%016x", 7)).Err(); err != nil { // of a build that kept no stamps
 		t.Fatal(err)
 	}
@@ -299,6 +301,26 @@ func fences(t *testing.T, s *redis.Routes) {
 	do(late)
 	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 {
 		t.Errorf("%d rows of a gateway that was declared down longer ago than routes live, and claims again", len(rows))
+	}
+}
+
+// cleared takes away what is there, and nothing of another prefix.
+func cleared(t *testing.T, s *redis.Routes, admin goredis.UniversalClient) {
+	other := redis.NewRoutes(s.Client(), "test-of-"+prefix(t))
+	for _, s := range []*redis.Routes{s, other} {
+		for n := range 3 {
+			p := im.Partition{Topic: "route.eu", Number: n}
+			apply(t, s, im.RouteBatch{Partition: p, To: im.RoutePosition{Next: 1}, Records: []im.RouteRecord{claim("ann", 1, 0)}})
+		}
+	}
+	if err := redis.Clear(t.Context(), s.Client(), prefix(t)); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := admin.Keys(t.Context(), prefix(t)+"*").Result(); err != nil || len(keys) > 0 {
+		t.Errorf("%q are left: %v", keys, err)
+	}
+	if rows := lookup(t, other, 0, "ann"); len(rows) != 1 {
+		t.Errorf("routes of another prefix went along")
 	}
 }
 

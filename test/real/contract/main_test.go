@@ -9,13 +9,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/backend"
+	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/testenv"
+	"github.com/antipode-im/antipode/test/real/manual"
 )
 
 // servers are the shared ones; every field is running.
@@ -24,7 +30,8 @@ var servers struct {
 	kafka    *backend.Kafka
 	postgres *backend.Postgres
 	redis    *backend.Redis
-	consul   map[im.Region]*backend.Consul // a datacenter each, federated
+	consul   map[im.Region]*backend.Consul // a datacenter each, federated; both ask for certificates and tokens
+	keys     *certs.Authority              // of those certificates
 	members  map[backend.Server]*testenv.Member
 }
 
@@ -36,10 +43,21 @@ func TestMain(m *testing.M) {
 		s.kafka = backend.NewKafka(backend.KafkaConfig{Name: "kafka", Dir: e.Dir("kafka"), Host: e.Host(1), Quick: true})
 		s.postgres = backend.NewPostgres(backend.PostgresConfig{Name: "postgres", Dir: e.Dir("postgres"), Host: e.Host(1)})
 		s.redis = backend.NewRedis(backend.RedisConfig{Name: "redis", Dir: e.Dir("redis"), Host: e.Host(1)})
-		s.consul = map[im.Region]*backend.Consul{}
+		keys, err := certs.Open(e.Dir("keys"))
+		if err != nil {
+			return err
+		}
+		s.keys, s.consul = keys, map[im.Region]*backend.Consul{}
 		all := []backend.Server{s.kafka, s.postgres, s.redis}
 		for i, region := range []im.Region{"eu", "us"} {
+			if _, err := keys.Identity("consul", region); err != nil {
+				return err
+			}
+			pair := filepath.Join(e.Dir("keys"), certs.Name("consul", region))
 			c := backend.NewConsul(backend.ConsulConfig{
+				Secure: &backend.ConsulSecurity{
+					Cert: pair + ".pem", Key: pair + "-key.pem", ClientCA: filepath.Join(e.Dir("keys"), "ca.pem"), Token: management, Primary: "eu",
+				},
 				Name: string(region) + "/consul", Dir: e.Dir(string(region) + "-consul"), Host: e.Host(1 + i), Datacenter: string(region),
 				WAN: []string{e.Host(1) + ":8302", e.Host(2) + ":8302"},
 			})
@@ -54,6 +72,9 @@ func TestMain(m *testing.M) {
 		return err
 	})
 }
+
+// management is the token with which everything may be done in Consul.
+const management = "c0ffee00-0000-4000-8000-000000000001"
 
 // unique is a name that no other test uses, of small letters and digits.
 func unique() string {
@@ -75,19 +96,38 @@ func eventually(t testing.TB, what string, ok func() error) {
 	t.Fatalf("not within %v: %s: %v", patience, what, err)
 }
 
-// database makes a database that is dropped with the test, and returns its URL.
+// database makes a database as docs/operations.md says, with the rights that stand there, which is dropped with the test, and
+// returns its URL.
 func database(t testing.TB) string {
 	t.Helper()
 	name := unique()
-	if err := servers.postgres.CreateDatabase(t.Context(), name); err != nil {
+	administer := func(statements string) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, servers.postgres.URL("postgres"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		for statement := range strings.Lines(statements) {
+			if _, err := conn.Exec(ctx, statement); err != nil {
+				return fmt.Errorf("%s: %w", strings.TrimSpace(statement), err)
+			}
+		}
+		return nil
+	}
+	if err := administer(strings.ReplaceAll(manual.Block(t, "### Rights in PostgreSQL", "sql"), "antipode", name)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := servers.postgres.DropDatabase(ctx, name); err != nil {
+		if err := administer("DROP DATABASE " + name + " WITH (FORCE)\nDROP ROLE " + name); err != nil {
 			t.Error(err)
 		}
 	})
-	return servers.postgres.URL(name)
+	u, err := url.Parse(servers.postgres.URL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(name, "choose-one")
+	return u.String()
 }

@@ -16,14 +16,15 @@ import (
 	"github.com/antipode-im/antipode/internal/postgres/postgrestest"
 )
 
-// The contract of timelines holds on a PostgreSQL server as a region runs it.
+// The contract of timelines holds on a PostgreSQL server as a region runs it, with the rights that docs/operations.md lists, in a
+// region of two databases; one of one is tested where the same programs are started by internal/embedded.
 func TestPostgres(t *testing.T) {
 	postgrestest.Run(t, func(t *testing.T, count int) (urls []string) {
 		for range count {
 			urls = append(urls, database(t))
 		}
 		return urls
-	})
+	}, 2)
 }
 
 // TestPostgresLosesRowsAndPositionsTogether applies logs to a server that is killed now and then. Its commits do not wait

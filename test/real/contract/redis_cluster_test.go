@@ -94,15 +94,18 @@ func startRedisCluster(t *testing.T) (addrs []string) {
 // through one that is said to be a cluster's.
 func TestRedisCluster(t *testing.T) {
 	addrs := startRedisCluster(t)
-	client := goredis.NewUniversalClient(&goredis.UniversalOptions{Addrs: addrs})
+	admin := goredis.NewUniversalClient(&goredis.UniversalOptions{Addrs: addrs})
+	defer admin.Close()
+	user, password := routesUser(t, addrs...)
+	client := goredis.NewUniversalClient(&goredis.UniversalOptions{Addrs: addrs, Username: user, Password: password})
 	defer client.Close()
 	two := []string{"{route.0}:a", "{route.1}:a"}
-	if err := client.Eval(t.Context(), `return redis.call('SET', KEYS[1], 'x')`, two).Err(); err == nil || !strings.Contains(err.Error(), "CROSSSLOT") && !strings.Contains(err.Error(), "same slot") {
+	if err := admin.Eval(t.Context(), `return redis.call('SET', KEYS[1], 'x')`, two).Err(); err == nil || !strings.Contains(err.Error(), "CROSSSLOT") && !strings.Contains(err.Error(), "same slot") {
 		t.Fatalf("a script with keys of two slots: %v; these nodes would not notice ours", err)
 	}
 
 	// The cluster's half of the contract: keys are listed node by node.
-	redistest.Run(t, everyNode{client.(*goredis.ClusterClient)}, func(t *testing.T) redistest.Model {
+	redistest.Run(t, client, everyNode{admin.(*goredis.ClusterClient)}, func(t *testing.T) redistest.Model {
 		table, err := routes.New("eu", []im.Origin{"eu", "us"}, 1, 0)
 		if err != nil {
 			t.Fatal(err)

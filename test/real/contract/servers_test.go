@@ -203,6 +203,7 @@ func onConsul() memory {
 		if err != nil {
 			return "", err
 		}
+		request.Header.Set("X-Consul-Token", management)
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			return "", err

@@ -41,7 +41,6 @@ import (
 const (
 	partitions = 16
 	redisWord  = "redis-secret"
-	saslUser   = "antipode"
 	saslWord   = "kafka-secret"
 	// patience bounds every wait for a state.
 	patience = time.Minute
@@ -67,9 +66,13 @@ func TestMain(m *testing.M) {
 		if err := selfSign(e.Host(1), e.Dir("kafka.pem"), e.Dir("kafka-key.pem")); err != nil {
 			return err
 		}
+		users := map[string]string{}
+		for _, name := range kafkaUsers {
+			users[name] = saslWord
+		}
 		w.kafka = backend.NewKafka(backend.KafkaConfig{
 			Dir: e.Dir("kafka"), Host: e.Host(1), Quick: true, Secure: &backend.KafkaSecurity{
-				Cert: e.Dir("kafka.pem"), Key: e.Dir("kafka-key.pem"), Users: map[string]string{saslUser: saslWord},
+				Cert: e.Dir("kafka.pem"), Key: e.Dir("kafka-key.pem"), Users: users, ACLs: true,
 			},
 		})
 		w.postgres = backend.NewPostgres(backend.PostgresConfig{Dir: e.Dir("postgres"), Host: e.Host(1)})

@@ -5,6 +5,7 @@ package service_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/kafka"
@@ -69,11 +71,16 @@ func TestStartUpErrors(t *testing.T) {
 	if err := log.CreateTopics(t.Context(), wrong); err != nil {
 		t.Fatal(err)
 	}
+	routes := goredis.NewClient(&goredis.Options{Addr: world.redis.Addr(), Password: redisWord})
+	defer routes.Close()
+	if err := routes.Do(t.Context(), "ACL", "SETUSER", "reader", "on", ">"+redisWord, "~*", "-@all", "+info", "+ping").Err(); err != nil {
+		t.Fatal(err)
+	}
 	brokers, pg := world.kafka.Addr(), world.postgres.Addr()
 	redis, consul := world.redis.Addr(), world.consul["eu"].Addr()
 	peers := "replicator.peers" // of a link that is not there: a start does not wait for it
 
-	for _, c := range []struct {
+	for i, c := range []struct {
 		command, name string
 		over          settings
 		code          int
@@ -129,9 +136,13 @@ func TestStartUpErrors(t *testing.T) {
 			"log.brokers": world.kafka.SecureAddr(), "log.tls.enabled": "true", "log.tls.ca": world.env.Dir("kafka.pem"),
 		}, 3, []string{"kafka at " + world.kafka.SecureAddr(), "log.sasl"}},
 		{"router", "Kafka refuses the password", settings{
-			"log.brokers": world.kafka.SecureAddr(), "log.sasl.mechanism": "scram-sha-512", "log.sasl.user": saslUser, "log.sasl.password": "wrong",
+			"log.brokers": world.kafka.SecureAddr(), "log.sasl.mechanism": "scram-sha-512", "log.sasl.user": "router", "log.sasl.password": "wrong",
 			"log.tls.enabled": "true", "log.tls.ca": world.env.Dir("kafka.pem"),
 		}, 3, []string{"kafka at " + world.kafka.SecureAddr() + ": the user's name or password is refused: correct log.sasl"}},
+		{"router", "Kafka's user may do nothing", settings{
+			"log.brokers": world.kafka.SecureAddr(), "log.sasl.mechanism": "scram-sha-512", "log.sasl.user": "nobody", "log.sasl.password": saslWord,
+			"log.tls.enabled": "true", "log.tls.ca": world.env.Dir("kafka.pem"),
+		}, 3, []string{"kafka at " + world.kafka.SecureAddr(), "give the user of log.sasl the rights that docs/operations.md lists for it"}},
 		{"router", "Kafka does not speak TLS", settings{"log.tls.enabled": "true"}, 3, []string{"kafka at " + brokers, "log.tls"}},
 
 		{
@@ -187,6 +198,12 @@ func TestStartUpErrors(t *testing.T) {
 			3,
 			[]string{"redis at " + redis + ": the user's name or password is refused: correct routes.user and routes.password"},
 		},
+		{
+			"router", "Redis's user may run no scripts",
+			settings{"routes.user": "reader"},
+			3,
+			[]string{"redis at " + redis + ": the user may not do this: ", "give routes.user the rights that docs/operations.md lists for it"},
+		},
 		{"router", "Redis wants a password", settings{"routes.password": ""}, 3, []string{"redis at " + redis, "routes.password"}},
 
 		{
@@ -206,7 +223,10 @@ func TestStartUpErrors(t *testing.T) {
 		{"gateway", "an address in use", settings{"listen": consul}, 1, []string{consul, "address already in use"}},
 	} {
 		t.Run(c.command+": "+c.name, func(t *testing.T) {
-			args := arguments(t, c.command, c.over)
+			t.Parallel() // most of them wait
+			over := settings{"instance": fmt.Sprintf("wrong-%d", i)}
+			maps.Copy(over, c.over)
+			args := arguments(t, c.command, over)
 			if c.command == "migrate" {
 				args = append(args, "--wait", "1s")
 			}
@@ -237,25 +257,6 @@ func TestStartUpErrors(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestSecureKafka: a service that is told of brokers with TLS and passwords in its file works over them, and so does migrate.
-func TestSecureKafka(t *testing.T) {
-	over := settings{"timelines.urls": database(t), "log.brokers": world.kafka.SecureAddr(), inFile: fmt.Sprintf(`
-log:
-  sasl: {mechanism: scram-sha-512, user: %s, password: %s}
-  tls: {enabled: true, ca: %s}
-`, saslUser, saslWord, world.env.Dir("kafka.pem"))}
-	migrate(t, over)
-	s := start(t, "imserver", "imserver-1", over)
-	share(t, s)
-	eventually(t, "it is ready", func() error {
-		r, err := s.ready()
-		if err == nil && !r.OK {
-			err = fmt.Errorf("%v", r.Checks)
-		}
-		return err
-	})
 }
 
 // TestStartWaits: a backend that is late is waited for, with the reason in the log.
