@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,7 @@ import (
 const (
 	writeTimeout = 10 * time.Second
 	sendQueue    = 256 // frames
-	ackEvery     = 64  // pushes are acknowledged at once when so many are not
+	ackEvery     = 64  // pushes are acknowledged at once when so many are not, at most
 	submitSlots  = 48  // submits under way on one socket; the rest of a gateway's limit is for other calls
 )
 
@@ -176,6 +177,7 @@ func (c *conn) write() {
 	defer ackDue.Stop()
 	var acked uint64
 	waiting := false // ackDue runs
+	many, within := nextAck(c.policy, rand.Float64())
 	for {
 		var f *wire.Frame
 		select {
@@ -183,9 +185,9 @@ func (c *conn) write() {
 		case <-c.acks:
 			if !waiting {
 				waiting = true
-				ackDue.Reset(ms(c.policy.PushAckMs))
+				ackDue.Reset(within)
 			}
-			if c.ack.Load()-acked < ackEvery {
+			if c.ack.Load()-acked < many {
 				continue
 			}
 		case <-ackDue.C:
@@ -206,6 +208,7 @@ func (c *conn) write() {
 		}
 		if f == nil {
 			acked = c.ack.Load()
+			many, within = nextAck(c.policy, rand.Float64())
 			f = wire.FrameOf(&wire.PushAck{Number: acked})
 		}
 		if err := c.send(f); err != nil {
@@ -281,6 +284,13 @@ func (c *conn) bye() {
 	case <-t.C:
 		c.fail(ErrClosed)
 	}
+}
+
+// nextAck tells after how many pushes, and how long at most, the next ones are acknowledged: half of the most, or up to all of it by
+// r, which is random in [0, 1). All members of a group get their pushes at one time, and are not to answer at one time.
+func nextAck(p wire.Policy, r float64) (many uint64, within time.Duration) {
+	part := (1 + r) / 2
+	return uint64(part * ackEvery), time.Duration(part * float64(ms(p.PushAckMs)))
 }
 
 func (c *conn) pushAck(number uint64) {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -226,7 +227,7 @@ func (w *world) push(context.Context) error {
 	return w.out.Push([]im.Push{{Conns: w.conns, Service: "bench", Method: "event", Body: body}})
 }
 
-// ackEvery is how many pushes a client acknowledges at once.
+// ackEvery is how many pushes a client acknowledges at once, on average: clients of a crowd do not do it together.
 const ackEvery = 32
 
 func (w *world) message(b []byte, pushes int64) (sent []int64, answer []byte) {
@@ -234,7 +235,7 @@ func (w *world) message(b []byte, pushes int64) (sent []int64, answer []byte) {
 		return nil, nil
 	}
 	sent = []int64{int64(binary.BigEndian.Uint64(b[len(b)-messageBytes:]))}
-	if (pushes+1)%ackEvery == 0 {
+	if rand.IntN(ackEvery) == 0 {
 		answer = w.encode(wire.FrameOf(&wire.PushAck{Number: uint64(pushes + 1)}))
 	}
 	return sent, answer

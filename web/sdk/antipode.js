@@ -68,6 +68,8 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
 /** For a call's reply. It exceeds the servers' deadline for global acks. */
 const CALL_MS = 20000;
 const PUSH_ACK_EVERY = 32;
+/** The part of the most pushes, and of the most time, after which they are acknowledged: not by all members of a group at one time. */
+const ackPart = () => (1 + Math.random()) / 2;
 /** Submits of one conversation under way at once on a socket. Over HTTP there is no order but one at a time. */
 const WINDOW = 16;
 /** Between two looks while calls go over HTTP. */
@@ -418,10 +420,12 @@ export class Client extends Emitter {
     let received = 0n; // on this connection: what came on another one is not to be acknowledged here
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
+    let part = ackPart();
     const ack = () => {
       clearTimeout(timer);
       timer = undefined;
       unacked = 0;
+      part = ackPart();
       connection.pushAck(received);
     };
     connection.on('push', (push) => {
@@ -440,8 +444,8 @@ export class Client extends Emitter {
         if (id) this.typing.stop(id, push.body.record.sender ?? '');
         if (id && id === this.#open && !this.sync.conversation(id).membersKnown) void this.sync.learn(this.sync.conversation(id));
       }
-      if (++unacked >= PUSH_ACK_EVERY) ack();
-      else timer ??= setTimeout(ack, this.#endpoints.policy.pushAck);
+      if (++unacked >= PUSH_ACK_EVERY * part) ack();
+      else timer ??= setTimeout(ack, this.#endpoints.policy.pushAck * part);
     });
     connection.on('behind', (number) => {
       if (number > session.push) session.push = number;
