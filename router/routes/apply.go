@@ -188,11 +188,11 @@ func (t *Table) claim(s *shard, o int, e *Entry, now im.Stamp, res *Result) {
 
 // set writes what a claim says, but for the names.
 func (r row) set(c *im.Route, since im.Stamp) {
-	binary.LittleEndian.PutUint64(r, c.Conn)
-	binary.LittleEndian.PutUint64(r[8:], c.Login)
-	binary.LittleEndian.PutUint64(r[16:], uint64(c.Offset))
-	binary.LittleEndian.PutUint64(r[24:], uint64(c.Claimed))
-	binary.LittleEndian.PutUint64(r[32:], uint64(since))
+	binary.LittleEndian.PutUint64(r, c.Login)
+	binary.LittleEndian.PutUint64(r[8:], uint64(c.Offset))
+	binary.LittleEndian.PutUint64(r[16:], uint64(since))
+	binary.LittleEndian.PutUint64(r[rowConn:], c.Conn)
+	binary.LittleEndian.PutUint64(r[32:], uint64(c.Claimed))
 	r[49] &^= flagOffline
 	if c.Offline {
 		r[49] |= flagOffline

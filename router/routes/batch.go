@@ -9,7 +9,8 @@ type Found struct {
 	shards  []int32    // of each uid
 	order   []int32    // uids by shard
 	starts  []int32    // of each shard, in order
-	slots   []uint64   // of the shard in hand: what each uid's first slot holds
+	hashes  []uint32   // of the shard in hand: of each uid
+	slots   []uint64   // and what its first slot holds
 	touched uint64
 }
 
@@ -54,22 +55,27 @@ func sized[T any](s []T, n int) []T {
 }
 
 func (t *Table) targetsIn(f *Found, s *shard, mine []int32, uids []im.UID, now im.Stamp) {
-	f.slots = sized(f.slots, len(mine))
+	f.hashes, f.slots = sized(f.hashes, len(mine)), sized(f.slots, len(mine))
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	for k, i := range mine {
+		f.hashes[k] = s.hash(uids[i])
+	}
 	if len(s.slots) > 0 && len(mine) > 1 {
-		for k, i := range mine {
-			f.slots[k] = s.slots[home(s.hash(uids[i]), len(s.slots))]
+		for k, hash := range f.hashes {
+			f.slots[k] = s.slots[home(hash, len(s.slots))]
 		}
-		for _, v := range f.slots { // mostly the row that is looked for
+		for _, v := range f.slots { // mostly the row that is looked for; what is read of it may stand in two cache lines
 			if v != 0 {
-				f.touched += uint64(s.at(ref(v))[rowHead-1])
+				r := s.at(ref(v))
+				f.touched += uint64(r[rowConn]) + uint64(r[rowHead])
 			}
 		}
 	}
-	for _, i := range mine {
+	for k, i := range mine {
 		from := len(f.targets)
-		f.targets = t.targets(f.targets, s, uids[i], now)
+		_, first, _ := s.find(uids[i], f.hashes[k])
+		f.targets = t.targets(f.targets, s, first, now)
 		f.spans[i] = [2]int32{int32(from), int32(len(f.targets))}
 	}
 }

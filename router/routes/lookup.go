@@ -36,22 +36,34 @@ func (t *Table) Targets(dst []Target, uid im.UID, now im.Stamp) []Target {
 	s := &t.shards[t.Number(uid)]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return t.targets(dst, s, uid, now)
+	return t.targets(dst, s, s.first(uid), now)
 }
 
-// targets is Targets in a user's shard. The lock is held.
-func (t *Table) targets(dst []Target, s *shard, uid im.UID, now im.Stamp) []Target {
-	first := s.first(uid)
+// targets is Targets of the user whose first row is given. The lock is held.
+func (t *Table) targets(dst []Target, s *shard, first ref, now im.Stamp) []Target {
+	if first == 0 {
+		return dst
+	}
+	if b := s.at(first); b.next() == 0 { // most have one device
+		if t.usable(s, b, now) {
+			dst = append(dst, s.target(b))
+		}
+		return dst
+	}
 	crowd := t.crowd(s, first, now)
 	for r := first; r != 0; {
 		b := s.at(r)
 		if crowd == nil && t.best(s, first, r, now) || crowd != nil && crowd[keyOf(b)] == r {
-			l := &s.store.lives[b.life()]
-			dst = append(dst, Target{s.logs[l.origin].region, l.gateway, b.conn(), b.offline()})
+			dst = append(dst, s.target(b))
 		}
 		r = b.next()
 	}
 	return dst
+}
+
+func (s *shard) target(r row) Target {
+	l := &s.store.lives[r.life()]
+	return Target{s.logs[l.origin].region, l.gateway, r.conn(), r.offline()}
 }
 
 // Lookup appends the route of each device of a user to dst: of the live ones in regions that count, the highest.

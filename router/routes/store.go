@@ -53,22 +53,25 @@ func newStore() store {
 
 // row is the bytes of a row, and maybe more behind them.
 //
-//	conn 8  login 8  offset 8  claimed 8  since 8  life 4  next 4  platform 1  flags 1  uid's length 1  device's length 1
+//	login 8  offset 8  since 8  conn 8  claimed 8  life 4  next 4  platform 1  flags 1  uid's length 1  device's length 1
 //	uid  device  (platform's length 1  platform: where it has no number)
+//
+// What a lookup reads stands together: from conn to the uid.
 type row []byte
 
 const (
+	rowConn = 24
 	rowHead = 52
 
 	flagOffline = 1 << 0
 	flagUUID    = 1 << 1 // the device is the 16 bytes of a UUID
 )
 
-func (r row) conn() uint64      { return binary.LittleEndian.Uint64(r) }
-func (r row) login() uint64     { return binary.LittleEndian.Uint64(r[8:]) }
-func (r row) offset() int64     { return int64(binary.LittleEndian.Uint64(r[16:])) }
-func (r row) claimed() im.Stamp { return im.Stamp(binary.LittleEndian.Uint64(r[24:])) }
-func (r row) since() im.Stamp   { return im.Stamp(binary.LittleEndian.Uint64(r[32:])) }
+func (r row) login() uint64     { return binary.LittleEndian.Uint64(r) }
+func (r row) offset() int64     { return int64(binary.LittleEndian.Uint64(r[8:])) }
+func (r row) since() im.Stamp   { return im.Stamp(binary.LittleEndian.Uint64(r[16:])) }
+func (r row) conn() uint64      { return binary.LittleEndian.Uint64(r[rowConn:]) }
+func (r row) claimed() im.Stamp { return im.Stamp(binary.LittleEndian.Uint64(r[32:])) }
 func (r row) life() uint32      { return binary.LittleEndian.Uint32(r[40:]) }
 func (r row) next() ref         { return ref(binary.LittleEndian.Uint32(r[44:])) }
 func (r row) offline() bool     { return r[49]&flagOffline != 0 }
