@@ -47,6 +47,10 @@ func (g *Gateway) serveCall(w http.ResponseWriter, r *http.Request, service, met
 	_, _ = w.Write(body) // the caller left: nobody to tell
 }
 
+// errCutShort is of a request whose body did not come in time, or not to its end: the network's fault, and no reason not to try
+// again.
+var errCutShort = im.Errorf(im.CodeUnavailable, "the body of the request did not come whole in time")
+
 func (g *Gateway) callHTTP(r *http.Request, service, method string) (result im.CallResult, asJSON bool, err error) {
 	media, _, mediaErr := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	asJSON = media != mediaProtobuf
@@ -82,7 +86,7 @@ func (g *Gateway) callHTTP(r *http.Request, service, method string) (result im.C
 	g.metrics.read(len(body))
 	switch {
 	case err != nil:
-		return result, asJSON, im.Errorf(im.CodeBadRequest, "the body could not be read")
+		return result, asJSON, errCutShort
 	case len(body) > g.cfg.MaxFrame:
 		return result, asJSON, im.Errorf(im.CodeFrameTooLarge, "the body has more than %d bytes", g.cfg.MaxFrame)
 	}

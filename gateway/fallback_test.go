@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -121,6 +124,32 @@ func TestFallbackErrors(t *testing.T) {
 }
 
 // Every code of a service comes with the status of its row in the table.
+// A request that the network cut short may be made again: a client stops at what it is told is a bad one.
+func TestBodyCutShort(t *testing.T) {
+	r := newRig(t)
+	for _, path := range []string{"/v1/submit", "/v1/poll"} {
+		c, err := net.DialTimeout("tcp", r.g.Addr(), 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(time.Minute))
+		head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\n", path, r.token("ann"))
+		if _, err := io.WriteString(c, head+"Content-Length: 100\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		c.(*net.TCPConn).CloseWrite()
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(response.Body)
+		if want := im.CodeUnavailable; err != nil || response.StatusCode != want.Spec().HTTP || !strings.Contains(string(b), `"`+string(want)+`"`) {
+			t.Errorf("%s: %d %s %v, want %s", path, response.StatusCode, b, err, want)
+		}
+		c.Close()
+	}
+}
+
 func TestFallbackStatus(t *testing.T) {
 	r := newRig(t)
 	for _, code := range im.Codes() {

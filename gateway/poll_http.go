@@ -90,7 +90,7 @@ func (g *Gateway) readPoll(r *http.Request, codec *wire.Codec) (q wire.PollReque
 	body, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	switch {
 	case err != nil:
-		return q, im.Errorf(im.CodeBadRequest, "the body could not be read")
+		return q, errCutShort
 	case len(body) > most:
 		return q, im.Errorf(im.CodeFrameTooLarge, "the body has more than %d bytes", most)
 	}
