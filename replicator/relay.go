@@ -246,6 +246,7 @@ type copyReader struct {
 	places  map[im.Partition]int64 // where partitions are to be read from next, in the origin's offsets
 	follows map[im.Partition]*following
 	parked  map[im.Partition]*following // where those stood that are not read at present
+	ended   error                       // nothing is read any more
 }
 
 // following is where the reader of a copy stands.
@@ -290,6 +291,9 @@ func (r *copyReader) Close() { r.inner.Close() }
 
 // Poll returns what comes next.
 func (r *copyReader) Poll(ctx context.Context) ([]im.Batch, error) {
+	if r.ended != nil { // also if its caller left that unread, as it does with errors of a Poll that it interrupted
+		return nil, r.ended
+	}
 	if err := r.place(ctx); err != nil {
 		return nil, err
 	}
@@ -302,6 +306,7 @@ func (r *copyReader) Poll(ctx context.Context) ([]im.Batch, error) {
 		}
 		entries, bad := r.follow(f, b.Partition, b.Entries)
 		if bad != nil {
+			r.ended = bad
 			err = errors.Join(err, bad)
 			continue
 		}
