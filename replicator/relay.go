@@ -28,6 +28,7 @@ type copyLog struct {
 	mu     sync.Mutex
 	starts map[im.Partition]int64    // the first origin offset of which the copy has all that follow, where it is known
 	checks map[im.Partition]lastSeen // what the receiver has past the end of the copy, to be compared when that gets there
+	held   map[im.Partition]int64    // up to where the receiver holds what was compared
 }
 
 // lastSeen is the last record that a receiver has.
@@ -37,7 +38,7 @@ type lastSeen struct {
 }
 
 func newCopyLog(r *Replicator, c *receiving) *copyLog {
-	return &copyLog{r: r, c: c, starts: map[im.Partition]int64{}, checks: map[im.Partition]lastSeen{}}
+	return &copyLog{r: r, c: c, starts: map[im.Partition]int64{}, checks: map[im.Partition]lastSeen{}, held: map[im.Partition]int64{}}
 }
 
 func (s *copyLog) origin() im.Origin { return s.c.peer.Origin }
@@ -202,20 +203,18 @@ func (s *copyLog) take(ctx context.Context, p im.Partition, b im.Bounds, first, 
 	return found, past, nil
 }
 
-// holds takes what a receiver holds, where its records were compared with the copy's.
-func (s *copyLog) holds(peer im.Region, offsets map[im.Partition]int64) {
-	compared := make(map[im.Partition]int64, len(offsets))
+// holds takes what the receiver holds, where its records were compared with the copy's.
+func (s *copyLog) holds(_ im.Region, offsets map[im.Partition]int64) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for p, offset := range offsets {
 		if _, open := s.checks[p]; !open {
-			compared[p] = offset
+			s.held[p] = max(s.held[p], offset)
 		}
 	}
-	s.mu.Unlock()
-	s.c.relays.report(peer, compared)
 }
 
-func (s *copyLog) linked(peer im.Region, by int) { s.c.relays.link(peer, by) }
+func (s *copyLog) linked(peer im.Region, by int) { s.c.relays.link(s, peer, by > 0) }
 
 func (s *copyLog) reader(from map[im.Partition]int64, _ bool) Reader {
 	r := &copyReader{
@@ -411,66 +410,59 @@ func (s *copyLog) compared(p im.Partition, e *im.Entry, offset int64) error {
 			p, offset, check.checksum, sum, s.r.cfg.Region)}
 	}
 	delete(s.checks, p)
+	s.held[p] = max(s.held[p], offset+1)
 	return nil
 }
 
-// relays are the regions that take a log from the copy of it, and what they hold.
+// relays are the open links over which regions take a log from the copy of it.
 type relays struct {
-	mu sync.Mutex
-	of map[im.Region]*relayed
+	mu   sync.Mutex // taken before that of a copyLog
+	open map[*copyLog]im.Region
 }
 
-type relayed struct {
-	open  int // links
-	holds map[im.Partition]int64
-}
-
-func (r *relays) at(peer im.Region) *relayed {
-	if r.of == nil {
-		r.of = map[im.Region]*relayed{}
-	}
-	if r.of[peer] == nil {
-		r.of[peer] = &relayed{holds: map[im.Partition]int64{}}
-	}
-	return r.of[peer]
-}
-
-func (r *relays) report(peer im.Region, offsets map[im.Partition]int64) {
+func (r *relays) link(s *copyLog, peer im.Region, open bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	holds := r.at(peer).holds
-	for p, offset := range offsets {
-		holds[p] = max(holds[p], offset)
+	if !open {
+		delete(r.open, s)
+		return
 	}
+	if r.open == nil {
+		r.open = map[*copyLog]im.Region{}
+	}
+	r.open[s] = peer
 }
 
-func (r *relays) link(peer im.Region, by int) {
+// holds is what each region holds, by all of its links.
+func (r *relays) holds() map[im.Region]map[im.Partition]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at := r.at(peer)
-	at.open += by
-	if at.open <= 0 {
-		delete(r.of, peer)
+	all := map[im.Region]map[im.Partition]int64{}
+	for s, peer := range r.open {
+		if all[peer] == nil {
+			all[peer] = map[im.Partition]int64{}
+		}
+		s.mu.Lock()
+		for p, offset := range s.held {
+			all[peer][p] = max(all[peer][p], offset)
+		}
+		s.mu.Unlock()
 	}
+	return all
 }
 
 // tellRelayed says who takes the log from the copy now. What they hold counts no further than the copy does: it is the read-back of
 // that which the origin may believe.
 func (c *receiving) tellRelayed() []*wire.LinkRelayed {
-	c.relays.mu.Lock()
-	defer c.relays.mu.Unlock()
 	var all []*wire.LinkRelayed
-	for _, peer := range slices.Sorted(maps.Keys(c.relays.of)) {
-		at := c.relays.of[peer]
-		if at.open <= 0 {
-			continue
-		}
+	holds := c.relays.holds()
+	for _, peer := range slices.Sorted(maps.Keys(holds)) {
 		m := &wire.LinkRelayed{Region: string(peer)}
 		for _, p := range c.parts {
 			p.mu.Lock()
 			own, refused := p.sentHeld, p.refused != ""
 			p.mu.Unlock()
-			if next := min(at.holds[p.p], own); next > 0 && !refused {
+			if next := min(holds[peer][p.p], own); next > 0 && !refused {
 				m.Offsets = append(m.Offsets, &wire.LinkOffset{Partition: uint32(p.i), Offset: next})
 			}
 		}

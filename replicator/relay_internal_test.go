@@ -77,3 +77,42 @@ func TestNothingIsShippedPastWhatParted(t *testing.T) {
 		t.Fatal("nothing was read")
 	}
 }
+
+// TestRelayedWhileALinkIsOpen: what a region holds of a copy is told while any of its links is open, and only what was compared.
+func TestRelayedWhileALinkIsOpen(t *testing.T) {
+	r, c := between(t)
+	p, behind := c.parts[0], c.parts[1]
+	p.sentHeld, behind.sentHeld = 20, 20
+	told := func() map[im.Partition]int64 {
+		all := map[im.Partition]int64{}
+		for _, m := range c.tellRelayed() {
+			if m.Region != "ap" {
+				t.Fatalf("%s takes no log from the copy", m.Region)
+			}
+			for _, o := range m.Offsets {
+				all[c.parts[o.Partition].p] = o.Offset
+			}
+		}
+		return all
+	}
+	first, second := newCopyLog(r, c), newCopyLog(r, c)
+	first.holds("ap", map[im.Partition]int64{p.p: 10})
+	first.linked("ap", +1)
+	second.checks[behind.p] = lastSeen{offset: 14}
+	second.holds("ap", map[im.Partition]int64{p.p: 10, behind.p: 15}) // it opens while the other closes
+	first.linked("ap", -1)
+	second.linked("ap", +1)
+	if all := told(); all[p.p] != 10 || all[behind.p] != 0 {
+		t.Errorf("told %v; the one is held up to 10, the other is not compared yet", all)
+	}
+	if err := second.compared(behind.p, &im.Entry{}, 14); err != nil {
+		t.Fatal(err)
+	}
+	if all := told(); all[behind.p] != 15 {
+		t.Errorf("told %v; both are compared", all)
+	}
+	second.linked("ap", -1)
+	if all := c.tellRelayed(); len(all) > 0 {
+		t.Errorf("told %v; no link is open", all)
+	}
+}
