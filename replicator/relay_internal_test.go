@@ -116,3 +116,42 @@ func TestRelayedWhileALinkIsOpen(t *testing.T) {
 		t.Errorf("told %v; no link is open", all)
 	}
 }
+
+// talkative is a link on which more notifies wait after each, for two regions in turn, until a status was sent.
+type talkative struct {
+	wire.LinkSender
+	l      *sending
+	turn   int
+	gaveUp time.Time
+}
+
+var errEnough = errors.New("enough")
+
+func (s *talkative) Send(m *wire.LinkResponse) error {
+	switch m.Kind.(type) {
+	case *wire.LinkResponseStatus:
+		return errEnough
+	case *wire.LinkResponseNotify:
+		if time.Now().After(s.gaveUp) {
+			return errors.New("no status goes")
+		}
+	}
+	for ; len(s.l.notifies) < 8; s.turn++ {
+		if err := s.l.notify([]im.Region{"eu", "ap"}[s.turn%2], []im.Delivery{{Service: "im"}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestStatusesGoBesideNotifies: however many notifies wait for a region and those behind it, statuses go.
+func TestStatusesGoBesideNotifies(t *testing.T) {
+	r, _ := between(t)
+	l := &sending{
+		r: r, peer: "eu", source: ownLog{r}, batches: make(chan outgoing), notifies: make(chan notify, 16), throttle: &throttle{now: time.Now},
+	}
+	l.stream = &talkative{l: l, gaveUp: time.Now().Add(time.Minute)}
+	if err := l.write(t.Context()); !errors.Is(err, errEnough) {
+		t.Error(err)
+	}
+}

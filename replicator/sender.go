@@ -284,8 +284,14 @@ func (l *sending) write(ctx context.Context) error {
 	for {
 		var out outgoing
 		if n := l.waits; n != nil {
-			l.waits = nil
-			if out.m = l.notifyMessage(*n); out.m != nil {
+			select {
+			case <-tick.C: // without statuses both ends give the link up
+				out.m = l.statusMessage()
+			default:
+				l.waits = nil
+				out.m = l.notifyMessage(*n)
+			}
+			if out.m != nil {
 				if err := l.send(ctx, out); err != nil {
 					return err
 				}
