@@ -14,7 +14,7 @@ func (r *Replicator) Ends() map[im.Region]map[im.Partition]int64 {
 		c := p.in
 		all[c.peer.Region] = nil
 		c.mu.Lock()
-		open := c.open && r.now().Sub(c.told.at) <= r.cfg.LinkTimeout
+		open := c.open && (c.told.via == "" || r.now().Sub(c.told.at) <= r.cfg.LinkTimeout)
 		c.mu.Unlock()
 		if !open {
 			continue

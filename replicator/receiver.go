@@ -293,7 +293,11 @@ func (c *receiving) opened(m *wire.LinkResponse, sender im.Region) ([]*part, err
 	for i, s := range o.Partitions {
 		p := c.parts[i]
 		p.mu.Lock()
-		p.end = s.End
+		if sender != c.peer.Region {
+			p.end = max(p.end, s.End) // it may have heard of less than was heard here
+		} else {
+			p.end = s.End
+		}
 		if len(s.LogId) == len(p.theirs) {
 			p.theirs = im.UUID(s.LogId)
 		}

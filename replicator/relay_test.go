@@ -213,6 +213,37 @@ func TestPairHealsThroughThird(t *testing.T) {
 	m.caughtUp(t)
 }
 
+// TestStandInHeardLess: a region that stands in and has not heard of records does not make the other forget that it lacks them.
+func TestStandInHeardLess(t *testing.T) {
+	m := newMesh(t, func(c *replicator.Config) {
+		if c.Region == "ap" {
+			standIn(c)
+		}
+	}, "eu", "us", "ap").start()
+	m.caughtUp(t)
+	eu, ap := m.nodes["eu"], m.nodes["ap"]
+	m.apart("eu", "us")
+	ap.log.setFault(func(p im.Partition, _ []im.Entry) appendFault {
+		if p.Origin() == "eu" {
+			return lost
+		}
+		return fine
+	})
+	write(eu, eu.own()[0], 10)
+	lag := func() (records int64) {
+		for _, l := range m.linkIn(t, "ap", "eu").Lag {
+			records += l.Records
+		}
+		return records
+	}
+	eventually(t, "ap heard what it lacks", func() bool { return lag() == 10 })
+	m.apart("eu", "ap")
+	m.linked(t, "ap", "eu", "us")
+	if n := lag(); n != 10 {
+		t.Errorf("ap thinks that it lacks %d records; it lacks 10, of which us has not heard", n)
+	}
+}
+
 // TestNobodyWaitsInACircle: regions that all lost an origin do not take its log from each other, and take it from the first that
 // reaches it.
 func TestNobodyWaitsInACircle(t *testing.T) {

@@ -338,6 +338,7 @@ func (l *sending) send(ctx context.Context, out outgoing) error {
 
 func (l *sending) openedMessage() *wire.LinkResponse {
 	o := &wire.LinkOpened{Region: string(l.r.cfg.Region), Partitions: make([]*wire.LinkPartitionState, len(l.parts))}
+	news := l.source.news() // before the ends, which may be newer than it says, not older
 	names, ends := l.source.state()
 	for i := range l.parts {
 		p := &l.parts[i]
@@ -347,15 +348,16 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 		}
 		o.Partitions[i] = s
 	}
-	o.ClockMs, o.Version, o.News = l.r.now().UnixMilli(), l.version, l.source.news()
+	o.ClockMs, o.Version, o.News = l.r.now().UnixMilli(), l.version, news
 	return &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 }
 
 func (l *sending) statusMessage() *wire.LinkResponse {
+	news := l.source.news() // before the ends, as in openedMessage
 	_, ends := l.source.state()
 	s := &wire.LinkStatus{
 		ClockMs: l.r.now().UnixMilli(), RoundTripUs: l.r.clocks.trip(l.peer).Microseconds(),
-		Ends: make([]*wire.LinkOffset, 0, len(l.index)), News: l.source.news(),
+		Ends: make([]*wire.LinkOffset, 0, len(l.index)), News: news,
 	}
 	for p, i := range l.index {
 		if b, ok := ends[p]; ok {
