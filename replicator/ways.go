@@ -11,8 +11,8 @@ import (
 // nothing: it is told what became of links, and asked what to do next.
 //
 // A stand-in is taken once the first way has not worked for after, and left when that works again. A first way that was
-// returned to and closed within after did not work: the next look at it comes later, up to waysPatience times after. Between
-// two stand-ins the first way is tried.
+// returned to and was refused, closed within after, or deaf did not work: the next look at it comes later, up to waysPatience
+// times after. Between two stand-ins the first way is tried.
 type ways struct {
 	first  im.Region
 	others []im.Region // that may stand in, in turn; none: never
@@ -23,6 +23,7 @@ type ways struct {
 	standing bool      // a stand-in is taken
 	back     bool      // and is to be left: the first way works
 	turn     int       // among others
+	returned bool      // the first way is taken because it was seen to work
 	returns  int       // to the first way that did not last, in a row
 	looked   time.Time // when it was looked last whether the first way works, or a stand-in was taken
 }
@@ -48,11 +49,11 @@ func (w *ways) open(now time.Time) { w.opened = now }
 // closed notes that the link over the way closed, or could not be opened.
 func (w *ways) closed(now time.Time) {
 	lasted := !w.opened.IsZero() && now.Sub(w.opened) >= w.after
-	tried := !w.opened.IsZero()
-	w.opened = time.Time{}
+	tried := w.returned || !w.opened.IsZero()
+	w.opened, w.returned = time.Time{}, false
 	switch {
 	case w.back:
-		w.standing, w.back = false, false
+		w.standing, w.back, w.returned = false, false, true
 		return
 	case w.standing:
 		w.standing = false
@@ -93,7 +94,12 @@ func (w *ways) giveUp(heard, now time.Time) bool {
 		return false
 	}
 	if !w.standing { // the first way is a region in between, too
-		w.down, w.opened = heard, time.Time{}
+		if heard.Sub(w.opened) >= w.after {
+			w.returns = 0
+		} else {
+			w.returns++
+		}
+		w.down, w.opened, w.returned = heard, time.Time{}, false
 	}
 	return true
 }
