@@ -150,23 +150,51 @@ func TestSilentHub(t *testing.T) {
 	eventually(t, "ap hears of eu again", func() bool { return age() < 1 })
 }
 
-// TestHubTellsOnlyWhatIsHeld: a spoke that does not append holds nothing, whatever the hub holds.
-func TestHubTellsOnlyWhatIsHeld(t *testing.T) {
-	m := newHub(t, patient, "us", "eu", "ap")
-	m.caughtUp(t)
-	eventually(t, "eu knows that ap has it all", func() bool { o := m.linkOut(t, "eu", "ap"); return o.Open && o.Behind == 0 })
-	m.nodes["ap"].log.setFault(func(p im.Partition, _ []im.Entry) appendFault {
-		if p.Origin() == "eu" {
+// loses has appends to some copies fail.
+func (n *node) loses(which func(im.Partition) bool) {
+	n.log.setFault(func(p im.Partition, _ []im.Entry) appendFault {
+		if which(p) {
 			return lost
 		}
 		return fine
 	})
-	m.writeAll(0, 40)
-	eventually(t, "the hub has it, which is told", m.nodes["eu"].allHeld)
-	eventually(t, "eu knows what ap lacks", func() bool { return m.linkOut(t, "eu", "ap").Behind == 40 })
-	m.nodes["ap"].log.setFault(nil)
+}
+
+// TestHubTellsOnlyWhatIsHeld: a spoke that does not append holds nothing, whatever the hub holds.
+func TestHubTellsOnlyWhatIsHeld(t *testing.T) {
+	m := newHub(t, patient, "us", "eu", "ap")
 	m.caughtUp(t)
-	eventually(t, "eu knows that ap has it all", func() bool { return m.linkOut(t, "eu", "ap").Behind == 0 })
+	eu, ap := m.nodes["eu"], m.nodes["ap"]
+	behind := func() int64 { return m.linkOut(t, "eu", "ap").Behind }
+	eventually(t, "eu knows that ap has it all", func() bool { return behind() == 0 })
+	p, other := eu.own()[0], eu.own()[1]
+	ap.loses(func(of im.Partition) bool { return of == p })
+	write(eu, p, 10)
+	eventually(t, "the hub has it, which is told", eu.allHeld)
+	write(eu, other, 7)
+	eventually(t, "eu knows that ap has the one and not the other", func() bool { return behind() == 10 })
+	ap.log.setFault(nil)
+	m.caughtUp(t)
+	eventually(t, "eu knows that ap has it all", func() bool { return behind() == 0 })
+}
+
+// TestLagBehindHub: what a spoke lacks counts from the end of the origin's log, not of the hub's copy.
+func TestLagBehindHub(t *testing.T) {
+	m := newHub(t, patient, "us", "eu", "ap")
+	m.caughtUp(t)
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	us.loses(func(p im.Partition) bool { return p.Origin() == "eu" })
+	write(eu, eu.own()[0], 10)
+	lag := func() (records int64) {
+		for _, l := range m.linkIn(t, "ap", "eu").Lag {
+			records += l.Records
+		}
+		return records
+	}
+	eventually(t, "ap knows what it lacks", func() bool { return lag() == 10 })
+	us.log.setFault(nil)
+	m.caughtUp(t)
+	eventually(t, "ap lacks nothing", func() bool { return lag() == 0 })
 }
 
 // TestHubPassesNotifies: they take the way of the log.
@@ -264,6 +292,22 @@ func TestNobodyWaitsInACircle(t *testing.T) {
 	}
 	m.proxy("sa", "eu").Heal()
 	m.caughtUp(t)
+}
+
+// TestOneHop: a region that takes a log from a copy gives it to nobody.
+func TestOneHop(t *testing.T) {
+	other := map[im.Region]im.Region{"us": "ap", "ap": "us"}
+	m := newMesh(t, func(c *replicator.Config) {
+		if via := other[c.Region]; via != "" {
+			c.Via = map[im.Region]im.Region{"eu": via}
+		}
+	}, "eu", "us", "ap").start()
+	for r, via := range other {
+		eventually(t, string(r)+" is refused", func() bool {
+			in := m.linkIn(t, r, "eu")
+			return !in.Open && strings.Contains(in.Error, fmt.Sprintf("region %s takes the log of eu from %s itself", via, r))
+		})
+	}
 }
 
 // TestLoseBehindHub: a region is declared lost while it writes and others take its log from the hub's copy. What it was told to be
