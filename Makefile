@@ -49,9 +49,9 @@ sim: ## simulate the regions (SIM_RUNS=1000 worlds from the seed SIM_FIRST=1 on)
 # What breaks one is kept in testdata/fuzz beside it, and tested from then on.
 FUZZ ?= 30s
 
-fuzz: ## fuzz what decodes strangers' bytes, and the pure cores (FUZZ=30s each; 8 minutes)
-	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied \
-	    ./im ./imserver/view ./ipconf/rank ./router/routes; do \
+fuzz: ## fuzz what decodes others' bytes, and the pure cores (FUZZ=30s each; 12 minutes)
+	@set -e; for at in ./gateway ./gateway/auth ./gateway/ws ./wire ./internal/proxied ./internal/kafka \
+	    ./im ./imserver/view ./ipconf/rank ./router/routes ./client/timeline; do \
 	  for target in $$($(GO) test -list '^Fuzz' $$at | grep '^Fuzz'); do \
 	    echo "$$at $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x $$at; \
 	  done; done
