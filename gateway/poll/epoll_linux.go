@@ -21,6 +21,7 @@ type Epoll struct {
 	loops   []*loop
 	next    atomic.Uint32
 	streams Goroutines // connections that are no sockets
+	records sync.Pool  // of *[record]byte: what TLS decrypts goes through these
 	running sync.WaitGroup
 	closed  atomic.Bool
 }
@@ -65,7 +66,7 @@ func (p *Epoll) addSecured(t *tls.Conn, bottom *Bottom, tcp *net.TCPConn, h Hand
 	if err != nil {
 		return err
 	}
-	s := &secured{tls: t, handler: h}
+	s := &secured{tls: t, handler: h, records: &p.records}
 	raw := p.socket(fd, s)
 	s.raw, bottom.over = raw, s
 	start(s)

@@ -79,14 +79,12 @@ const (
 
 var errPending = errors.New("poll: the other end has TLS answer, and does not read")
 
-// records are lent to those that are being read.
-var records = sync.Pool{New: func() any { return new([record]byte) }}
-
 // secured is a TLS connection whose socket is in a loop: the Socket of one Handler, and itself the Handler of the socket.
 type secured struct {
 	tls     *tls.Conn
 	handler Handler
 	raw     Socket
+	records *sync.Pool // of *[record]byte: lent to who is being read
 	closed  atomic.Bool
 
 	// The loop's.
@@ -120,8 +118,11 @@ func (s *secured) Data(b []byte) {
 
 // read decrypts what there is.
 func (s *secured) read() {
-	lent, _ := records.Get().(*[record]byte)
-	defer records.Put(lent)
+	lent, ok := s.records.Get().(*[record]byte)
+	if !ok {
+		lent = new([record]byte)
+	}
+	defer s.records.Put(lent)
 	for !s.paused && !s.closed.Load() {
 		n, err := s.tls.Read(lent[:])
 		if n > 0 {
