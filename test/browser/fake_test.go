@@ -34,6 +34,16 @@ func fake(t *testing.T) (*fakedev.World, string) {
 	return world, server.URL
 }
 
+// eventually waits until what the world knows is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(Wait); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
 // TestPages runs what also runs over `antipode dev`.
 func TestPages(t *testing.T) {
 	b := Start(t)
@@ -136,6 +146,22 @@ func TestClientDuties(t *testing.T) {
 		}
 		say(t, world, Here, "ann", "five")
 		bob.Shows("one", "two", "three", "four", "five")
+	})
+
+	t.Run("the own region's pull is cancelled once the origin has filled the gap", func(t *testing.T) {
+		world, base := fake(t)
+		bob := b.OpenChat(t, base, "bob", There, "ann")
+		say(t, world, There, "ann", "one")
+		bob.Shows("one")
+		if err := world.Cut(t.Context(), Here, There); err != nil {
+			t.Fatal(err)
+		}
+		world.Stall(There, true)
+		say(t, world, Here, "ann", "two")
+		say(t, world, Here, "ann", "three")
+		world.Hint(Here, There, "bob", conversation)
+		bob.Shows("one", "two", "three")
+		eventually(t, "the pull is taken back", func() bool { return world.Cancels() == 1 })
 	})
 
 	t.Run("a repeat shows once", func(t *testing.T) {

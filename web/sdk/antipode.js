@@ -140,7 +140,7 @@ export class Client extends Emitter {
         origin: () => this.#origin,
         seen: (id) => this.sync.conversations.get(id)?.timeline.stamp.toString() ?? '0',
         reachable: () => this.#reachable(),
-        send: ({ conversation, body, trace }) => this.#call('submit', conversation, body, trace),
+        send: ({ conversation, body, trace }) => this.#call('submit', conversation, body, { trace }),
         sendTo: (region, { body, trace }) => this.#http.at(region, '/v1/submit', body, this.#stopping.signal, trace),
       },
       this.#stopping.signal,
@@ -151,7 +151,7 @@ export class Client extends Emitter {
         policy: () => this.#endpoints.policy,
         region: () => this.state.region,
         online: () => this.#connection !== undefined || this.state.polling,
-        call: (method, key, body) => this.#call(method, key, body),
+        call: (method, key, body, signal) => this.#call(method, key, body, { signal }),
         pullFrom: (region, body, signal) => this.#http.at(region, '/v1/pull', body, signal),
         changed: (conversation) => this.emit('changed', conversation),
       },
@@ -512,17 +512,21 @@ export class Client extends Emitter {
     return this.#token.token;
   }
 
-  /** @param {string} method @param {string} key @param {object} body @param {string} [trace] @returns {Promise<any>} */
-  #call(method, key, body, trace = '') {
-    if (this.#connection) return this.#connection.call(method, key, body, { trace, timeoutMs: CALL_MS });
-    if (this.state.polling) return this.#http.call(method, key, body, trace);
+  /**
+   * @param {string} method @param {string} key @param {object} body
+   * @param {{trace?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<any>}
+   */
+  #call(method, key, body, { trace = '', signal } = {}) {
+    if (this.#connection) return this.#connection.call(method, key, body, { trace, signal, timeoutMs: CALL_MS });
+    if (this.state.polling) return this.#http.call(method, key, body, trace, signal);
     return Promise.reject(new AntipodeError('unavailable', 'not connected'));
   }
 
   /** @param {import('./outbox.js').Item} item */
   #submit({ conversation, clientId, text, ack, trace }) {
     const seen = this.sync.conversation(conversation).timeline.stamp.toString();
-    return this.#call('submit', conversation, { conversation, clientId, ack, seen, text: { text } }, trace);
+    return this.#call('submit', conversation, { conversation, clientId, ack, seen, text: { text } }, { trace });
   }
 
   /** @param {import('./outbox.js').Item} item @param {any} response */

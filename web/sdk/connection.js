@@ -3,6 +3,7 @@
 
 import { AntipodeError, CODES } from './codes.js';
 import { Emitter } from './emitter.js';
+import { OPEN } from './socket.js';
 
 /**
  * @typedef {object} Welcome
@@ -20,7 +21,7 @@ import { Emitter } from './emitter.js';
  * @property {number} [maxTextBytes]
  */
 /** @typedef {{number: bigint, service: string, method: string, body: any, trace: string}} Push */
-/** @typedef {{resolve: (body: any) => void, reject: (error: AntipodeError) => void, timer: ReturnType<typeof setTimeout>}} Waiting */
+/** @typedef {{resolve: (body: any) => void, reject: (error: AntipodeError) => void}} Waiting */
 
 /** How long a pong may take when nothing else is heard either. */
 const PONG_MS = 5000;
@@ -49,7 +50,7 @@ export class Connection extends Emitter {
   #over = false;
   #maxFrame = Infinity;
 
-  /** @param {WebSocket} socket  open */
+  /** @param {import('./socket.js').Socket} socket  open */
   constructor(socket) {
     super();
     this.socket = socket;
@@ -82,22 +83,36 @@ export class Connection extends Emitter {
   }
 
   /**
-   * Calls a method of a service.
+   * Calls a method of a service. The gateway need not go on with a call that nobody waits for any more: it is told.
    * @param {string} method @param {string} key @param {object} body
-   * @param {{service?: string, trace?: string, timeoutMs: number}} options
+   * @param {{service?: string, trace?: string, timeoutMs: number, signal?: AbortSignal}} options  signal: takes the call back
    * @returns {Promise<any>} the response's body
    */
-  call(method, key, body, { service = 'im', trace = '', timeoutMs }) {
+  call(method, key, body, { service = 'im', trace = '', timeoutMs, signal }) {
     return new Promise((resolve, reject) => {
       if (this.#over) return reject(new AntipodeError('unavailable', 'not connected'));
+      if (signal?.aborted) return reject(signal.reason);
       const id = this.#nextCall++;
       const frame = JSON.stringify({ call: { id, service, method, key, body, ...(trace && { trace }) } });
       if (bytes(frame) > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
-      const timer = setTimeout(() => {
+      const settle = () => {
         this.#calls.delete(id);
-        reject(new AntipodeError('unavailable', `${method} got no answer in time`));
-      }, timeoutMs);
-      this.#calls.set(id, { resolve, reject, timer });
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', abort);
+      };
+      /** @param {unknown} why */
+      const forget = (why) => {
+        settle();
+        this.#send({ cancel: { id } });
+        reject(why);
+      };
+      const abort = () => forget(signal?.reason);
+      const timer = setTimeout(() => forget(new AntipodeError('unavailable', `${method} got no answer in time`)), timeoutMs);
+      signal?.addEventListener('abort', abort);
+      this.#calls.set(id, {
+        resolve: (answer) => (settle(), resolve(answer)),
+        reject: (error) => (settle(), reject(error)),
+      });
       this.#sendText(frame);
     });
   }
@@ -123,7 +138,7 @@ export class Connection extends Emitter {
    * @param {AntipodeError} why
    */
   leave(why) {
-    if (this.socket.readyState <= WebSocket.OPEN) this.socket.close(1000);
+    if (this.socket.readyState <= OPEN) this.socket.close(1000);
     this.#end(why);
   }
 
@@ -134,7 +149,7 @@ export class Connection extends Emitter {
 
   /** @param {string} text */
   #sendText(text) {
-    if (this.socket.readyState !== WebSocket.OPEN) return; // its close is on the way, and says why
+    if (this.socket.readyState !== OPEN) return; // its close is on the way, and says why
     this.#sentAt = performance.now();
     this.socket.send(text);
   }
@@ -155,9 +170,7 @@ export class Connection extends Emitter {
       this.emit('push', { number: BigInt(number ?? 0), service: service || 'im', method: method ?? '', body: body ?? {}, trace: trace ?? '' });
     } else if (frame.reply) {
       const waiting = this.#calls.get(frame.reply.id);
-      if (!waiting) return; // its caller has given up
-      this.#calls.delete(frame.reply.id);
-      clearTimeout(waiting.timer);
+      if (!waiting) return; // it was taken back
       if (frame.reply.error) waiting.reject(AntipodeError.of(frame.reply.error));
       else waiting.resolve(frame.reply.body ?? {});
     } else if (frame.pong) {
@@ -214,11 +227,7 @@ export class Connection extends Emitter {
     if (this.#over) return;
     this.#over = true;
     clearInterval(this.#ticker);
-    for (const { reject, timer } of this.#calls.values()) {
-      clearTimeout(timer);
-      reject(new AntipodeError('unavailable', 'the connection was lost before the answer came'));
-    }
-    this.#calls.clear();
+    for (const { reject } of [...this.#calls.values()]) reject(new AntipodeError('unavailable', 'the connection was lost before the answer came'));
     this.emit('closed', why);
   }
 }

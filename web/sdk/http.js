@@ -27,15 +27,18 @@ export class HTTPCalls {
 
   /**
    * Calls a method at whichever gateway answers first, best first.
-   * @param {string} method @param {string} key @param {object} body @param {string} trace @returns {Promise<any>}
+   * @param {string} method @param {string} key @param {object} body @param {string} trace
+   * @param {AbortSignal} [signal]  takes the call back
+   * @returns {Promise<any>}
    */
-  async call(method, key, body, trace) {
+  async call(method, key, body, trace, signal = this.signal) {
     /** @type {unknown} */
     let lastError = new AntipodeError('unavailable', 'no gateway is known');
     for (const gateway of this.deps.gateways().filter((g) => g.pullUrl).slice(0, TRIES)) {
       try {
-        return await this.#post(gateway, `/v1/call/im/${method}?key=${encodeURIComponent(key)}`, body, this.signal, trace);
+        return await this.#post(gateway, `/v1/call/im/${method}?key=${encodeURIComponent(key)}`, body, signal, trace);
       } catch (error) {
+        signal.throwIfAborted();
         if (error instanceof AntipodeError) throw error; // it answered
         this.deps.failed(gateway.key);
         lastError = error;

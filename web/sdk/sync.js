@@ -5,6 +5,7 @@ import { AntipodeError } from './codes.js';
 import { Conversation } from './conversation.js';
 import { coversAll, formatCursor, mergeCursors, parseCursor } from './cursor.js';
 import { pause } from './emitter.js';
+import { Gaps } from './gaps.js';
 import { regionOf } from './place.js';
 import { backOffMs } from './policy.js';
 
@@ -14,7 +15,7 @@ import { backOffMs } from './policy.js';
  * @property {() => import('./policy.js').Policy} policy
  * @property {() => string} region                     the region that serves now
  * @property {() => boolean} online
- * @property {(method: string, key: string, body: object) => Promise<any>} call
+ * @property {(method: string, key: string, body: object, signal?: AbortSignal) => Promise<any>} call  taken back when the signal aborts
  * @property {(region: string, body: object, signal: AbortSignal) => Promise<any>} pullFrom  HTTP /v1/pull of a gateway there
  * @property {(conversation: Conversation) => void} changed
  */
@@ -22,9 +23,7 @@ import { backOffMs } from './policy.js';
 const PAGE = 200;
 /** Pulls and marks under way at once, of all conversations: a gateway bounds the calls of a conn. */
 const PARALLEL = 4;
-/** A push that is ahead of its neighbour by less is no reason to pull. */
-const GAP_GRACE_MS = 120;
-const GAP_ATTEMPTS = 8;
+const AGAIN_ATTEMPTS = 8;
 const LEARN_ATTEMPTS = 6;
 const MARK_CAP_MS = 30000;
 
@@ -40,13 +39,13 @@ export class Sync {
   /** @type {Map<string, Promise<void>>} */
   #pulling = new Map();
   /** @type {Set<string>} */
-  #filling = new Set();
-  /** @type {Set<string>} */
   #repulling = new Set();
   /** @type {Set<string>} */
   #learning = new Set();
   /** @type {Map<string, {at: number, attempt: number, timer: ReturnType<typeof setTimeout> | undefined}>} */
   #marks = new Map();
+  /** @type {Gaps} */
+  #gaps;
   #slots = PARALLEL;
   /** @type {(() => void)[]} */
   #waiting = [];
@@ -55,6 +54,19 @@ export class Sync {
   constructor(deps, signal) {
     this.deps = deps;
     this.signal = signal;
+    this.#gaps = new Gaps(
+      {
+        policy: deps.policy,
+        region: deps.region,
+        pull: (region, conversation, upto, ended) => this.#ask(region, this.#question(conversation, upto), ended),
+        take: (conversation, page) => this.#take(conversation, page),
+        ended: (conversation) => {
+          this.#settle(conversation);
+          this.#mark(conversation);
+        },
+      },
+      signal,
+    );
     signal.addEventListener('abort', () => {
       for (const { timer } of this.#marks.values()) clearTimeout(timer);
     });
@@ -169,7 +181,7 @@ export class Sync {
       this.deps.changed(conversation);
       if (event.record.sender !== this.deps.uid) this.#mark(conversation);
       if (!conversation.titled) void this.learn(conversation);
-      if (conversation.timeline.gaps().length > 0) void this.#fill(conversation);
+      if (conversation.timeline.gaps().length > 0) this.#gaps.fill(conversation);
     } else if (event.receipt) {
       const conversation = this.conversations.get(event.receipt.conversation);
       if (!conversation) return;
@@ -244,6 +256,14 @@ export class Sync {
   }
 
   /**
+   * Pulls one page from a region: over the connection from the own one, else over HTTP.
+   * @param {string} region @param {{conversation: string, cursor: string, limit: number, upto?: string}} question @param {AbortSignal} signal  takes the call back
+   */
+  #ask(region, question, signal) {
+    return region === this.deps.region() ? this.deps.call('pull', question.conversation, question, signal) : this.deps.pullFrom(region, question, signal);
+  }
+
+  /**
    * Takes a page: its records first, then the cursor that covers them and the hidden ones.
    * @param {Conversation} conversation @param {any} page @param {boolean} [again]  of a pull from the beginning
    * @returns {boolean} whether there is more
@@ -268,15 +288,13 @@ export class Sync {
     if (this.#repulling.has(id)) return;
     this.#repulling.add(id);
     try {
-      for (let attempt = 0; attempt < GAP_ATTEMPTS && conversation.again.size > 0; attempt++) {
+      for (let attempt = 0; attempt < AGAIN_ATTEMPTS && conversation.again.size > 0; attempt++) {
         const want = conversation.again;
         const own = this.deps.region();
         const others = [...new Set([...want.keys()].map(regionOf))].filter((region) => region !== own);
         let covered = false;
         for (const region of [own, ...others]) {
-          /** @param {object} question */
-          const ask = (question) => (region === own ? this.deps.call('pull', id, question) : this.deps.pullFrom(region, question, this.signal));
-          covered = await this.#slot(() => this.#pullAll(conversation, region, ask, want)).catch(() => false);
+          covered = await this.#slot(() => this.#pullAll(conversation, region, want)).catch(() => false);
           if (covered) break;
         }
         if (covered && coversAll(want, conversation.again)) conversation.again = new Map(); // no further one was heard of meanwhile
@@ -290,65 +308,19 @@ export class Sync {
   }
 
   /**
-   * @param {Conversation} conversation @param {string} region @param {(question: object) => Promise<any>} ask
+   * @param {Conversation} conversation @param {string} region
    * @param {import('./cursor.js').Cursor} want
    * @returns {Promise<boolean>} whether the region has what was covered, and has heard of the additions
    */
-  async #pullAll(conversation, region, ask, want) {
+  async #pullAll(conversation, region, want) {
     const target = mergeCursors(want, conversation.timeline.cursor); // all that was covered may have been hidden
     let cursor = '';
     for (;;) {
-      const page = await ask({ conversation: conversation.id, cursor, limit: PAGE });
+      const page = await this.#ask(region, { conversation: conversation.id, cursor, limit: PAGE }, this.signal);
       const more = this.#take(conversation, page, true);
       if (!more) conversation.ended(region);
       if (!more || page.cursor === cursor) return coversAll(parseCursor(page.cursor), target);
       cursor = page.cursor ?? '';
-    }
-  }
-
-  /**
-   * Fills a gap: from the own region and, over HTTP, from the region of the gap's origin, in parallel. Whichever closes it
-   * first ends the other.
-   * @param {Conversation} conversation
-   */
-  async #fill(conversation) {
-    const { id, timeline } = conversation;
-    if (this.#filling.has(id)) return;
-    this.#filling.add(id);
-    try {
-      await pause(GAP_GRACE_MS, this.signal);
-      for (let attempt = 0; attempt < GAP_ATTEMPTS && timeline.gaps().length > 0; attempt++) {
-        const ended = new AbortController();
-        const upto = formatCursor(timeline.known());
-        const closed = () => {
-          if (timeline.gaps().length > 0) throw new AntipodeError('unavailable', 'not there yet');
-        };
-        const here = (async () => {
-          while (this.#take(conversation, await this.deps.call('pull', id, this.#question(conversation, upto))));
-          closed();
-        })();
-        const elsewhere = [...new Set(timeline.gaps().map((gap) => regionOf(gap.origin)))]
-          .filter((region) => region !== this.deps.region())
-          .map(async (region) => {
-            const signal = AbortSignal.any([ended.signal, this.signal]);
-            while (this.#take(conversation, await this.deps.pullFrom(region, this.#question(conversation, upto), signal)));
-            closed();
-          });
-        try {
-          await Promise.any([here, ...elsewhere]);
-          break;
-        } catch {
-          await pause(backOffMs(this.deps.policy(), attempt), this.signal);
-        } finally {
-          ended.abort();
-        }
-      }
-      this.#settle(conversation);
-      this.#mark(conversation);
-    } catch {
-      // Stopped, or out of attempts: the fallback pull asks again.
-    } finally {
-      this.#filling.delete(id);
     }
   }
 

@@ -2,12 +2,10 @@
 // Tests of who types.
 
 import { Typing } from '../sdk/typing.js';
+import { equal } from './rig.js';
 
-/**
- * @param {(got: unknown, want: unknown, what?: string) => void} equal
- * @returns {Record<string, () => void>}
- */
-export const typingTests = (equal) => ({
+/** @type {Record<string, () => void>} */
+export const typingTests = {
   'typing: others are told every few seconds, and of an end once'() {
     let now = 0;
     /** @type {string[]} */
@@ -54,4 +52,4 @@ export const typingTests = (equal) => ({
     equal([typing.who('d'), changes], [[], 4]);
     end.abort();
   },
-});
+};

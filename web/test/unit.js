@@ -14,24 +14,9 @@ import { backOffMs, DEFAULT_POLICY, readPolicy } from '../sdk/policy.js';
 import { MemoryShelf, Store } from '../sdk/store.js';
 import { Sync } from '../sdk/sync.js';
 import { Timeline } from '../sdk/timeline.js';
+import { gapsTests } from './gaps.js';
+import { equal, fetching, record, socketing, throws, until } from './rig.js';
 import { typingTests } from './typing.js';
-
-/** @param {unknown} got @param {unknown} want @param {string} [what] */
-function equal(got, want, what = '') {
-  /** @param {unknown} v */
-  const show = (v) => JSON.stringify(v, (_, x) => (typeof x === 'bigint' ? `${x}n` : x instanceof Map ? [...x] : x));
-  if (show(got) !== show(want)) throw new Error(`${what} got ${show(got)}, want ${show(want)}`);
-}
-
-/** @param {() => unknown} run @param {string} what */
-function throws(run, what) {
-  try {
-    run();
-  } catch {
-    return;
-  }
-  throw new Error(`${what} was taken`);
-}
 
 /** A small generator, so that a failure can be repeated. @param {number} seed */
 function random(seed) {
@@ -40,14 +25,6 @@ function random(seed) {
     state = (state * 1664525 + 1013904223) % 2 ** 32;
     return state / 2 ** 32;
   };
-}
-
-/**
- * @param {string} origin @param {number} seq @param {number} stamp @param {Partial<import('../sdk/timeline.js').WireRecord>} [more]
- * @returns {import('../sdk/timeline.js').WireRecord}
- */
-function record(origin, seq, stamp, more = {}) {
-  return { conversation: 'd:ann:bob', kind: 'message', sender: 'bob', clientId: `${origin}${seq}`, stamp: String(stamp), origin, seq: String(seq), text: { text: `${origin}${seq}` }, ...more };
 }
 
 const PETS = 'g:eu:00dc6acf-ac00-7000-8000-000000000001';
@@ -76,69 +53,6 @@ function synced({ rows, pull }) {
   return { sync: new Sync(deps, ended.signal), end: () => ended.abort(), pulls: () => pulls };
 }
 
-/**
- * Runs fn while fetch answers by script: asked records what was asked.
- * @param {(url: URL, headers: Headers) => {status?: number, body?: unknown, headers?: Record<string, string>}} answer
- * @param {(asked: URL[]) => Promise<void>} fn
- */
-async function fetching(answer, fn) {
-  const real = globalThis.fetch;
-  /** @type {URL[]} */
-  const asked = [];
-  globalThis.fetch = async (input, init) => {
-    const url = new URL(String(input));
-    asked.push(url);
-    const { status = 200, body, headers = {} } = answer(url, new Headers(init?.headers));
-    return new Response(status === 304 ? null : JSON.stringify(body ?? {}), { status, headers });
-  };
-  try {
-    await fn(asked);
-  } finally {
-    globalThis.fetch = real;
-  }
-}
-
-/**
- * Sockets to gateways by script: a frame of the client's goes to the script, which answers with frames or closes.
- * @param {(socket: {url: string, send: (frame: object) => void, close: () => void}, frame: any) => void} script
- * @param {(url: string) => boolean} reachable
- * @param {() => Promise<void>} fn
- */
-async function socketing(script, reachable, fn) {
-  const real = globalThis.WebSocket;
-  class Scripted {
-    static OPEN = 1;
-    readyState = 0;
-    /** @type {((event: any) => void) | null} */
-    onopen = null;
-    /** @type {((event: any) => void) | null} */
-    onmessage = null;
-    /** @type {((event: any) => void) | null} */
-    onclose = null;
-    /** @param {string} url */
-    constructor(url) {
-      this.url = url;
-      setTimeout(() => (reachable(url) ? ((this.readyState = 1), this.onopen?.({})) : this.close()));
-    }
-    /** @param {string} text */
-    send(text) {
-      const answers = { url: this.url, send: (/** @type {object} */ frame) => this.onmessage?.({ data: JSON.stringify(frame) }), close: () => this.close() };
-      setTimeout(() => script(answers, JSON.parse(text)));
-    }
-    close() {
-      if (this.readyState === 3) return;
-      this.readyState = 3;
-      setTimeout(() => this.onclose?.({ code: 1006, reason: '' }));
-    }
-  }
-  globalThis.WebSocket = /** @type {any} */ (Scripted);
-  try {
-    await fn();
-  } finally {
-    globalThis.WebSocket = real;
-  }
-}
-
 const LIST = {
   gateways: [
     { id: 'g1', region: 'eu', url: 'ws://g1/v1/ws', pull_url: 'http://g1' },
@@ -163,14 +77,6 @@ async function signed(gateways) {
     keys: { k1: base64(await crypto.subtle.exportKey('raw', pair.publicKey)) },
     catalogue: { catalogue: base64(new TextEncoder().encode(content)), key: 'k1', signature: base64(signature) },
   };
-}
-
-/** @param {() => boolean} done @param {string} what */
-async function until(done, what) {
-  for (let n = 0; !done(); n++) {
-    if (n > 2000) throw new Error(`not in time: ${what}`);
-    await new Promise((next) => setTimeout(next, 5));
-  }
 }
 
 /** @param {Timeline} timeline */
@@ -642,7 +548,8 @@ export const tests = {
     outbox.stop();
   },
 
-  ...typingTests(equal),
+  ...gapsTests,
+  ...typingTests,
 };
 
 /** Runs them all. @returns {Promise<{name: string, error: string}[]>} */

@@ -70,6 +70,26 @@ func (w *World) Refuse(n int) {
 	w.refuse = n
 }
 
+// Stall makes a region leave the pulls that come over sockets unanswered, or answer them again.
+func (w *World) Stall(r im.Region, stalled bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.regions[r].stalled = stalled
+}
+
+func (w *World) stalls(r *region) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return r.stalled
+}
+
+// Cancels counts the calls that clients took back.
+func (w *World) Cancels() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cancels
+}
+
 // Resumes counts the sessions that were taken up again after they lost their socket.
 func (w *World) Resumes() int {
 	w.mu.Lock()

@@ -182,7 +182,14 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 			delete(g.sessions, s.id)
 			g.world.mu.Unlock()
 			return
+		case *wire.FrameCancel:
+			g.world.mu.Lock()
+			g.world.cancels++
+			g.world.mu.Unlock()
 		case *wire.FrameCall:
+			if kind.Call.Method == wire.MethodPull && g.world.stalls(g.region) {
+				continue
+			}
 			answer := g.world.serve(g.region, s.uid, kind.Call) // submits go in the order in which they came
 			go g.reply(c, kind.Call, answer)
 		}

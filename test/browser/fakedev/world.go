@@ -32,6 +32,7 @@ type World struct {
 	refuse  int      // submits to refuse
 	blocked bool     // no WebSocket gets through
 	resumes int      // sessions taken up again
+	cancels int      // calls taken back
 	ctx     context.Context
 	done    sync.WaitGroup
 }
@@ -49,6 +50,7 @@ type region struct {
 	offsets  map[im.Region]int // entries of each origin applied: the list cursor of this fake
 	lag      map[im.Origin]float64
 	accepted *meter
+	stalled  bool // pulls over sockets get no answer
 }
 
 // link ships from's log to to.
