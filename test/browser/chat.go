@@ -33,6 +33,13 @@ func (c *Chat) Online(region string) {
 		`document.getElementById("status").dataset.phase === "online" && document.querySelector("#status .region").textContent === %q`, region))
 }
 
+// By waits until the page is connected in a region, and by what.
+func (c *Chat) By(region, carrier string) {
+	c.t.Helper()
+	c.Online(region)
+	c.Until("it is connected by "+carrier, fmt.Sprintf(`(document.querySelector("#status .words").textContent.match(/ by (.+)$/)?.[1] ?? "WebSocket") === %q`, carrier))
+}
+
 // gatewayScript is the gateway that serves the page, region/id, or "" while none does.
 const gatewayScript = `(document.getElementById("status").dataset.phase === "online" ? document.querySelector("#status .region").textContent + "/" + document.querySelector("#status .words").textContent.match(/Connected to (\S+)/)[1] : "")`
 

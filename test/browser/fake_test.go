@@ -237,7 +237,30 @@ func TestClientDuties(t *testing.T) {
 		ann.Tick("two", "read")
 	})
 
-	t.Run("where no WebSocket lasts it goes over HTTP", func(t *testing.T) {
+	t.Run("where no WebSocket lasts it goes on by long poll, and back", func(t *testing.T) {
+		world, base := fake(t)
+		bob := b.OpenChat(t, base, "bob", There, "ann")
+		say(t, world, There, "ann", "one")
+		bob.Shows("one")
+		world.Block(false)
+		bob.By(There, "long poll")
+		say(t, world, There, "ann", "two")
+		bob.Send("three")
+		bob.Tick("three", "accepted")
+		bob.Shows("one", "two", "three")
+		world.Drop(There, "bob") // the poll is lost as a socket is
+		say(t, world, There, "ann", "four")
+		bob.Shows("one", "two", "three", "four")
+		world.Unblock()
+		bob.By(There, "WebSocket")
+		say(t, world, There, "ann", "five")
+		bob.Shows("one", "two", "three", "four", "five")
+		if n, resumes := world.Sessions(There, "bob"), world.Resumes(); n != 1 || resumes < 3 {
+			t.Errorf("bob has %d sessions after %d resumes, want one that each connection took up", n, resumes)
+		}
+	})
+
+	t.Run("where nothing lasts it goes over HTTP", func(t *testing.T) {
 		world, base := fake(t)
 		bob := b.OpenChat(t, base, "bob", There, "ann")
 		ann := b.OpenChat(t, base, "ann", Here, "bob")
@@ -250,7 +273,7 @@ func TestClientDuties(t *testing.T) {
 		bob.Tick("three", "accepted")
 		ann.Shows("one", "two", "three")
 		bob.Tick("three", "read")
-		world.Block(false)
+		world.Unblock()
 		// In whichever region the race was at that moment.
 		bob.Until("it is online", `document.getElementById("status").dataset.phase === "online"`)
 		ann.Send("four")

@@ -10,6 +10,7 @@
 //   client.start();
 //   client.send(direct('ann', 'bob'), 'hello');
 
+import { Carrier } from './carrier.js';
 import { AntipodeError } from './codes.js';
 import { Connection } from './connection.js';
 import { race } from './dial.js';
@@ -19,6 +20,7 @@ import { HTTPCalls } from './http.js';
 import { traceparent, uuidv7 } from './ids.js';
 import { Outbox } from './outbox.js';
 import { backOffMs } from './policy.js';
+import { PollSocket, pollTo } from './poll.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
 import { Submits } from './submits.js';
 import { Sync } from './sync.js';
@@ -51,7 +53,8 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {string} region
  * @property {number} rttMs              0: not measured yet
  * @property {number} retryAtMs          of waiting: when the next try begins (Date.now clock)
- * @property {boolean} polling           of connecting and waiting: no socket lasts, so calls go over HTTP
+ * @property {'' | 'WebSocket' | 'long poll'} carrier  of online: what carries frames
+ * @property {boolean} polling           of connecting and waiting: not even a long poll can be had, so calls go over HTTP
  * @property {AntipodeError | undefined} error  why it is not online
  */
 
@@ -60,7 +63,10 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @typedef {object} Link
  * @property {Connection} connection
  * @property {import('./dial.js').Gateway} gateway
- * @property {Promise<Link | undefined> | undefined} moving  after a goaway: to where it moved, if it did
+ * @property {boolean} polled  by long poll
+ * @property {number} since
+ * @property {boolean} going  the gateway said goaway
+ * @property {Promise<Link | undefined> | undefined} moving  to where it moves, if it does
  */
 
 /** @typedef {{id: string, secret: string, push: bigint}} Session */
@@ -86,7 +92,7 @@ const ECHO_MS = 2000;
 /** @extends {Emitter<{state: State, changed: Conversation}>} */
 export class Client extends Emitter {
   /** @type {State} */
-  state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, polling: false, error: undefined };
+  state = { phase: 'stopped', gateway: '', region: '', rttMs: 0, retryAtMs: 0, carrier: '', polling: false, error: undefined };
   /** bytes; from welcome */
   maxText = 4096;
   /** @type {Endpoints} */
@@ -113,8 +119,7 @@ export class Client extends Emitter {
   #clockOffsetMs = 0;
   #origin = '';
   #heardAt = 0;
-  /** since when there is no socket */
-  #lostAt = performance.now();
+  #carrier = new Carrier(performance.now());
   /** @type {string} the conversation on display */
   #open = '';
 
@@ -292,25 +297,23 @@ export class Client extends Emitter {
     for (let attempt = 0; ; ) {
       /** @type {AntipodeError} */
       let error;
-      let began = 0;
+      /** @type {Link | undefined} */
+      let link;
       try {
         this.#set({ phase: 'connecting' });
-        let link = await this.#connect(this.#store, { force });
-        began = performance.now();
+        link = await this.#connect(this.#store, { force });
         force = false;
         refreshed = false;
-        for (;;) {
-          error = await link.connection.closed;
-          const next = await link.moving;
-          if (!next) break;
-          link = next;
-        }
+        ({ link, error } = await this.#last(link));
         this.#connection = undefined;
-        this.#lostAt = performance.now();
+        const lasted = performance.now() - link.since;
+        const cut = error.code === 'unavailable' && !error.remote;
+        this.#carrier.ended({ polled: link.polled, lasted, cut }, performance.now(), this.#endpoints.policy.pollFallback, Math.random());
         if (LEAVE.has(error.code)) this.#avoid = link.gateway.key;
         else this.#prefer = link.gateway.key;
       } catch (thrown) {
         signal.throwIfAborted();
+        this.#carrier.failed();
         force = true;
         error = thrown instanceof AntipodeError ? thrown : new AntipodeError('unavailable', String(thrown));
       }
@@ -322,13 +325,27 @@ export class Client extends Emitter {
       } else if (error.action === 'stop') {
         throw error;
       }
-      if (began && performance.now() - began > GOOD_MS) attempt = 0;
+      if (link && performance.now() - link.since > GOOD_MS) attempt = 0;
       const quick = error.action !== 'back_off' && attempt === 0;
       const wait = quick ? this.#endpoints.policy.backoffBase * Math.random() : backOffMs(this.#endpoints.policy, attempt, error.retryAfterMs);
       attempt++;
-      this.#set({ phase: 'waiting', retryAtMs: Date.now() + wait, gateway: '', rttMs: 0, error });
+      this.#set({ phase: 'waiting', retryAtMs: Date.now() + wait, gateway: '', rttMs: 0, carrier: '', error });
       this.#hurry = new AbortController();
       await pause(wait, AbortSignal.any([signal, this.#hurry.signal])).catch(() => signal.throwIfAborted());
+    }
+  }
+
+  /**
+   * Waits until a connection is over, and those that replaced it.
+   * @param {Link} link
+   * @returns {Promise<{link: Link, error: AntipodeError}>} the last of them, and why it ended
+   */
+  async #last(link) {
+    for (;;) {
+      const error = await link.connection.closed;
+      const next = await link.moving;
+      if (!next) return { link, error };
+      link = next;
     }
   }
 
@@ -339,10 +356,44 @@ export class Client extends Emitter {
    * @returns {Promise<Link>}
    */
   async #connect(store, { force = false, alternatives }) {
-    const { signal } = this.#stopping;
-    const token = await this.#freshToken();
+    await this.#freshToken(); // no socket is to wait for it
     const order = await this.#order(store, force, alternatives ?? []);
-    const { socket, gateway } = await race(order, this.#endpoints.policy, signal, (key) => this.#endpoints.failed(key));
+    if (this.#carrier.polls(performance.now(), this.#endpoints.policy.pollFallback, Math.random())) return this.#poll(order, store);
+    const { socket, gateway } = await race(order, this.#endpoints.policy, this.#stopping.signal, (key) => this.#endpoints.failed(key));
+    return this.#login(socket, gateway, store);
+  }
+
+  /**
+   * Opens a long poll at the first gateway that takes one, of a few.
+   * @param {import('./dial.js').Gateway[]} order @param {Store} store
+   */
+  async #poll(order, store) {
+    /** @type {unknown} */
+    let lastError = new AntipodeError('unavailable', 'no gateway takes long polls');
+    for (const gateway of order.filter((g) => g.pullUrl).slice(0, this.#endpoints.policy.raceWidth)) {
+      try {
+        return await this.#login(new PollSocket(pollTo(gateway), CALL_MS), gateway, store);
+      } catch (error) {
+        this.#stopping.signal.throwIfAborted();
+        if (error instanceof AntipodeError && error.remote) throw error;
+        lastError = error;
+      }
+    }
+    throw lastError;
+  }
+
+  /**
+   * Says hello on a socket, and installs the connection that is welcomed.
+   * @param {import('./socket.js').Socket} socket @param {import('./dial.js').Gateway} gateway @param {Store} store
+   * @returns {Promise<Link>}
+   */
+  async #login(socket, gateway, store) {
+    const { signal } = this.#stopping;
+    const polled = socket instanceof PollSocket;
+    const token = await this.#freshToken().catch((error) => {
+      socket.close();
+      throw error;
+    });
     this.#prefer = '';
     this.#avoid = gateway.key; // until it says welcome
 
@@ -369,7 +420,8 @@ export class Client extends Emitter {
     });
     this.#endpoints.used(gateway.key);
     /** @type {Link} */
-    const link = { connection, gateway, moving: undefined };
+    const link = { connection, gateway, polled, since: performance.now(), going: false, moving: undefined };
+    this.#carrier.opened(polled);
     this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
     this.#listen(link, this.#session, store);
     if (welcome.serverTimeMs) this.#clockOffsetMs = Number(welcome.serverTimeMs) - (asked + Date.now()) / 2;
@@ -379,7 +431,8 @@ export class Client extends Emitter {
     this.#avoid = '';
     this.#heardAt = performance.now();
     this.#connection = connection;
-    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, polling: false, error: undefined });
+    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, rttMs: 0, carrier: polled ? 'long poll' : 'WebSocket', polling: false, error: undefined });
+    if (polled) void this.#leavePoll(link, store).catch(() => {}); // it ends with the client
     this.outbox.resend();
     if (!welcome.resumed) {
       void this.sync.restart().catch(() => {}); // the connection's end is told by closed; otherwise the fallback asks again
@@ -454,7 +507,9 @@ export class Client extends Emitter {
       void this.sync.refresh().catch(() => {});
     });
     connection.on('goaway', ({ withinMs, alternatives }) => {
-      link.moving ??= this.#move(link, store, withinMs, alternatives);
+      if (link.going) return;
+      link.going = true;
+      link.moving = Promise.resolve(link.moving).then((moved) => moved ?? this.#move(link, store, withinMs, alternatives));
     });
     connection.on('rtt', (ms) => {
       if (this.#connection !== connection) return;
@@ -470,17 +525,46 @@ export class Client extends Emitter {
    * @returns {Promise<Link | undefined>}
    */
   async #move(link, store, withinMs, alternatives) {
+    const { ended } = link.connection;
+    await pause(withinMs * Math.random(), ended).catch(() => {});
+    if (ended.aborted) return undefined;
+    this.#avoid = link.gateway.key;
+    return this.#replace(link, () => this.#connect(store, { alternatives }));
+  }
+
+  /**
+   * Tries WebSockets from a long poll, at its gateway: the poll goes on until one has its welcome.
+   * @param {Link} link @param {Store} store
+   */
+  async #leavePoll(link, store) {
+    const { ended } = link.connection;
+    const { policy } = this.#endpoints;
+    while (!link.going && !ended.aborted) {
+      await pause(Math.max(0, this.#carrier.due - performance.now()), ended).catch(() => {});
+      if (link.going || ended.aborted) return;
+      link.moving = this.#replace(link, async () => {
+        const { socket, gateway } = await race([link.gateway], policy, this.#stopping.signal);
+        return this.#login(socket, gateway, store);
+      });
+      if (await link.moving) return;
+      this.#endpoints.used(link.gateway.key); // it serves, by long poll: the network is at fault
+      this.#avoid = '';
+      this.#carrier.tried(performance.now(), policy.pollFallback, Math.random());
+    }
+  }
+
+  /**
+   * Leaves a connection once another one is welcomed.
+   * @param {Link} link @param {() => Promise<Link>} connect
+   * @returns {Promise<Link | undefined>}
+   */
+  async #replace(link, connect) {
     try {
-      let closed = false;
-      void link.connection.closed.then(() => (closed = true));
-      await Promise.race([pause(withinMs * Math.random(), this.#stopping.signal), link.connection.closed]);
-      if (closed) return undefined;
-      this.#avoid = link.gateway.key;
-      const next = await this.#connect(store, { alternatives });
-      link.connection.bye();
+      const next = await connect();
+      void link.connection.retire();
       return next;
     } catch {
-      return undefined; // the old one closes in time, and the loop goes on from there
+      return undefined; // the old one serves on; if it closes, the loop goes on from there
     }
   }
 
@@ -494,7 +578,7 @@ export class Client extends Emitter {
     for (;;) {
       const { fallbackPull, pollFallback } = this.#endpoints.policy; // a new list may bring a new policy
       await pause(Math.min(1000, fallbackPull / 4), signal);
-      const polling = !this.#connection && this.#endpoints.gateways.length > 0 && !this.#endpoints.heldBack && performance.now() - this.#lostAt > pollFallback;
+      const polling = !this.#connection && this.#endpoints.gateways.length > 0 && !this.#endpoints.heldBack && performance.now() - this.#carrier.lost > pollFallback;
       if (polling !== this.state.polling) this.#set({ polling });
       if (!polling && !this.#connection) continue;
       if (performance.now() - this.#heardAt < (polling ? Math.min(POLL_MS, fallbackPull) : fallbackPull) * part) continue;
@@ -575,6 +659,6 @@ export class Client extends Emitter {
     this.#connection = undefined;
     this.outbox.stop();
     this.#stopping.abort(known);
-    this.#set({ phase: 'stopped', error: known, gateway: '', rttMs: 0, retryAtMs: 0 });
+    this.#set({ phase: 'stopped', error: known, gateway: '', rttMs: 0, retryAtMs: 0, carrier: '' });
   }
 }

@@ -45,7 +45,7 @@ export class AntipodeError extends Error {
   /**
    * @param {string} code
    * @param {string} [detail]  for people
-   * @param {{action?: string, retryAfterMs?: number}} [more]  action: the peer's word for it, which outranks the table
+   * @param {{action?: string, retryAfterMs?: number, remote?: boolean}} [more]  action: the peer's word for it, which outranks the table
    */
   constructor(code, detail, more = {}) {
     super(detail ? `${code}: ${detail}` : code);
@@ -55,6 +55,8 @@ export class AntipodeError extends Error {
     /** @type {Action} */
     this.action = isAction(more.action) ? more.action : (CODES[code] ?? CODES.internal).action;
     this.retryAfterMs = more.retryAfterMs ?? 0;
+    /** a server said so: this client did not guess it */
+    this.remote = more.remote ?? false;
   }
 
   /**
@@ -62,7 +64,7 @@ export class AntipodeError extends Error {
    * @param {{code?: string, detail?: string, retryAfterMs?: number, action?: string}} wire
    */
   static of(wire) {
-    return new AntipodeError(wire.code ?? 'internal', wire.detail, wire);
+    return new AntipodeError(wire.code ?? 'internal', wire.detail, { ...wire, remote: true });
   }
 
   /**
@@ -71,7 +73,7 @@ export class AntipodeError extends Error {
    */
   static ofClose(close, reason) {
     for (const [code, spec] of Object.entries(CODES)) {
-      if (spec.close === close && close !== 0) return new AntipodeError(code, reason || undefined);
+      if (spec.close === close && close !== 0) return new AntipodeError(code, reason || undefined, { remote: true });
     }
     return new AntipodeError('unavailable', reason || `the connection was lost (${close})`);
   }

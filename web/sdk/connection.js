@@ -2,8 +2,8 @@
 // One socket: frames out, frames in. It knows nothing of messages.
 
 import { AntipodeError, CODES } from './codes.js';
-import { Emitter } from './emitter.js';
-import { OPEN } from './socket.js';
+import { Emitter, pause } from './emitter.js';
+import { OPEN, size } from './socket.js';
 
 /**
  * @typedef {object} Welcome
@@ -25,9 +25,8 @@ import { OPEN } from './socket.js';
 
 /** How long a pong may take when nothing else is heard either. */
 const PONG_MS = 5000;
-
-/** @param {string} text  its length in UTF-8 */
-const bytes = (text) => (text.length * 3 < 1024 ? text.length * 3 : new TextEncoder().encode(text).length);
+/** How long a connection that was replaced waits for its calls. */
+const RETIRE_MS = 2000;
 
 /**
  * Events: push; behind (pushes up to this number will not come); goaway; rtt (ms); closed, once and last.
@@ -36,6 +35,8 @@ const bytes = (text) => (text.length * 3 < 1024 ? text.length * 3 : new TextEnco
 export class Connection extends Emitter {
   /** @type {Map<number, Waiting>} */
   #calls = new Map();
+  /** told when none of them is left */
+  #idle = () => {};
   #nextCall = 1;
   #heartbeatMs = 0;
   #sentAt = 0;
@@ -47,8 +48,13 @@ export class Connection extends Emitter {
   #lastError;
   /** @type {((welcome: Welcome) => void) | undefined} */
   #welcomed;
-  #over = false;
+  #ended = new AbortController();
   #maxFrame = Infinity;
+
+  /** Aborts when the connection is over. */
+  get ended() {
+    return this.#ended.signal;
+  }
 
   /** @param {import('./socket.js').Socket} socket  open */
   constructor(socket) {
@@ -57,7 +63,7 @@ export class Connection extends Emitter {
     /** @type {Promise<AntipodeError>} resolves with the reason when the connection is over */
     this.closed = new Promise((resolve) => this.on('closed', resolve));
     socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = ({ code, reason }) => this.#end(this.#why(code) ?? AntipodeError.ofClose(code, reason));
+    socket.onclose = ({ code, reason, error }) => this.#end(error ?? this.#why(code) ?? AntipodeError.ofClose(code, reason));
   }
 
   /**
@@ -90,13 +96,14 @@ export class Connection extends Emitter {
    */
   call(method, key, body, { service = 'im', trace = '', timeoutMs, signal }) {
     return new Promise((resolve, reject) => {
-      if (this.#over) return reject(new AntipodeError('unavailable', 'not connected'));
+      if (this.ended.aborted) return reject(new AntipodeError('unavailable', 'not connected'));
       if (signal?.aborted) return reject(signal.reason);
       const id = this.#nextCall++;
       const frame = JSON.stringify({ call: { id, service, method, key, body, ...(trace && { trace }) } });
-      if (bytes(frame) > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
+      if (size(frame) > this.#maxFrame) return reject(new AntipodeError('frame_too_large', 'the request is too large'));
       const settle = () => {
         this.#calls.delete(id);
+        if (this.#calls.size === 0) this.#idle();
         clearTimeout(timer);
         signal?.removeEventListener('abort', abort);
       };
@@ -124,13 +131,25 @@ export class Connection extends Emitter {
 
   /** Asks for a sign of life now: after a sleep, a socket may look open and be dead. */
   probe() {
-    if (!this.#over && this.#heartbeatMs > 0) this.#ping();
+    if (this.ended.aborted || this.#heartbeatMs === 0) return;
+    if (this.socket.poke) this.socket.poke();
+    else this.#ping();
   }
 
   /** Ends the session: nothing is kept for a resume. */
   bye() {
     this.#send({ bye: {} });
     this.leave(new AntipodeError('unavailable', 'closed by this client'));
+  }
+
+  /** Leaves a connection that another one has replaced, as soon as the calls under way are answered. */
+  async retire() {
+    if (this.#calls.size > 0) {
+      const answered = new AbortController();
+      this.#idle = () => answered.abort();
+      await pause(RETIRE_MS, AbortSignal.any([this.ended, answered.signal])).catch(() => {});
+    }
+    this.bye();
   }
 
   /**
@@ -156,12 +175,12 @@ export class Connection extends Emitter {
 
   /** @param {unknown} data */
   #receive(data) {
-    if (this.#over) return;
+    if (this.ended.aborted) return;
     this.#heardAt = performance.now();
     /** @type {any} */
     let frame;
     try {
-      frame = JSON.parse(String(data));
+      frame = typeof data === 'object' ? data : JSON.parse(String(data));
     } catch {
       return this.leave(new AntipodeError('unavailable', 'the gateway sent a frame that does not decode'));
     }
@@ -194,6 +213,7 @@ export class Connection extends Emitter {
    */
   #beat(everyMs) {
     this.#heartbeatMs = everyMs;
+    if (this.socket.poke) return;
     this.#heardAt = performance.now();
     this.#ping(); // measures the round trip early
     this.#ticker = setInterval(() => {
@@ -224,8 +244,8 @@ export class Connection extends Emitter {
 
   /** @param {AntipodeError} why */
   #end(why) {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.ended.aborted) return;
+    this.#ended.abort();
     clearInterval(this.#ticker);
     for (const { reject } of [...this.#calls.values()]) reject(new AntipodeError('unavailable', 'the connection was lost before the answer came'));
     this.emit('closed', why);

@@ -12,7 +12,7 @@
  * @property {number} backoffBase
  * @property {number} backoffCap
  * @property {number} backoffJitter      the part of a wait that is random, 0 to 1
- * @property {number} pollFallback       without a socket for so long, calls go over HTTP
+ * @property {number} pollFallback       a WebSocket must last so long, or be missing, for a long poll to be opened
  * @property {number} fallbackPull       having heard of nothing for so long, list and pull anyway
  * @property {number} markInterval       cursors of one conversation are sent at most this often
  * @property {number} pushAck            pushes are acknowledged at most so late

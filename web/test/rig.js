@@ -34,9 +34,11 @@ export async function until(done, what) {
   }
 }
 
+/** @typedef {{status?: number, body?: unknown, headers?: Record<string, string>}} Answer */
+
 /**
  * Runs fn while fetch answers by script: asked records what was asked.
- * @param {(url: URL, headers: Headers) => {status?: number, body?: unknown, headers?: Record<string, string>}} answer
+ * @param {(url: URL, headers: Headers, body: any) => Answer | Promise<Answer>} answer
  * @param {(asked: URL[]) => Promise<void>} fn
  */
 export async function fetching(answer, fn) {
@@ -46,7 +48,10 @@ export async function fetching(answer, fn) {
   globalThis.fetch = async (input, init) => {
     const url = new URL(String(input));
     asked.push(url);
-    const { status = 200, body, headers = {} } = answer(url, new Headers(init?.headers));
+    /** @type {Promise<never>} */
+    const aborted = new Promise((_, reject) => init?.signal?.addEventListener('abort', () => reject(init?.signal?.reason)));
+    const question = init?.body ? JSON.parse(String(init.body)) : undefined;
+    const { status = 200, body, headers = {} } = await Promise.race([answer(url, new Headers(init?.headers), question), aborted]);
     return new Response(status === 304 ? null : JSON.stringify(body ?? {}), { status, headers });
   };
   try {

@@ -15,6 +15,7 @@ import { MemoryShelf, Store } from '../sdk/store.js';
 import { Sync } from '../sdk/sync.js';
 import { Timeline } from '../sdk/timeline.js';
 import { gapsTests } from './gaps.js';
+import { pollTests } from './poll.js';
 import { equal, fetching, record, socketing, throws, until } from './rig.js';
 import { typingTests } from './typing.js';
 
@@ -549,6 +550,7 @@ export const tests = {
   },
 
   ...gapsTests,
+  ...pollTests,
   ...typingTests,
 };
 

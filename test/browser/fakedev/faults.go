@@ -41,13 +41,13 @@ func (w *World) Lose(r im.Region, uid im.UID, n int) {
 	w.each(r, uid, func(s *session) { s.mute = n })
 }
 
-// Drop closes a user's sockets without a word; the sessions wait for a resume.
+// Drop cuts a user's connections without a word; the sessions wait for a resume.
 func (w *World) Drop(r im.Region, uid im.UID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.each(r, uid, func(s *session) {
 		if s.conn != nil {
-			_ = s.conn.ws.Close()
+			s.conn.cut()
 		}
 	})
 }
@@ -70,17 +70,11 @@ func (w *World) Refuse(n int) {
 	w.refuse = n
 }
 
-// Stall makes a region leave the pulls that come over sockets unanswered, or answer them again.
+// Stall makes a region leave the pulls that come in frames unanswered, or answer them again.
 func (w *World) Stall(r im.Region, stalled bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.regions[r].stalled = stalled
-}
-
-func (w *World) stalls(r *region) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return r.stalled
 }
 
 // Cancels counts the calls that clients took back.
@@ -97,16 +91,21 @@ func (w *World) Resumes() int {
 	return w.resumes
 }
 
-// Block closes every socket and lets no WebSocket through any more, or lets them through again: a bad proxy.
-func (w *World) Block(blocked bool) {
+// Block cuts every connection and lets no WebSocket through any more, and with polls no long poll either: a bad proxy.
+func (w *World) Block(polls bool) { w.block(true, polls) }
+
+// Unblock lets everything through again.
+func (w *World) Unblock() { w.block(false, false) }
+
+func (w *World) block(sockets, polls bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.blocked = blocked
+	w.blocked, w.noPolls = sockets, polls
 	for _, name := range w.names {
 		for _, g := range w.regions[name].gateways {
 			for _, s := range g.sessions {
-				if blocked && s.conn != nil {
-					_ = s.conn.ws.Close()
+				if sockets && s.conn != nil {
+					s.conn.cut()
 				}
 			}
 		}

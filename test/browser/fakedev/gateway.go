@@ -28,6 +28,7 @@ type gateway struct {
 	epoch    uint64
 	server   *server
 	sessions map[string]*session // guarded by World.mu
+	polls    map[string]*poll    // guarded by World.mu
 	frames   meter               // guarded by World.mu
 }
 
@@ -37,47 +38,64 @@ type session struct {
 	uid        im.UID
 	device     string
 	login      uint64
-	conn       *socket // nil without one
+	conn       *conn // nil without one
 	number     uint64
 	unacked    []*wire.Push
-	gone       time.Time // when its socket went
+	gone       time.Time // when its conn went
 	mute       int       // pushes to lose on the way: what a bad network does
 }
 
-// socket writes frames in order.
-type socket struct {
-	ws    *websocket.Conn
+// conn is one connection of a client, by whatever carries its frames.
+type conn struct {
+	carrier
 	codec *wire.Codec
-	mu    sync.Mutex
 }
 
-func (s *socket) send(b []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.ws.SetWriteDeadline(time.Now().Add(time.Second))
-	_ = s.ws.WriteMessage(s.codec.MessageType(), b) // a dead socket is found by its reader
+// carrier is a WebSocket or a long poll.
+type carrier interface {
+	send(frame []byte) // in order
+	close(code im.Code)
+	cut() // without a word
 }
 
-func (s *socket) frame(m proto.Message) {
-	if b, err := s.codec.Encode(wire.FrameOf(m)); err == nil {
-		s.send(b)
+func (c *conn) frame(m proto.Message) {
+	if b, err := c.codec.Encode(wire.FrameOf(m)); err == nil {
+		c.send(b)
 	}
 }
 
 // end says why and closes.
-func (s *socket) end(err error) {
-	s.frame(wire.ErrorFrame(err))
-	spec := im.CodeOf(err).Spec()
+func (c *conn) end(err error) {
+	c.frame(wire.ErrorFrame(err))
+	c.close(im.CodeOf(err))
+}
+
+type socket struct {
+	ws *websocket.Conn
+	mu sync.Mutex
+}
+
+func (s *socket) send(frame []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(spec.Close, string(im.CodeOf(err))), time.Now().Add(time.Second))
+	_ = s.ws.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = s.ws.WriteMessage(websocket.TextMessage, frame) // a dead socket is found by its reader
+}
+
+func (s *socket) close(code im.Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code.Spec().Close, string(code)), time.Now().Add(time.Second))
 	_ = s.ws.Close()
 }
 
+func (s *socket) cut() { _ = s.ws.Close() }
+
 func newGateway(w *World, r *region, id string) *gateway {
-	g := &gateway{world: w, region: r, id: id, epoch: 1, sessions: map[string]*session{}}
+	g := &gateway{world: w, region: r, id: id, epoch: 1, sessions: map[string]*session{}, polls: map[string]*poll{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.serve)
+	mux.HandleFunc("/v1/poll", cors(g.servePoll))
 	mux.HandleFunc("/v1/pull", cors(g.fallback))
 	mux.HandleFunc("/v1/call/im/{method}", cors(g.fallback))
 	g.server = &server{handler: mux}
@@ -93,10 +111,10 @@ func (g *gateway) kill() {
 	defer g.world.mu.Unlock()
 	for _, s := range g.sessions {
 		if s.conn != nil {
-			_ = s.conn.ws.Close()
+			s.conn.cut()
 		}
 	}
-	g.sessions = map[string]*session{}
+	g.sessions, g.polls = map[string]*session{}, map[string]*poll{}
 	g.epoch++
 }
 
@@ -144,71 +162,76 @@ func (g *gateway) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	c := &socket{ws: ws, codec: codec}
-	s, err := g.hello(c)
-	if err != nil {
-		c.end(err)
-		return
-	}
+	c := &conn{&socket{ws: ws}, codec}
+	var s *session
 	defer func() {
 		g.world.mu.Lock()
 		defer g.world.mu.Unlock()
-		if s.conn == c {
-			s.conn, s.gone = nil, time.Now()
-		}
+		s.lost(c)
 	}()
 	for {
-		f, err := c.read()
+		_, b, err := ws.ReadMessage()
 		if err != nil {
-			if im.CodeOf(err) != im.CodeInternal {
-				c.end(err)
-			}
 			return
 		}
-		g.world.mu.Lock()
-		g.frames.hit(time.Now())
-		g.world.mu.Unlock()
-		switch kind := f.Kind.(type) {
-		case *wire.FramePing:
-			c.frame(&wire.Pong{})
-		case *wire.FramePushAck:
-			g.world.mu.Lock()
-			for len(s.unacked) > 0 && s.unacked[0].Number <= kind.PushAck.Number {
-				s.unacked = s.unacked[1:]
-			}
-			g.world.mu.Unlock()
-		case *wire.FrameBye:
-			g.world.mu.Lock()
+		f, err := codec.Decode(b)
+		if err == nil && s == nil {
+			s, err = g.hello(c, f)
+		} else if err == nil && !g.take(c, s, f) {
+			return
+		}
+		if err != nil {
+			c.end(err)
+			return
+		}
+	}
+}
+
+// lost notes that a conn is gone, if it is the session's. The caller holds World.mu.
+func (s *session) lost(c *conn) {
+	if s != nil && s.conn == c {
+		s.conn, s.gone = nil, time.Now()
+	}
+}
+
+// take carries out one frame. False: it was the last.
+func (g *gateway) take(c *conn, s *session, f *wire.Frame) bool {
+	w := g.world
+	w.mu.Lock()
+	g.frames.hit(time.Now())
+	stalled := g.region.stalled
+	w.mu.Unlock()
+	switch kind := f.Kind.(type) {
+	case *wire.FramePing:
+		c.frame(&wire.Pong{})
+	case *wire.FramePushAck:
+		w.mu.Lock()
+		for len(s.unacked) > 0 && s.unacked[0].Number <= kind.PushAck.Number {
+			s.unacked = s.unacked[1:]
+		}
+		w.mu.Unlock()
+	case *wire.FrameBye:
+		w.mu.Lock()
+		if s.conn == c { // else it went on at another one
 			delete(g.sessions, s.id)
-			g.world.mu.Unlock()
-			return
-		case *wire.FrameCancel:
-			g.world.mu.Lock()
-			g.world.cancels++
-			g.world.mu.Unlock()
-		case *wire.FrameCall:
-			if kind.Call.Method == wire.MethodPull && g.world.stalls(g.region) {
-				continue
-			}
-			answer := g.world.serve(g.region, s.uid, kind.Call) // submits go in the order in which they came
-			go g.reply(c, kind.Call, answer)
 		}
+		w.mu.Unlock()
+		return false
+	case *wire.FrameCancel:
+		w.mu.Lock()
+		w.cancels++
+		w.mu.Unlock()
+	case *wire.FrameCall:
+		if kind.Call.Method == wire.MethodPull && stalled {
+			return true
+		}
+		answer := w.serve(g.region, s.uid, kind.Call) // submits go in the order in which they came
+		go g.reply(c, kind.Call, answer)
 	}
+	return true
 }
 
-func (s *socket) read() (*wire.Frame, error) {
-	_, b, err := s.ws.ReadMessage()
-	if err != nil {
-		return nil, err
-	}
-	return s.codec.Decode(b)
-}
-
-func (g *gateway) hello(c *socket) (*session, error) {
-	f, err := c.read()
-	if err != nil {
-		return nil, err
-	}
+func (g *gateway) hello(c *conn, f *wire.Frame) (*session, error) {
 	hello := f.GetHello()
 	if hello == nil {
 		return nil, im.Errorf(im.CodeHelloExpected, "the first frame must be hello")
@@ -223,9 +246,12 @@ func (g *gateway) hello(c *socket) (*session, error) {
 	var s *session
 	resumed := false
 	if q := hello.Resume; q != nil {
-		if old := g.sessions[q.Session]; old != nil && old.secret == q.Secret && time.Since(old.gone) < resumeWindow {
+		if old := g.sessions[q.Session]; old != nil && old.secret == q.Secret && (old.conn != nil || time.Since(old.gone) < resumeWindow) {
 			s, resumed = old, true
 			w.resumes++
+			if s.conn != nil {
+				s.conn.cut()
+			}
 			for len(s.unacked) > 0 && s.unacked[0].Number <= q.Push {
 				s.unacked = s.unacked[1:]
 			}
@@ -263,7 +289,7 @@ func (g *gateway) hello(c *socket) (*session, error) {
 	return s, nil
 }
 
-func (g *gateway) reply(c *socket, q *wire.Call, answer func() ([]byte, error)) {
+func (g *gateway) reply(c *conn, q *wire.Call, answer func() ([]byte, error)) {
 	body, err := answer()
 	reply := &wire.Reply{Id: q.Id, Body: body}
 	if err != nil {

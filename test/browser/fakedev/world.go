@@ -31,6 +31,7 @@ type World struct {
 	traces  []*trace // oldest first, bounded
 	refuse  int      // submits to refuse
 	blocked bool     // no WebSocket gets through
+	noPolls bool     // nor does a long poll
 	resumes int      // sessions taken up again
 	cancels int      // calls taken back
 	ctx     context.Context
@@ -50,7 +51,7 @@ type region struct {
 	offsets  map[im.Region]int // entries of each origin applied: the list cursor of this fake
 	lag      map[im.Origin]float64
 	accepted *meter
-	stalled  bool // pulls over sockets get no answer
+	stalled  bool // pulls in frames get no answer
 }
 
 // link ships from's log to to.

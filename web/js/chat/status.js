@@ -17,19 +17,19 @@ export function showStatus(client) {
   box.hidden = false;
   let drawn = '';
   const draw = () => {
-    const { phase, gateway, region, rttMs, retryAtMs, polling, error } = client.state;
+    const { phase, gateway, region, rttMs, retryAtMs, carrier, polling, error } = client.state;
     const seconds = Math.max(0, Math.ceil((retryAtMs - Date.now()) / 1000));
     box.dataset.phase = phase;
     box.title = phase === 'online' || !error ? '' : error.message;
     now.hidden = phase !== 'waiting' || seconds < 2;
     rtt.textContent = phase === 'online' && rttMs ? `${rttMs < 10 ? rttMs.toFixed(1) : Math.round(rttMs)} ms` : '';
-    const key = `${phase} ${gateway} ${region} ${seconds} ${polling} ${error?.code}`;
+    const key = `${phase} ${gateway} ${region} ${seconds} ${carrier} ${polling} ${error?.code}`;
     if (key === drawn) return;
     drawn = key;
     if (polling && phase !== 'stopped') return words.replaceChildren('No live connection; asking every few seconds');
     switch (phase) {
       case 'online':
-        return words.replaceChildren('Connected to ', gateway, ' in ', regionTag(region));
+        return words.replaceChildren('Connected to ', gateway, ' in ', regionTag(region), ...(carrier === 'WebSocket' ? [] : [` by ${carrier}`]));
       case 'connecting':
         return words.replaceChildren(region ? 'Reconnecting…' : 'Connecting…');
       case 'waiting':
