@@ -27,8 +27,8 @@ type Browser struct {
 }
 
 // Start starts a Chromium with a fresh profile that lives as long as the test. Where none is installed the test is
-// skipped: .ci/run installs one, so there it is not.
-func Start(t testing.TB) *Browser {
+// skipped: .ci/run installs one, so there it is not. more are further options of the browser.
+func Start(t testing.TB, more ...chromedp.ExecAllocatorOption) *Browser {
 	t.Helper()
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless-shell"} {
@@ -54,7 +54,7 @@ func Start(t testing.TB) *Browser {
 	} {
 		options = append(options, chromedp.Flag(name, true))
 	}
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)
 	t.Cleanup(stop)
 	ctx, closed := chromedp.NewContext(allocator)
 	t.Cleanup(func() {

@@ -22,6 +22,7 @@ import { Outbox } from './outbox.js';
 import { backOffMs } from './policy.js';
 import { PollSocket, pollTo } from './poll.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
+import { Streams, StreamSocket } from './stream.js';
 import { Submits } from './submits.js';
 import { Sync } from './sync.js';
 import { Typing } from './typing.js';
@@ -53,7 +54,7 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {string} region
  * @property {number} rttMs              0: not measured yet
  * @property {number} retryAtMs          of waiting: when the next try begins (Date.now clock)
- * @property {'' | 'WebSocket' | 'long poll'} carrier  of online: what carries frames
+ * @property {'' | 'WebSocket' | 'WebTransport' | 'long poll'} carrier  of online: what carries frames
  * @property {boolean} polling           of connecting and waiting: not even a long poll can be had, so calls go over HTTP
  * @property {AntipodeError | undefined} error  why it is not online
  */
@@ -120,6 +121,7 @@ export class Client extends Emitter {
   #origin = '';
   #heardAt = 0;
   #carrier = new Carrier(performance.now());
+  #streams = new Streams();
   /** @type {string} the conversation on display */
   #open = '';
 
@@ -359,7 +361,7 @@ export class Client extends Emitter {
     await this.#freshToken(); // no socket is to wait for it
     const order = await this.#order(store, force, alternatives ?? []);
     if (this.#carrier.polls(performance.now(), this.#endpoints.policy.pollFallback, Math.random())) return this.#poll(order, store);
-    const { socket, gateway } = await race(order, this.#endpoints.policy, this.#stopping.signal, (key) => this.#endpoints.failed(key));
+    const { socket, gateway } = await race(order, this.#endpoints.policy, this.#streams, this.#stopping.signal, (key) => this.#endpoints.failed(key));
     return this.#login(socket, gateway, store);
   }
 
@@ -431,7 +433,7 @@ export class Client extends Emitter {
     this.#avoid = '';
     this.#heardAt = performance.now();
     this.#connection = connection;
-    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, rttMs: 0, carrier: polled ? 'long poll' : 'WebSocket', polling: false, error: undefined });
+    this.#set({ phase: 'online', gateway: welcome.gateway || gateway.id, region: welcome.region || gateway.region, retryAtMs: 0, rttMs: 0, carrier: polled ? 'long poll' : socket instanceof StreamSocket ? 'WebTransport' : 'WebSocket', polling: false, error: undefined });
     if (polled) void this.#leavePoll(link, store).catch(() => {}); // it ends with the client
     this.outbox.resend();
     if (!welcome.resumed) {
@@ -543,7 +545,7 @@ export class Client extends Emitter {
       await pause(Math.max(0, this.#carrier.due - performance.now()), ended).catch(() => {});
       if (link.going || ended.aborted) return;
       link.moving = this.#replace(link, async () => {
-        const { socket, gateway } = await race([link.gateway], policy, this.#stopping.signal);
+        const { socket, gateway } = await race([link.gateway], policy, this.#streams, this.#stopping.signal);
         return this.#login(socket, gateway, store);
       });
       if (await link.moving) return;

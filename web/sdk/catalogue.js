@@ -1,6 +1,8 @@
 // @ts-check
 // The signed catalogue of all gateways and ipconfs (docs/protocol.md): what may be trusted, whoever handed it on.
 
+import { gatewayOf } from './dial.js';
+
 /** @typedef {import('./dial.js').Gateway} Gateway */
 /** @typedef {{version: string, issuedMs: number, untilMs: number, gateways: Gateway[], ipconfs: string[]}} Catalogue */
 
@@ -48,7 +50,7 @@ export async function openCatalogue(signed, keys, nowMs) {
     issuedMs: Number(read.issued_ms),
     untilMs,
     ipconfs: (read.ipconfs ?? []).map(String),
-    gateways: (read.gateways ?? []).map((/** @type {any} */ g) => ({ key: `${g.region}/${g.id}`, id: String(g.id), region: String(g.region), url: String(g.url), pullUrl: String(g.pull_url ?? '') })),
+    gateways: (read.gateways ?? []).map(gatewayOf),
   };
 }
 
@@ -58,7 +60,7 @@ export async function openCatalogue(signed, keys, nowMs) {
  */
 export function inCatalogue(gateways, catalogue) {
   /** @param {Gateway} g */
-  const text = (g) => JSON.stringify([g.region, g.id, g.url, g.pullUrl]);
+  const text = (g) => JSON.stringify([g.region, g.id, g.url, g.pullUrl, g.streamUrl]);
   const named = new Set(catalogue.gateways.map(text));
   return gateways.filter((g) => named.has(text(g)));
 }

@@ -1,56 +1,98 @@
 // @ts-check
-// Dialling: race the best few gateways.
+// Dialling: race the best few gateways, and the ways to each.
 
 import { AntipodeError } from './codes.js';
 import { pause } from './emitter.js';
+import { SUBPROTOCOL } from './socket.js';
+import { openStream, StreamSocket } from './stream.js';
 
-/** @typedef {{key: string, id: string, region: string, url: string, pullUrl: string}} Gateway  key: region/id; ids are unique within a region only */
+/** @typedef {import('./socket.js').Socket} Socket */
+/** @typedef {import('./policy.js').Policy} Policy */
+/** @typedef {import('./stream.js').Streams} Streams */
 
-export const SUBPROTOCOL = 'antipode.v1+json';
+/**
+ * @typedef {object} Gateway
+ * @property {string} key        region/id; ids are unique within a region only
+ * @property {string} id
+ * @property {string} region
+ * @property {string} url        of the WebSocket
+ * @property {string} pullUrl    of calls and long polls; empty: it has none
+ * @property {string} streamUrl  of WebTransport; empty: it has none
+ */
+
+/**
+ * Reads a gateway of an ipconf's answer or a catalogue.
+ * @param {any} wire
+ * @returns {Gateway}
+ */
+export const gatewayOf = (wire) => ({
+  key: `${wire.region}/${wire.id}`,
+  id: String(wire.id),
+  region: String(wire.region),
+  url: String(wire.url),
+  pullUrl: String(wire.pull_url ?? ''),
+  streamUrl: String(wire.webtransport_url ?? ''),
+});
 
 /**
  * Opens sockets to the gateways in their order, at most width at once, each a little after the one before or at once when
  * one fails. The first that opens wins; the others are closed. No hello is sent: only the winner may claim the route.
- * @param {Gateway[]} gateways @param {import('./policy.js').Policy} policy @param {AbortSignal} signal
+ * @param {Gateway[]} gateways @param {Policy} policy @param {Streams} streams @param {AbortSignal} signal
  * @param {(key: string) => void} [failed]  told of each that could not be reached
- * @returns {Promise<{socket: WebSocket, gateway: Gateway, ms: number}>}
+ * @returns {Promise<{socket: Socket, gateway: Gateway}>}
  */
-export async function race(gateways, policy, signal, failed) {
-  return staggered(
-    gateways,
-    policy.raceStagger,
-    signal,
-    (gateway, ended) =>
-      new Promise((resolve, reject) => {
-        const began = performance.now();
-        const socket = new WebSocket(socketURL(gateway.url), [SUBPROTOCOL]);
-        const timer = setTimeout(() => fail('did not answer in time'), policy.connectTimeout);
-        const settle = () => {
-          clearTimeout(timer);
-          ended.removeEventListener('abort', abort);
-          socket.onopen = socket.onerror = socket.onclose = null;
-        };
-        /** @param {string} why */
-        const lose = (why) => {
-          settle();
-          socket.close();
-          reject(new AntipodeError('unavailable', `gateway ${gateway.key} ${why}`));
-        };
-        /** @param {string} why */
-        const fail = (why) => {
-          failed?.(gateway.key);
-          lose(why);
-        };
-        const abort = () => lose('was slower');
-        ended.addEventListener('abort', abort);
-        socket.onerror = socket.onclose = () => fail('cannot be reached');
-        socket.onopen = () => {
-          settle();
-          resolve({ socket, gateway, ms: performance.now() - began });
-        };
-      }),
-    { width: policy.raceWidth },
-  );
+export async function race(gateways, policy, streams, signal, failed) {
+  /** @param {Gateway} gateway @param {AbortSignal} ended */
+  const attempt = async (gateway, ended) => {
+    try {
+      return { socket: await dial(gateway, policy, streams, ended), gateway };
+    } catch (error) {
+      if (!ended.aborted) failed?.(gateway.key);
+      throw error;
+    }
+  };
+  return staggered(gateways, policy.raceStagger, signal, attempt, { width: policy.raceWidth, drop: ({ socket }) => socket.close() });
+}
+
+/**
+ * Opens a socket to one gateway. WebTransport, where it may be tried, has a stagger's time ahead of the WebSocket, and the first to be
+ * open wins.
+ * @param {Gateway} gateway @param {Policy} policy @param {Streams} streams @param {AbortSignal} ended
+ * @returns {Promise<Socket>}
+ */
+async function dial(gateway, policy, streams, ended) {
+  const signal = AbortSignal.any([ended, AbortSignal.timeout(policy.connectTimeout)]);
+  if (!streams.may(gateway, policy)) return openWebSocket(gateway, signal);
+  /** @type {((gateway: Gateway, signal: AbortSignal) => Promise<Socket>)[]} */
+  const ways = [openStream, openWebSocket];
+  const socket = await staggered(ways, policy.raceStagger, signal, (open, over) => open(gateway, over), { drop: (late) => late.close() });
+  if (!(socket instanceof StreamSocket)) streams.failed();
+  return socket;
+}
+
+/**
+ * @param {Gateway} gateway @param {AbortSignal} signal
+ * @returns {Promise<Socket>}
+ */
+function openWebSocket(gateway, signal) {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(socketURL(gateway.url), [SUBPROTOCOL]);
+    const settle = () => {
+      signal.removeEventListener('abort', fail);
+      socket.onopen = socket.onerror = socket.onclose = null;
+    };
+    const fail = () => {
+      settle();
+      socket.close();
+      reject(new AntipodeError('unavailable', `gateway ${gateway.key} ${signal.aborted ? 'did not answer in time' : 'cannot be reached'}`));
+    };
+    signal.addEventListener('abort', fail);
+    socket.onerror = socket.onclose = fail;
+    socket.onopen = () => {
+      settle();
+      resolve(socket);
+    };
+  });
 }
 
 /** @param {string} url */
@@ -68,10 +110,10 @@ export function socketURL(url) {
  * @template Item, Result
  * @param {Item[]} items @param {number} staggerMs @param {AbortSignal} signal
  * @param {(item: Item, ended: AbortSignal) => Promise<Result>} attempt
- * @param {{width?: number, decides?: (error: unknown) => boolean}} [options]
+ * @param {{width?: number, decides?: (error: unknown) => boolean, drop?: (result: Result) => void}} [options]  drop: takes what came in second
  * @returns {Promise<Result>}
  */
-export async function staggered(items, staggerMs, signal, attempt, { width = items.length, decides = () => false } = {}) {
+export async function staggered(items, staggerMs, signal, attempt, { width = items.length, decides = () => false, drop = () => {} } = {}) {
   const ended = new AbortController();
   const either = AbortSignal.any([signal, ended.signal]);
   /** @type {Set<Promise<void>>} */
@@ -89,7 +131,8 @@ export async function staggered(items, staggerMs, signal, attempt, { width = ite
       if (item !== undefined) {
         const run = attempt(item, either).then(
           (result) => {
-            won ??= { result };
+            if (won) drop(result);
+            else won = { result };
           },
           (error) => {
             if (decided) return;

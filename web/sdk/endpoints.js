@@ -3,7 +3,7 @@
 
 import { inCatalogue, openCatalogue } from './catalogue.js';
 import { AntipodeError } from './codes.js';
-import { staggered } from './dial.js';
+import { gatewayOf, staggered } from './dial.js';
 import { backOffMs, DEFAULT_POLICY, readPolicy } from './policy.js';
 
 /** @typedef {import('./dial.js').Gateway} Gateway */
@@ -99,7 +99,7 @@ export class Endpoints {
     return urls.flatMap((url) => {
       const gateway = known.find((g) => g.url === url);
       if (gateway) return [gateway];
-      return this.options.catalogueKeys ? [] : [{ key: url, id: url, region: '', url, pullUrl: '' }];
+      return this.options.catalogueKeys ? [] : [{ key: url, id: url, region: '', url, pullUrl: '', streamUrl: '' }];
     });
   }
 
@@ -139,13 +139,7 @@ export class Endpoints {
     if (!response.ok) throw await refusal(response, base);
     const wire = await response.json();
     /** @type {Gateway[]} */
-    let gateways = (wire.gateways ?? []).map((/** @type {any} */ g) => ({
-      key: `${g.region}/${g.id}`,
-      id: String(g.id),
-      region: String(g.region),
-      url: String(g.url),
-      pullUrl: String(g.pull_url ?? ''),
-    }));
+    let gateways = (wire.gateways ?? []).map(gatewayOf);
     /** @type {Answer} */
     const answer = { base, gateways, wire, etag: response.headers.get('ETag') ?? '' };
     if (this.options.catalogueKeys) {
@@ -188,7 +182,7 @@ export class Endpoints {
     try {
       const kept = JSON.parse(this.options.kept?.list || '{}');
       /** @type {Gateway[]} */
-      let gateways = Array.isArray(kept.gateways) ? kept.gateways : [];
+      let gateways = (Array.isArray(kept.gateways) ? kept.gateways : []).map((/** @type {Gateway} */ g) => ({ ...g, streamUrl: g.streamUrl ?? '' })); // an older version kept none
       if (this.options.catalogueKeys) {
         this.#catalogue = await openCatalogue(kept.signed, this.options.catalogueKeys, Date.now());
         this.#signed = kept.signed;

@@ -11,6 +11,8 @@
  * @property {() => void} [poke]  makes sure that it lives. One that has this needs no pings: it knows by itself
  */
 
+export const SUBPROTOCOL = 'antipode.v1+json';
+
 /** WebSocket.OPEN */
 export const OPEN = 1;
 

@@ -17,6 +17,7 @@ import { Timeline } from '../sdk/timeline.js';
 import { gapsTests } from './gaps.js';
 import { pollTests } from './poll.js';
 import { equal, fetching, record, socketing, throws, until } from './rig.js';
+import { streamTests } from './stream.js';
 import { typingTests } from './typing.js';
 
 /** A small generator, so that a failure can be repeated. @param {number} seed */
@@ -551,6 +552,7 @@ export const tests = {
 
   ...gapsTests,
   ...pollTests,
+  ...streamTests,
   ...typingTests,
 };
 
