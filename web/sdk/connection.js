@@ -29,8 +29,8 @@ const PONG_MS = 5000;
 const RETIRE_MS = 2000;
 
 /**
- * Events: push; behind (pushes up to this number will not come); goaway; rtt (ms); closed, once and last.
- * @extends {Emitter<{push: Push, behind: bigint, goaway: {withinMs: number, alternatives: string[]}, rtt: number, closed: AntipodeError}>}
+ * Events: welcome, before any frame that comes with it; push; behind (pushes up to this number will not come); goaway; rtt (ms); closed, once and last.
+ * @extends {Emitter<{welcome: Welcome, push: Push, behind: bigint, goaway: {withinMs: number, alternatives: string[]}, rtt: number, closed: AntipodeError}>}
  */
 export class Connection extends Emitter {
   /** @type {Map<number, Waiting>} */
@@ -67,9 +67,9 @@ export class Connection extends Emitter {
   }
 
   /**
-   * Sends the first frame and waits for the answer.
+   * Sends the first frame and waits for the welcome.
    * @param {object} hello @param {import('./policy.js').Policy} policy
-   * @returns {Promise<Welcome>}
+   * @returns {Promise<void>}
    */
   hello(hello, policy) {
     return new Promise((resolve, reject) => {
@@ -79,10 +79,12 @@ export class Connection extends Emitter {
         reject(error);
       });
       this.#welcomed = (welcome) => {
+        this.#welcomed = undefined;
         clearTimeout(timer);
         this.#maxFrame = welcome.maxFrameBytes || Infinity;
         this.#beat(Math.min(policy.heartbeatMax, Math.max(policy.heartbeatMin, welcome.heartbeatMs || 25000)));
-        resolve(welcome);
+        resolve();
+        this.emit('welcome', welcome); // at once: pushes may have come with it
       };
       this.#send({ hello });
     });

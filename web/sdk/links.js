@@ -203,7 +203,6 @@ export class Links extends Emitter {
    */
   async #login(socket, gateway, store) {
     const { signal } = this;
-    const polled = socket instanceof PollSocket;
     const token = await this.deps.tokens.fresh().catch((error) => {
       socket.close();
       throw error;
@@ -217,36 +216,44 @@ export class Links extends Emitter {
     connection.on('closed', () => signal.removeEventListener('abort', stop));
     const session = this.#session; // any gateway of its region takes it up
     const asked = Date.now();
-    const greeted = connection.hello(
-      {
-        token,
-        device: store.device,
-        platform: 'web',
-        login: store.nextLogin().toString(),
-        agent: this.deps.agent ?? 'antipode-web/1',
-        ...(session && { resume: { session: session.id, secret: session.secret, push: session.push.toString() } }),
-      },
-      this.#policy,
-    );
-    const welcome = await greeted.catch((error) => {
-      if (!OWN_FAULT.has(error.code)) this.deps.endpoints.failed(gateway.key);
-      throw error;
-    });
-    this.deps.endpoints.used(gateway.key);
     /** @type {Link} */
-    const link = { connection, gateway, polled, since: performance.now(), going: false, moving: undefined };
+    const link = { connection, gateway, polled: socket instanceof PollSocket, since: performance.now(), going: false, moving: undefined };
+    connection.on('welcome', (welcome) => {
+      link.since = performance.now();
+      this.deps.endpoints.used(gateway.key);
+      this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
+      this.#listen(link, this.#session, store);
+      this.#install(link, welcome, store);
+      this.emit('welcome', { welcome, clockOffsetMs: welcome.serverTimeMs ? Number(welcome.serverTimeMs) - (asked + Date.now()) / 2 : undefined });
+    });
+    const hello = {
+      token,
+      device: store.device,
+      platform: 'web',
+      login: store.nextLogin().toString(),
+      agent: this.deps.agent ?? 'antipode-web/1',
+      ...(session && { resume: { session: session.id, secret: session.secret, push: session.push.toString() } }),
+    };
+    try {
+      await connection.hello(hello, this.#policy);
+    } catch (error) {
+      if (!(error instanceof AntipodeError && OWN_FAULT.has(error.code))) this.deps.endpoints.failed(gateway.key);
+      throw error;
+    }
+    return link;
+  }
+
+  /** @param {Link} link @param {Welcome} welcome @param {Store} store */
+  #install(link, welcome, store) {
+    const { connection, gateway, polled } = link;
     this.#carrier.opened(polled);
-    this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
-    this.#listen(link, this.#session, store);
     store.last = gateway.key;
     this.#avoid = '';
     this.#region = welcome.region || gateway.region;
     this.current = connection;
-    const carrier = polled ? 'long poll' : socket instanceof StreamSocket ? 'WebTransport' : 'WebSocket';
+    const carrier = polled ? 'long poll' : connection.socket instanceof StreamSocket ? 'WebTransport' : 'WebSocket';
     this.emit('state', { phase: 'online', gateway: welcome.gateway || gateway.id, region: this.#region, retryAtMs: 0, rttMs: 0, carrier, polling: false, error: undefined });
     if (polled) void this.#leavePoll(link, store).catch(() => {}); // it ends with the client
-    this.emit('welcome', { welcome, clockOffsetMs: welcome.serverTimeMs ? Number(welcome.serverTimeMs) - (asked + Date.now()) / 2 : undefined });
-    return link;
   }
 
   /**

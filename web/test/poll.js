@@ -6,7 +6,7 @@ import { Carrier } from '../sdk/carrier.js';
 import { AntipodeError } from '../sdk/codes.js';
 import { PollSocket } from '../sdk/poll.js';
 import { MemoryShelf } from '../sdk/store.js';
-import { equal, fetching, socketing, until } from './rig.js';
+import { equal, fetching, record, socketing, until } from './rig.js';
 
 const LASTING = 15000;
 
@@ -199,6 +199,7 @@ export const pollTests = {
     const frames = [];
     const gateway = { id: 'g', region: 'eu', url: 'ws://g/v1/ws', pull_url: 'http://g' };
     const policy = { backoff_base_ms: 1, backoff_cap_ms: 2, poll_fallback_ms: 3600000 };
+    const push = { push: { number: '1', service: 'im', method: 'event', body: { record: record('eu', 1, 10) } } };
     const welcome = { welcome: { uid: 'ann', session: 's', resumeSecret: 'x', resumed: true, region: 'eu', origin: 'eu', serverTimeMs: String(Date.now()) } };
     await socketing(
       ({ send, close }, frame) => {
@@ -214,13 +215,14 @@ export const pollTests = {
             if (url.pathname === '/v1/endpoints') return { body: { gateways: [gateway], policy, ttl_ms: 60000 } };
             equal(url.href, 'http://g/v1/poll');
             frames.push(...question.frames);
-            if (question.number === 1 && question.holdMs > 0) return { body: { conn: 'c', frames: [welcome] } };
+            if (question.number === 1 && question.holdMs > 0) return { body: { conn: 'c', frames: [welcome, push] } };
             return question.holdMs > 0 ? new Promise(() => {}) : { body: {} };
           },
           async () => {
             const client = new Client({ uid: 'ann', ipconf: ['http://ipconf'], token: async () => ({ token: 't', expiresMs: Date.now() + 60000 }), shelf: new MemoryShelf() });
             client.start();
             await until(() => client.state.carrier === 'long poll', 'a long poll');
+            equal(client.sync.conversation('d:ann:bob').timeline.entries.length, 1, 'messages that came with the welcome:');
             equal([sockets, client.state.phase, /** @type {any} */ (frames[0]).hello.resume.session], [3, 'online', 's']);
             client.stop();
             await until(() => frames.some((frame) => 'bye' in frame), 'a bye');
