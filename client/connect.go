@@ -34,7 +34,11 @@ func (c *Client) connectLoop() {
 			if err == nil { // goaway: another one now
 				continue
 			}
-			by.ended(k.polled, time.Since(k.since), isCut(err), time.Now(), c.pollFallback(), rand.Float64())
+			lasted, cut := time.Since(k.since), isCut(err)
+			if c.streams.ended(k.socket, lasted, cut, c.pollFallback()) {
+				cut = false // it says nothing of WebSockets: one is next
+			}
+			by.ended(k.polled, lasted, cut, time.Now(), c.pollFallback(), rand.Float64())
 			switch {
 			case time.Since(k.since) >= steady:
 				failures = 0

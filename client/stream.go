@@ -29,7 +29,7 @@ const (
 	streamMost = 16 << 20
 	// streamClose bounds a close: code and name.
 	streamClose = 125
-	// streamAgain is how long WebTransport is left out after it failed, or was no faster than a WebSocket that began later: most
+	// streamAgain is how long WebTransport is left out after it failed, was cut early, or was no faster than a WebSocket that began later: most
 	// networks that let no UDP through never do.
 	streamAgain = 10 * time.Minute
 )
@@ -62,6 +62,16 @@ func (s *streams) failed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.until = time.Now().Add(streamAgain)
+}
+
+// ended notes that a connection is gone. It tells whether it was by WebTransport and cut before it had lasted for as long as one must:
+// then this network does not bear it, and it is left out as one that failed.
+func (s *streams) ended(carries socket, lasted time.Duration, cut bool, fallback time.Duration) bool {
+	if _, ok := carries.(*streamSocket); !ok || !cut || lasted >= fallback {
+		return false
+	}
+	s.failed()
+	return true
 }
 
 // streamSocket is a session of WebTransport: each frame goes behind its length on the session's one stream.
