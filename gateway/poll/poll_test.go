@@ -124,7 +124,7 @@ func pair(t *testing.T, p kind, e *echo) client {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	dialled, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+	dialled, err := net.DialTimeout("tcp", l.Addr().String(), 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func pair(t *testing.T, p kind, e *echo) client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialled.SetDeadline(time.Now().Add(20 * time.Second))
+	dialled.SetDeadline(time.Now().Add(2 * time.Minute))
 	c, served := client(dialled.(*net.TCPConn)), accepted
 	if p.secure {
 		ours, theirs := trusted()
@@ -156,7 +156,7 @@ func (e *echo) end(t *testing.T) error {
 	select {
 	case err := <-e.closed:
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("never told that the socket closed")
 		return nil
 	}
@@ -204,7 +204,7 @@ func TestPause(t *testing.T) {
 		for _, want := range []string{"a", "bc", "d"} {
 			select {
 			case <-e.paused:
-			case <-time.After(30 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatal("not paused")
 			}
 			for i := range len(want) {

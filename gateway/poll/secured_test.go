@@ -43,11 +43,11 @@ func TestWhatTLSReadAheadIsHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	dialled, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+	dialled, err := net.DialTimeout("tcp", l.Addr().String(), 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialled.SetDeadline(time.Now().Add(20 * time.Second))
+	dialled.SetDeadline(time.Now().Add(2 * time.Minute))
 	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
