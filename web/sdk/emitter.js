@@ -20,11 +20,18 @@ export class Emitter {
   }
 
   /**
+   * Tells all listeners. What one throws is reported, as that of any event: neither the others nor the connection are at fault.
    * @template {keyof Events} Name
    * @param {Name} name @param {Events[Name]} value
    */
   emit(name, value) {
-    for (const listener of [...(this.#listeners.get(name) ?? [])]) listener(value);
+    for (const listener of [...(this.#listeners.get(name) ?? [])]) {
+      try {
+        listener(value);
+      } catch (error) {
+        reportError(error);
+      }
+    }
   }
 }
 

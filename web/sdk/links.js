@@ -121,7 +121,8 @@ export class Links extends Emitter {
         ({ link, error } = await this.#last(link));
         this.current = undefined;
         const lasted = performance.now() - link.since;
-        const cut = error.code === 'unavailable' && !error.remote;
+        let cut = error.code === 'unavailable' && !error.remote;
+        if (this.#streams.ended(link.connection.socket, { lasted, cut }, this.#policy.pollFallback)) cut = false; // it says nothing of WebSockets: one is next
         this.#carrier.ended({ polled: link.polled, lasted, cut }, performance.now(), this.#policy.pollFallback, Math.random());
         if (LEAVE.has(error.code)) this.#avoid = link.gateway.key;
         else this.#prefer = link.gateway.key;
@@ -207,6 +208,10 @@ export class Links extends Emitter {
       socket.close();
       throw error;
     });
+    if (signal.aborted) {
+      socket.close();
+      throw signal.reason;
+    }
     this.#prefer = '';
     this.#avoid = gateway.key; // until it says welcome
 

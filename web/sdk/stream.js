@@ -10,7 +10,7 @@ import { OPEN, SUBPROTOCOL } from './socket.js';
 
 /** How long the other side has to end a session after a bye, or to say why it ended one. */
 const END_MS = 1000;
-/** How long WebTransport is left out after it failed, or was no faster than a WebSocket that began later: most networks that let no UDP through never do. */
+/** How long WebTransport is left out after it failed, was cut early, or was no faster than a WebSocket that began later: most networks that let no UDP through never do. */
 const AGAIN_MS = 600000;
 
 /** Whether the browser has WebTransport that names subprotocols: without, a gateway would speak protobuf. */
@@ -26,6 +26,18 @@ export class Streams {
    */
   may(gateway, policy, now = performance.now()) {
     return policy.webTransport && gateway.streamUrl !== '' && canStream() && now - this.#leftOut >= AGAIN_MS;
+  }
+
+  /**
+   * A connection is gone. Tells whether it was by WebTransport and cut before it had lasted for as long as one must: then this network
+   * does not bear it, and it is left out as one that failed.
+   * @param {Socket} carries @param {{lasted: number, cut: boolean}} what @param {number} fallback  the policy's pollFallback
+   * @param {number} [now]
+   */
+  ended(carries, { lasted, cut }, fallback, now = performance.now()) {
+    if (!(carries instanceof StreamSocket) || !cut || lasted >= fallback) return false;
+    this.failed(now);
+    return true;
   }
 
   /** @param {number} [now] */

@@ -230,4 +230,34 @@ export const pollTests = {
         ),
     );
   },
+
+  async 'client: one that is stopped while a token is asked for says no hello'() {
+    const gateway = { id: 'g', region: 'eu', url: 'ws://g/v1/ws', pull_url: 'http://g' };
+    /** @type {object[]} */
+    const frames = [];
+    let asked = 0;
+    let answer = () => {};
+    /** each expires at once: the second is asked for with an open socket @returns {Promise<{token: string, expiresMs: number}>} */
+    const token = () => new Promise((resolve) => {
+      answer = () => resolve({ token: 't', expiresMs: 0 });
+      if (++asked === 1) answer();
+    });
+    await socketing(
+      (_, frame) => frames.push(frame),
+      () => true,
+      () =>
+        fetching(
+          () => ({ body: { gateways: [gateway], policy: {}, ttl_ms: 60000 } }),
+          async () => {
+            const client = new Client({ uid: 'ann', ipconf: ['http://ipconf'], token, shelf: new MemoryShelf() });
+            client.start();
+            await until(() => asked === 2, 'a token for an open socket');
+            client.stop();
+            answer();
+            for (let n = 0; n < 5; n++) await new Promise((next) => setTimeout(next));
+            equal([frames, client.state.phase], [[], 'stopped']);
+          },
+        ),
+    );
+  },
 };

@@ -1,6 +1,7 @@
 // @ts-check
 // Tests of WebTransport: frames on a stream, and when it is tried.
 
+import { Connection } from '../sdk/connection.js';
 import { gatewayOf, race } from '../sdk/dial.js';
 import { framed, Unframer } from '../sdk/framing.js';
 import { DEFAULT_POLICY, readPolicy } from '../sdk/policy.js';
@@ -135,6 +136,49 @@ export const streamTests = {
     session.incoming.close();
     await until(() => session.left, 'the end');
     equal(ends, []);
+  },
+
+  async 'stream: what a listener throws is reported, and ends no connection'() {
+    const { session, socket } = streamed();
+    const connection = new Connection(socket);
+    const had = globalThis.reportError;
+    /** @type {unknown[]} */
+    const reported = [];
+    globalThis.reportError = (error) => void reported.push(error);
+    /** @type {bigint[]} */
+    const heard = [];
+    connection.on('push', ({ number }) => {
+      if (number === 1n) throw new Error('a page failed');
+    });
+    connection.on('push', ({ number }) => heard.push(number));
+    try {
+      session.incoming.enqueue(joined(...[1, 2].map((number) => framed(JSON.stringify({ push: { number: String(number) } })))));
+      await until(() => heard.length === 2, 'both pushes');
+    } finally {
+      globalThis.reportError = had;
+    }
+    equal([reported.map(String), connection.ended.aborted], [['Error: a page failed'], false]);
+    connection.bye();
+  },
+
+  async 'stream: WebTransport that is cut early is left out, and is no WebSocket that was cut'() {
+    const { socket } = streamed();
+    const webSocket = /** @type {any} */ ({});
+    await streaming(
+      () => new Session(),
+      async () => {
+        /** @param {import('../sdk/socket.js').Socket} carries @param {number} lasted @param {boolean} cut */
+        const after = (carries, lasted, cut) => {
+          const streams = new Streams();
+          return [streams.ended(carries, { lasted, cut }, 15000), streams.may(GATEWAY, POLICY)];
+        };
+        equal(after(socket, 14999, true), [true, false], 'cut:');
+        equal(after(socket, 15000, true), [false, true], 'cut after it lasted:');
+        equal(after(socket, 10, false), [false, true], 'closed by the gateway:');
+        equal(after(webSocket, 10, true), [false, true], 'a WebSocket:');
+      },
+    );
+    socket.close();
   },
 
   async 'dial: WebTransport is tried where policy, gateway and browser have it'() {
