@@ -25,6 +25,10 @@ var failoverRegions = []im.Region{"ap", "eu", "us"}
 // failoverGateways is how many each region has.
 const failoverGateways = 2
 
+// standing is how long regions stand before anybody logs in. One that has just begun takes a part only of those whose own is dead, for
+// ipconf.return_over, and regions do not begin at the same moment.
+const standing = 65 * time.Second
+
 // The victims: a gateway's clients find another in its region, a region's in the others.
 const (
 	victimRegion  = im.Region("eu")
@@ -54,6 +58,10 @@ func failover(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, world.Close()) }()
+	fmt.Fprintln(os.Stderr, "waiting until the regions take all that is theirs")
+	if err := await.Moment(ctx, time.Now().Add(standing)); err != nil {
+		return err
+	}
 
 	c := newRefugees(*clients)
 	defer c.close()
