@@ -309,6 +309,29 @@ func running(t *testing.T, r *replicator.Replicator) {
 	})
 }
 
+// TestTripIsToldAtOnce: a receiver gives the window its size by the round trip, which the sender measures by its first status
+// and tells with the second. Neither waits for the interval.
+func TestTripIsToldAtOnce(t *testing.T) {
+	r, _, _ := alone(t, func(c *replicator.Config) { c.StatusInterval, c.LinkTimeout = time.Hour, time.Hour })
+	running(t, r)
+	p, _ := served(t, r, openUS(1<<20))
+	status := func() *wire.LinkStatus {
+		for {
+			if s := within(t, p.down, "status").GetStatus(); s != nil {
+				return s
+			}
+		}
+	}
+	first := status()
+	if first.RoundTripUs != 0 {
+		t.Errorf("a round trip of %d µs was told before any", first.RoundTripUs)
+	}
+	p.up <- &wire.LinkRequest{Kind: &wire.LinkRequestHeld{Held: &wire.LinkHeld{StatusMs: first.ClockMs - 1000, ClockMs: first.ClockMs}}}
+	if second := status(); second.RoundTripUs < 1_000_000 {
+		t.Errorf("an answer after 1 s is told as a round trip of %d µs", second.RoundTripUs)
+	}
+}
+
 func TestSenderRespectsTheWindow(t *testing.T) {
 	const window = 256 << 10
 	r, log, _ := alone(t, func(c *replicator.Config) { c.BatchBytes = 32 << 10 })

@@ -141,7 +141,8 @@ type session struct {
 	window  int      // how much the sender may have under way
 	more    int      // by how much that has grown since it was told
 	meter   meter
-	status  int64 // clock of a status that is to be answered, so that the sender hears that somebody listens; 0: none
+	trip    time.Duration // as the sender measured it; 0: not known yet
+	status  int64         // clock of a status that is to be answered, so that the sender hears that somebody listens; 0: none
 	seeks   map[*part]int64
 	order   []*part // of seeks
 	dirty   chan struct{}
@@ -362,7 +363,7 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		c.mu.Unlock()
 		s.mu.Lock()
 		s.status = k.Status.ClockMs
-		s.grow(time.Duration(k.Status.RoundTripUs) * time.Microsecond)
+		s.trip = time.Duration(k.Status.RoundTripUs) * time.Microsecond
 		s.mu.Unlock()
 		wake(s.dirty)
 	default:
@@ -397,6 +398,13 @@ func (s *session) take(batches []*wire.LinkBatch) error {
 	c.bytes.Add(uint64(total))
 	c.r.metrics.received(c.peer.Region, total, onLink)
 	s.meter.add(time.Now(), onLink)
+	s.mu.Lock()
+	s.grow(s.trip)
+	grown := s.more > 0
+	s.mu.Unlock()
+	if grown {
+		wake(s.dirty)
+	}
 	return nil
 }
 

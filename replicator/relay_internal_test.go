@@ -149,6 +149,7 @@ func TestStatusesGoBesideNotifies(t *testing.T) {
 	r, _ := between(t)
 	l := &sending{
 		r: r, peer: "eu", source: ownLog{r}, batches: make(chan outgoing), notifies: make(chan notify, 16), throttle: &throttle{now: time.Now},
+		status: time.NewTimer(0),
 	}
 	l.stream = &talkative{l: l, gaveUp: time.Now().Add(time.Minute)}
 	if err := l.write(t.Context()); !errors.Is(err, errEnough) {

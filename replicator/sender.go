@@ -30,7 +30,9 @@ type sending struct {
 	batches  chan outgoing
 	notifies chan notify
 	opened   atomic.Bool
-	waits    *notify // taken off notifies, and not sent yet; of write alone
+	status   *time.Timer // fires when the next status is due
+	measured bool        // a status of this link was answered; used by handle alone
+	waits    *notify     // taken off notifies, and not sent yet; of write alone
 	relays   relaying
 
 	version  uint32   // of the protocol, on this link
@@ -94,7 +96,7 @@ func (r *Replicator) Link(ctx context.Context, from im.Region, s wire.LinkSender
 
 	l := &sending{
 		r: r, stream: s, since: r.now(),
-		batches: make(chan outgoing, 1), notifies: make(chan notify, r.cfg.NotifyQueue),
+		batches: make(chan outgoing, 1), notifies: make(chan notify, r.cfg.NotifyQueue), status: time.NewTimer(r.cfg.StatusInterval),
 	}
 	// Only the end of this call ends a Recv, so it has a goroutine of its own that outlives the call by a moment.
 	received := make(chan *wire.LinkRequest)
@@ -223,6 +225,10 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 		if k.Held.StatusMs != 0 {
 			l.relayed(k.Held.Relayed)
 			l.r.clocks.observe(l.peer, k.Held.ClockMs, time.UnixMilli(k.Held.StatusMs), l.r.now())
+			if !l.measured { // the receiver needs to know how long a round trip takes, to give the window its size
+				l.measured = true
+				l.status.Reset(0)
+			}
 		}
 	case *wire.LinkRequestCredit:
 		l.window.credit(k.Credit)
@@ -279,13 +285,13 @@ func (l *sending) write(ctx context.Context) error {
 	l.opened.Store(true)
 	l.source.linked(l.peer, +1)
 	defer l.source.linked(l.peer, -1)
-	tick := time.NewTicker(l.r.cfg.StatusInterval)
-	defer tick.Stop()
+	defer l.status.Stop()
+	l.status.Reset(0)
 	for {
 		var out outgoing
 		if n := l.waits; n != nil {
 			select {
-			case <-tick.C: // without statuses both ends give the link up
+			case <-l.status.C: // without statuses both ends give the link up
 				out.m = l.statusMessage()
 			default:
 				l.waits = nil
@@ -299,13 +305,13 @@ func (l *sending) write(ctx context.Context) error {
 			continue
 		}
 		select {
-		case <-tick.C:
+		case <-l.status.C:
 			out.m = l.statusMessage()
 		case n := <-l.notifies:
 			out.m = l.notifyMessage(n)
 		default:
 			select {
-			case <-tick.C:
+			case <-l.status.C:
 				out.m = l.statusMessage()
 			case n := <-l.notifies:
 				out.m = l.notifyMessage(n)
@@ -352,7 +358,9 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 	return &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 }
 
+// statusMessage is the status that is due; the next one is due StatusInterval later.
 func (l *sending) statusMessage() *wire.LinkResponse {
+	l.status.Reset(l.r.cfg.StatusInterval)
 	news := l.source.news() // before the ends, as in openedMessage
 	_, ends := l.source.state()
 	s := &wire.LinkStatus{
