@@ -70,6 +70,7 @@ type member struct {
 	server Server
 	log    *sink
 	stopIn time.Duration
+	quorum *quorum                 // that it is in; nil: none
 	event  func(name, text string) // told what happens to it that nobody ordered
 
 	orders  sync.Mutex // one order at a time
@@ -350,7 +351,10 @@ func (m *member) finish(hard bool, patience time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return proc.Stop(ctx)
+	if m.quorum == nil {
+		return proc.Stop(ctx)
+	}
+	return m.quorum.stop(ctx, proc)
 }
 
 // pause stops the process from running, as a machine that hangs.

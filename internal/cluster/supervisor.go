@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,8 @@ type Config struct {
 	Progress func(string)                                // told one line at a time what is going on; may be nil
 	Show     func(member, line string)                   // told each line that a member writes; may be nil
 
-	server func(MemberPlan) Server // in tests: what runs instead
+	server      func(MemberPlan) Server // in tests: what runs instead
+	quorumGrace time.Duration           // in tests: another than quorumGrace
 }
 
 // Supervisor runs the members of a cluster. Its methods may be called at once from anywhere.
@@ -152,6 +154,7 @@ func (s *Supervisor) supervise(plan *Plan, keep func() error) error {
 		}
 		next.members[m.Name] = newMember(m, s.server(plan, m), log, plan.File.StopIn, s.happened)
 	}
+	formQuorums(next.members, cmp.Or(s.cfg.quorumGrace, quorumGrace))
 	if err := keep(); err != nil {
 		opened.close()
 		return err
