@@ -5,7 +5,7 @@ GO ?= go
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build run up down ps logs demo sim fuzz soak test test-go test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge bench-restart lint vet fmt generate generate-check vuln clean
+.PHONY: help build run up down ps logs demo sim fuzz soak test test-go test-race test-pure test-plain test-browser test-infra test-real deps bench bench-ipconf bench-log bench-replicator bench-routes bench-edge bench-restart lint vet fmt generate generate-check vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,7 +65,13 @@ soak: ## beset a gateway with garbage, and have clients talk through bad network
 
 # Both at once: either waits much of its time, for what it tests or for Chromium.
 test: ## run every test
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-go test-browser
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target test-race test-plain
+
+test-go: test-race test-pure ## run all but the browser and infrastructure tests
+
+test-plain: # one after the other, as they compile the same
+	@$(MAKE) --no-print-directory test-browser
+	@$(MAKE) --no-print-directory test-pure
 
 # Browser tests drive a real Chromium: the race detector would slow the servers beside it, and has seen all the Go code
 # in the other tests already.
@@ -77,13 +83,15 @@ INFRA := ./test/terraform ./test/observability
 # Nothing in these is concurrent, and they have much to compute: the race detector would only slow them.
 PURE := ./imserver/view ./internal/simulator ./ipconf/storm
 
-# The longest begin first, so that nothing waits for one of them alone at the end.
-LONG := ./test/dev ./gateway ./test/weak ./replicator ./internal/postgres
+# The longest begin first, so that nothing waits for one of them alone at the end; three at once, as they wait much of their time.
+LONG := ./test/dev ./gateway ./internal/postgres ./replicator ./test/weak
 
-# -timeout is for what hangs: a busy machine may take several times as long as a quiet one.
-test-go: ## run all but the browser and infrastructure tests, with the race detector
-	$(GO) test -race -timeout 15m $$($(GO) list $(LONG) ./... | grep -vFx "$$($(GO) list $(PURE) $(BROWSER) $(INFRA))")
-	$(GO) test -skip TestMutations $(PURE) # make sim runs these
+# -timeout is for what hangs: a busy machine may take several times as long as a quiet one. make vet vets, and more than go test does.
+test-race: ## run the tests with the race detector, but those that have nothing for it to see
+	$(GO) test -race -p 3 -vet=off -timeout 15m $$($(GO) list $(LONG) ./... | grep -vFx "$$($(GO) list $(PURE) $(BROWSER) $(INFRA))")
+
+test-pure: ## run those
+	$(GO) test -vet=off -skip TestMutations $(PURE) # make sim runs these
 
 test-browser: ## run the browser tests (they say so where no Chromium is found)
 	$(GO) test -timeout 15m $(BROWSER)
