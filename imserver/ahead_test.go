@@ -131,24 +131,24 @@ func TestAppliesWhatItAppended(t *testing.T) {
 		}
 
 		send("one")
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		if n := len(router.take()); n != 1 || applied() != 1 {
 			t.Errorf("%d deliveries, seq %d: it waits to be read back", n, applied())
 		}
 		// Of what somebody else appended it knows only by reading, and of what came after it, too.
 		log.put(direct, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "bob"}, Kind: im.KindMessage, Version: 1}))
 		send("three")
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		if n := len(router.take()); n != 0 || applied() != 1 {
 			t.Errorf("%d deliveries, seq %d: it went past a record that it does not know", n, applied())
 		}
 		close(hears)
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		if n := len(router.take()); n != 2 || applied() != 3 {
 			t.Errorf("%d deliveries, seq %d, want two of each", n, applied())
 		}
 		send("four")
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		if n := len(router.take()); n != 1 || applied() != 4 || s.ahead.kept.Load() != 0 {
 			t.Errorf("%d deliveries, seq %d, %d kept", n, applied(), s.ahead.kept.Load())
 		}

@@ -33,7 +33,7 @@ func apply(t *testing.T, change func(*Config)) *applying {
 			a.commits.Add(1)
 		}
 		for a.hangs.Load() && what == "before apply" && ctx.Err() == nil {
-			time.Sleep(time.Millisecond)
+			pass(time.Millisecond)
 		}
 		return ctx.Err()
 	}
@@ -54,7 +54,7 @@ func apply(t *testing.T, change func(*Config)) *applying {
 			t.Error(err)
 		}
 	}
-	time.Sleep(time.Second)
+	pass(time.Second)
 	a.commits.Store(0)
 	return a
 }
@@ -83,7 +83,7 @@ func TestDeliversWhileACommitHangs(t *testing.T) {
 		var places []string
 		for n := range 20 {
 			a.send(n)
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 			for _, d := range a.router.take() {
 				place, _, _ := strings.Cut(event(t, d.Body), " ")
 				places = append(places, place)
@@ -100,7 +100,7 @@ func TestDeliversWhileACommitHangs(t *testing.T) {
 			t.Errorf("%d records are applied while the commit hangs", n)
 		}
 		a.hangs.Store(false)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := a.applied(); n != 20 {
 			t.Errorf("%d of 20 records are applied", n)
 		}
@@ -120,7 +120,7 @@ func TestCommitPace(t *testing.T) {
 		defer a.stop()
 		for n := range 100 {
 			a.send(n)
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 			if got := len(a.router.take()); got != 1 {
 				t.Fatalf("record %d: %d deliveries after 10 ms", n, got)
 			}
@@ -128,7 +128,7 @@ func TestCommitPace(t *testing.T) {
 		if n := a.commits.Load(); n < 10 || n > 12 {
 			t.Errorf("%d commits in a second at a pace of 100 ms", n)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := a.applied(); n != 100 {
 			t.Errorf("%d of 100 records are applied", n)
 		}
@@ -152,17 +152,17 @@ func TestChangedOwnersCommitWhatWasCollected(t *testing.T) {
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		a := &applying{log: log, store: store}
 		for n := range 3 {
 			a.send(n)
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if n := len(router.take()); n != 3 || a.applied() != 0 {
 			t.Fatalf("%d delivered, %d applied; want 3 delivered ahead of the commit", n, a.applied())
 		}
 		owns.set()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := a.applied(); n != 3 {
 			t.Errorf("the owner left with %d of 3 records applied", n)
 		}
@@ -198,20 +198,20 @@ func TestAppliesWithoutRouters(t *testing.T) {
 				if time.Since(begun) > 10*time.Minute {
 					t.Fatalf("%s: %d of 200 records are applied", name, a.applied())
 				}
-				time.Sleep(10 * time.Millisecond)
+				pass(10 * time.Millisecond)
 			}
 			if took := time.Since(begun); took > 8*time.Second {
 				t.Errorf("with the routers %s, 20 batches took %v: want one timeout of 5 s and hardly more", name, took)
 			}
 			down.Store(false)
-			time.Sleep(6 * time.Second) // a hand-over that still tries may be through by now
+			pass(6 * time.Second) // a hand-over that still tries may be through by now
 			a.router.take()
 			a.send(200)
-			time.Sleep(6 * time.Second)
+			pass(6 * time.Second)
 			a.router.take()
 			for n := range 3 {
 				a.send(201 + n)
-				time.Sleep(100 * time.Millisecond)
+				pass(100 * time.Millisecond)
 				if got := len(a.router.take()); got != 1 {
 					t.Errorf("with the routers back after they were %s, %d deliveries came of one record", name, got)
 				}

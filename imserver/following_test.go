@@ -25,7 +25,7 @@ func TestOriginsAreFollowedWhileItRuns(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		next := func(topic string) int64 {
 			t.Helper()
-			time.Sleep(6 * time.Second) // a heartbeat comes, and is applied
+			pass(6 * time.Second) // a heartbeat comes, and is applied
 			positions, err := s.Positions(t.Context(), "")
 			if err != nil {
 				t.Fatal(err)

@@ -47,7 +47,7 @@ func own(t *testing.T, log *fakeLog, store *fakeStore) *owning {
 	ctx, end := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	time.Sleep(time.Second)
+	pass(time.Second)
 	return &owning{t, log, store, s, drop, func() error { end(); return <-ended }}
 }
 
@@ -60,7 +60,7 @@ func (o *owning) submit(c im.Conversation) error {
 		o.t.Fatal(err)
 	}
 	_, err = o.s.Call(o.t.Context(), im.Call{Method: wire.MethodSubmit, UID: "ann", Body: body})
-	time.Sleep(time.Second)
+	pass(time.Second)
 	return err
 }
 
@@ -82,7 +82,7 @@ func TestHaltedPartitionTakesNothing(t *testing.T) {
 		}
 		log.lose(ownDirect, 3)
 		log.put(im.Partition{Topic: "read.eu"}, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: logID("eu")}, 0)) // readers look
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if err := o.s.Ready(); err == nil || !strings.Contains(err.Error(), "msg.eu.direct") {
 			t.Errorf("ready with a partition that is halted: %v", err)
 		}
@@ -92,7 +92,7 @@ func TestHaltedPartitionTakesNothing(t *testing.T) {
 		if n := len(log.all(ownDirect)); n != 3 {
 			t.Errorf("the halted partition has %d entries, want the 3 that were left", n)
 		}
-		time.Sleep(2 * time.Hour) // heartbeats are due
+		pass(2 * time.Hour) // heartbeats are due
 		if n := len(log.all(ownDirect)); n != 3 {
 			t.Errorf("the halted partition has %d entries after the heartbeats, want 3", n)
 		}
@@ -159,16 +159,16 @@ func TestLogGrewAgain(t *testing.T) {
 					return
 				case "at take-over":
 					o.s.deps.Ownership.(*fakeOwnership).set()
-					time.Sleep(time.Second)
+					pass(time.Second)
 					regrow()
 					o.s.deps.Ownership.(*fakeOwnership).set(0)
 				case "while it is read":
 					o.drop <- ownDirect                                                                                                         // as a reader does that sees the log part from what it read
 					log.put(im.Partition{Topic: "read.eu"}, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: logID("eu")}, 0)) // a poll returns
-					time.Sleep(time.Second)
+					pass(time.Second)
 					regrow()
 				}
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				if o.s.Ready() == nil {
 					t.Error("ready on another log")
 				}

@@ -29,15 +29,15 @@ func TestOwnersChangeWhileRoutersHang(t *testing.T) {
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		c := im.Conversation("d:ann:bob")
 		for i := 0; s.number(c) != 0; i++ {
 			c = im.Direct("ann", im.UID("bob"+string(rune('a'+i))))
 		}
 		log.put(im.Partition{Topic: "msg.eu.direct"}, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: c, Sender: "ann"}, Kind: im.KindMessage, Version: 1}))
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		owns.set(1)
-		time.Sleep(handOverGrace + 100*time.Millisecond)
+		pass(handOverGrace + 100*time.Millisecond)
 		if got := s.shards.numbers(); !slices.Equal(got, []int{1}) {
 			t.Errorf("it owns %v still", got)
 		}

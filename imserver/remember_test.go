@@ -22,7 +22,7 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 		var hangs atomic.Bool
 		store.step = func(ctx context.Context, what string) error {
 			for hangs.Load() && what == "before apply" && ctx.Err() == nil {
-				time.Sleep(time.Second)
+				pass(time.Second)
 			}
 			return ctx.Err()
 		}
@@ -55,10 +55,10 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 			return &wire.SubmitRequest{Content: &wire.SubmitText{Text: &wire.Text{Text: "x"}}}
 		}
 		must(submit("ann", scriptGroup, &wire.SubmitRequest{Content: &wire.SubmitCreate{Create: &wire.Create{Title: "pets", Members: []string{"bob"}}}}))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		hangs.Store(true)
 		must(submit("ann", scriptGroup, &wire.SubmitRequest{Content: &wire.SubmitMember{Member: &wire.Member{Remove: []string{"bob"}}}}))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for i := range 5000 {
 			body, _ := wire.Marshal(&wire.PullRequest{Conversation: fmt.Sprintf("g:eu:00dc6acf-ac00-7000-8000-00000001%04x", i)})
 			if _, err := s.Call(ctx, im.Call{Method: wire.MethodPull, UID: "cat", Body: body}); im.CodeOf(err) != im.CodeNotYetHere {
@@ -73,9 +73,9 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 			must(submit("ann", fmt.Sprintf("d:ann:bob%d", i), text()))
 		}
 		must(submit("ann", scriptGroup, text()))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		hangs.Store(false)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		var last im.Delivery
 		for _, d := range router.take() {
 			if d.Key == scriptGroup {

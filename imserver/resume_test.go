@@ -175,10 +175,10 @@ func TestCrashAndResume(t *testing.T) {
 					if i > 100_000 {
 						t.Fatalf("seed %d: not applied", seed)
 					}
-					time.Sleep(time.Millisecond)
+					pass(time.Millisecond)
 				}
 				for i := 0; !ended() && i < 4000; i++ {
-					time.Sleep(time.Millisecond) // deliveries land, and how far was sent is saved
+					pass(time.Millisecond) // deliveries land, and how far was sent is saved
 				}
 				crashed := ended()
 				kill(nil)
@@ -206,7 +206,7 @@ func TestTwoOwners(t *testing.T) {
 				mu.Lock()
 				d := time.Duration(w.rng.IntN(30)) * time.Millisecond
 				mu.Unlock()
-				time.Sleep(d)
+				pass(d)
 			}
 			w.store.step = func(context.Context, string) error { pause(); return nil }
 			w.router.step = func(context.Context) error { pause(); return nil }
@@ -224,9 +224,9 @@ func TestTwoOwners(t *testing.T) {
 				if i > 100_000 {
 					t.Fatalf("seed %d: two owners keep each other from going on", seed)
 				}
-				time.Sleep(10 * time.Millisecond)
+				pass(10 * time.Millisecond)
 			}
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			stop()
 			wg.Wait()
 			if why := w.verdict(); why != "" {
@@ -241,7 +241,7 @@ func TestOwnersChange(t *testing.T) {
 	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, seed, 120)
-			w.store.step = func(context.Context, string) error { time.Sleep(3 * time.Millisecond); return nil }
+			w.store.step = func(context.Context, string) error { pass(3 * time.Millisecond); return nil }
 			all := w.numbers()
 			owners := []*fakeOwnership{newFakeOwnership(all...), newFakeOwnership()}
 			ctx, stop := context.WithCancel(t.Context())
@@ -260,11 +260,11 @@ func TestOwnersChange(t *testing.T) {
 				}
 				cut := w.rng.IntN(len(all) + 1)
 				owners[0].set(all[:cut]...)
-				time.Sleep(time.Duration(w.rng.IntN(5)) * time.Millisecond) // the other hears of it later
+				pass(time.Duration(w.rng.IntN(5)) * time.Millisecond) // the other hears of it later
 				owners[1].set(all[cut:]...)
-				time.Sleep(time.Duration(w.rng.IntN(60)) * time.Millisecond)
+				pass(time.Duration(w.rng.IntN(60)) * time.Millisecond)
 			}
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			stop()
 			wg.Wait()
 			if why := w.verdict(); why != "" {

@@ -19,6 +19,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pass lets time go by on the fake clock of synctest, on which every test runs that waits: it takes none.
+func pass(d time.Duration) { time.Sleep(d) }
+
 func minimal(log *fakeLog, store *fakeStore, owns Ownership) (Config, Deps) {
 	return Config{Region: "eu", Origins: []im.Origin{"eu"}, Partitions: 1},
 		Deps{Log: log, NewReader: log.newReader, Store: store, Deliver: &fakeRouter{}, Held: &fakeHolder{}, Ownership: owns}
@@ -104,12 +107,12 @@ func TestEnds(t *testing.T) {
 			ctx, end := context.WithCancelCause(t.Context())
 			ended := make(chan error)
 			go func() { ended <- s.Run(ctx) }()
-			time.Sleep(time.Second)
+			pass(time.Second)
 			slow.Store(true)
 			p := im.Partition{Topic: "msg.eu.direct"}
 			log.put(p, wire.EncodeRecord(&im.Record{ID: im.ID{Conversation: "d:ann:bob", Sender: "ann"}, Kind: im.KindMessage, Version: 1}))
 			s.marks.Add(accept.MarkKey{Conversation: "d:ann:bob", UID: "ann"}, nil, im.Cursor{"eu": 1})
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 			s.marks.Add(accept.MarkKey{Conversation: "d:ann:bob", UID: "ann"}, nil, im.Cursor{"eu": 2})
 			begun := time.Now()
 			if killed {
@@ -172,7 +175,7 @@ func TestHalts(t *testing.T) {
 				ctx, end := context.WithCancel(t.Context())
 				ended := make(chan error)
 				go func() { ended <- s.Run(ctx) }()
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				end()
 				if err := <-ended; err != nil {
 					t.Fatal(err)
@@ -211,7 +214,7 @@ func TestCopyBroughtAgain(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
 		last := func() uint64 { return store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "us"}) }
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if n := last(); n != 0 {
 			t.Errorf("%d records were applied past what is missing", n)
 		}
@@ -219,7 +222,7 @@ func TestCopyBroughtAgain(t *testing.T) {
 		for o := range int64(8) {
 			log.put(direct, wire.AsCopy(message, 1+o, 0))
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		end()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
@@ -298,13 +301,13 @@ func TestReadsOnWhatTheReaderDropped(t *testing.T) {
 			ctx, end := context.WithCancel(t.Context())
 			ended := make(chan error)
 			go func() { ended <- s.Run(ctx) }()
-			time.Sleep(time.Second)
+			pass(time.Second)
 			boundless.away.Store(away)
 			drop <- direct
 			log.put(group, wire.EncodeLogName(im.KindHeartbeat, im.LogName{Origin: "eu", ID: logID("eu")}, 0)) // a poll returns
-			time.Sleep(time.Second)
+			pass(time.Second)
 			log.put(direct, message)
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			end()
 			if err := <-ended; err != nil {
 				t.Fatal(err)
@@ -362,7 +365,7 @@ func TestDatabasesFailAlone(t *testing.T) {
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := len(s.shards.numbers()); n != 4 {
 			t.Fatalf("%d partitions are owned, want 4", n)
 		}
@@ -381,14 +384,14 @@ func TestDatabasesFailAlone(t *testing.T) {
 			defer store.mu.Unlock()
 			return store.view.Last(view.HeadKey{Conversation: conversations[n], Origin: "eu"})
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for n := range 4 {
 			if got, want := applied(n), uint64(1-n%2); got != want {
 				t.Errorf("with the odd database gone, %d records of partition %d were applied, want %d", got, n, want)
 			}
 		}
 		store.gone.Store(false)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		for n := range 4 {
 			if got := applied(n); got != 1 {
 				t.Errorf("with both databases back, %d records of partition %d were applied, want 1", got, n)
@@ -416,12 +419,12 @@ func TestLogOutOfReachAtStart(t *testing.T) {
 		ctx, end := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if err := s.Ready(); err == nil {
 			t.Error("ready without having seen the own log")
 		}
 		log.away.Store(false)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if err := s.Ready(); err != nil {
 			t.Error(err)
 		}

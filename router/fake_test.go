@@ -302,6 +302,9 @@ func ship(t testing.TB, from, to *region) {
 	}
 }
 
+// pass lets time go by on the fake clock of synctest, on which every test runs that waits for a time: it takes none.
+func pass(d time.Duration) { time.Sleep(d) }
+
 // wait polls for a state.
 func wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()

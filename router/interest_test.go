@@ -79,7 +79,7 @@ func TestInterest(t *testing.T) {
 		left.Release = true
 		claim(t, there[0].Attachment, left)
 		for range 30 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			there[0].Heartbeat()
 			idle.Heartbeat()
 			for _, g := range here {

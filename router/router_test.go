@@ -159,7 +159,7 @@ func TestTwoRegions(t *testing.T) {
 		// The link is silent for longer than counts: us is unknown, and eu does not use its routes (I10).
 		beats := func() { ae.Heartbeat(); au.Heartbeat() }
 		for range 35 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			beats()
 		}
 		if live, unknown := re.Routes("ann"); len(unknown) != 1 || unknown[0] != "us" || len(live) != 1 || live[0].Region != "eu" {
@@ -170,7 +170,7 @@ func TestTwoRegions(t *testing.T) {
 			t.Fatalf("us counts again before it is known that its log was read to the end: unknown %v", unknown)
 		}
 		for range 15 { // clocks may differ by 5 s, and us says its own every 5 s
-			time.Sleep(time.Second)
+			pass(time.Second)
 			beats()
 			both()
 		}
@@ -203,7 +203,7 @@ func TestHeartbeatsStop(t *testing.T) {
 		claim(t, a1, im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 1})
 		claim(t, a2, im.Claim{UID: "bob", Device: "phone", Conn: 1, Login: 1})
 		for range 10 { // both beat
-			time.Sleep(time.Second)
+			pass(time.Second)
 			a1.Heartbeat()
 			a2.Heartbeat()
 		}
@@ -211,14 +211,14 @@ func TestHeartbeatsStop(t *testing.T) {
 			t.Fatalf("%d gateway_down records for gateways that beat", n)
 		}
 		for range 2 { // one stops, not for long enough
-			time.Sleep(time.Second)
+			pass(time.Second)
 			a2.Heartbeat()
 		}
 		if live, _ := r.Routes("ann"); len(live) != 1 {
 			t.Fatal("the route went before its gateway was silent for 3 s")
 		}
 		for range 3 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			a2.Heartbeat()
 		}
 		synctest.Wait()
@@ -266,12 +266,12 @@ func TestDiscoveryKnowsBetter(t *testing.T) {
 		a, _ := attach(t, r, g1)
 		claim(t, a, im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 1})
 		eu.alive.set(g1, true)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if live, _ := r.Routes("ann"); len(live) != 1 {
 			t.Fatal("a gateway that discovery calls alive was declared down")
 		}
 		eu.alive.set(g1, false)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		if live, _ := r.Routes("ann"); len(live) != 0 {
 			t.Fatal("a silent gateway that discovery calls gone was not declared down")
@@ -294,13 +294,13 @@ func TestNextLife(t *testing.T) {
 
 		r, stop = run(t, eu.config(), eu.deps())
 		defer stop()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if err := r.Ready(); im.CodeOf(err) != im.CodeUnready {
 			t.Fatalf("ready without the gateways that the log names: %v", err)
 		}
 		attach(t, r, im.Gateway{ID: "g1", Epoch: 2})
 		a2, _ = attach(t, r, g2)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		if live, _ := r.Routes("ann"); len(live) != 0 {
 			t.Fatal("the earlier life of a gateway still has routes")
@@ -316,11 +316,11 @@ func TestNextLife(t *testing.T) {
 
 		r, stop = run(t, eu.config(), eu.deps())
 		defer stop()
-		time.Sleep(9 * time.Second)
+		pass(9 * time.Second)
 		if live, _ := r.Routes("bob"); len(live) != 1 {
 			t.Fatal("the gateway was not waited for")
 		}
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		synctest.Wait()
 		if live, _ := r.Routes("bob"); len(live) != 0 {
 			t.Fatal("a gateway that did not come back still has routes")
@@ -349,7 +349,7 @@ func TestLogFails(t *testing.T) {
 		}
 		eu.kafka.breakWith(nil)
 		for range 5 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			a.Heartbeat()
 		}
 		claim(t, a, im.Claim{UID: "bob", Device: "phone", Conn: 2, Login: 1})
@@ -396,7 +396,7 @@ func TestRetention(t *testing.T) {
 			t.Fatalf("what is past a gap was taken, or more: %+v", live)
 		}
 		for range 45 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			ae.Heartbeat()
 			au.Heartbeat()
 		}

@@ -29,7 +29,7 @@ func (l *slowLog) Append(ctx context.Context, p im.Partition, entries []im.Entry
 			return 0, ctx.Err()
 		}
 	}
-	time.Sleep(l.takes)
+	pass(l.takes)
 	return l.kafka.Append(ctx, p, entries)
 }
 
@@ -106,7 +106,7 @@ func TestStorm(t *testing.T) {
 						answered.Wait()
 						left = again
 						for until := time.Now().Add(wait); time.Now().Before(until); { // as gateways do meanwhile
-							time.Sleep(min(time.Second, time.Until(until)))
+							pass(min(time.Second, time.Until(until)))
 							a.Heartbeat()
 						}
 					}
@@ -230,7 +230,7 @@ func TestSpared(t *testing.T) {
 		claim(t, a1, first)
 		written(7, 1)
 		for range 31 * 60 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			a1.Heartbeat()
 			a2.Heartbeat()
 		}
@@ -270,7 +270,7 @@ func TestDeviceLimits(t *testing.T) {
 		}
 		claim(t, ae, im.Claim{UID: "ann", Device: "old", Platform: "ios", Conn: 1, Login: 50})
 		both()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		claim(t, au, im.Claim{UID: "ann", Device: "new", Platform: "ios", Conn: 2, Login: 1})
 		both()
 		want := im.Kick{Conn: 1, Login: 50, Code: im.CodeDeviceLimit}
