@@ -33,18 +33,32 @@ const digits = "0123456789abcdef"
 // ParseUUID reads the canonical lower-case text form, 36 characters. Other spellings are refused, so that one id has
 // one text.
 func ParseUUID(s string) (UUID, error) {
-	var u UUID
-	if len(s) != UUIDLen || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
-		return u, fmt.Errorf("uuid %q: want the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", s)
+	if u, ok := UUIDOf(s); ok {
+		return u, nil
+	}
+	if !hyphened(s) {
+		return UUID{}, fmt.Errorf("uuid %q: want the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", s)
+	}
+	return UUID{}, fmt.Errorf("uuid %q: want digits and a to f, in lower case", s)
+}
+
+func hyphened(s string) bool {
+	return len(s) == UUIDLen && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-'
+}
+
+// UUIDOf is ParseUUID where most texts may be none: it makes no error of them.
+func UUIDOf(s string) (u UUID, ok bool) {
+	if !hyphened(s) {
+		return UUID{}, false
 	}
 	for i, at := range pairs {
 		high, low := digit(s[at]), digit(s[at+1])
 		if high|low > 15 {
-			return UUID{}, fmt.Errorf("uuid %q: want digits and a to f, in lower case", s)
+			return UUID{}, false
 		}
 		u[i] = high<<4 | low
 	}
-	return u, nil
+	return u, true
 }
 
 // digit is what a hexadecimal digit stands for, 255 if it is none.

@@ -102,8 +102,7 @@ func (r row) device() im.DeviceID {
 	if r[49]&flagUUID == 0 {
 		return im.DeviceID(b)
 	}
-	var text [36]byte
-	return im.DeviceID(appendUUID(text[:0], b))
+	return im.DeviceID(im.UUID(b).String())
 }
 
 // size is the row's length in bytes.
@@ -120,14 +119,14 @@ func units(bytes int) int { return (bytes + unit - 1) / unit }
 // packed is a device's name as rows keep it: a UUID in its 16 bytes, anything else as it is.
 type packed struct {
 	name im.DeviceID
-	uuid [16]byte
+	uuid im.UUID
 	flag byte
 }
 
 func pack(d im.DeviceID) packed {
 	p := packed{name: d}
-	if parseUUID(string(d), &p.uuid) {
-		p.flag = flagUUID
+	if id, ok := im.UUIDOf(string(d)); ok {
+		p.uuid, p.flag = id, flagUUID
 	}
 	return p
 }
@@ -144,54 +143,6 @@ func (p *packed) append(b []byte) []byte {
 		return append(b, p.uuid[:]...)
 	}
 	return append(b, p.name...)
-}
-
-// parseUUID reads the canonical text of a UUID, lower case with hyphens: what it takes comes out of appendUUID again.
-func parseUUID(s string, out *[16]byte) bool {
-	if len(s) != 36 {
-		return false
-	}
-	n := 0
-	for i := 0; i < len(s); {
-		switch i {
-		case 8, 13, 18, 23:
-			if s[i] != '-' {
-				return false
-			}
-			i++
-			continue
-		}
-		high, low := hexDigit(s[i]), hexDigit(s[i+1])
-		if high > 15 || low > 15 {
-			return false
-		}
-		out[n] = high<<4 | low
-		n++
-		i += 2
-	}
-	return true
-}
-
-func hexDigit(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c >= 'a' && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 255
-}
-
-func appendUUID(b, uuid []byte) []byte {
-	const digits = "0123456789abcdef"
-	for i, c := range uuid {
-		switch i {
-		case 4, 6, 8, 10:
-			b = append(b, '-')
-		}
-		b = append(b, digits[c>>4], digits[c&15])
-	}
-	return b
 }
 
 // at returns the row at a place.
