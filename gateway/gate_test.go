@@ -64,7 +64,7 @@ func (r *rig) dribble(n int) (all []net.Conn) {
 					if _, err := c.Write([]byte("x")); err != nil {
 						return
 					}
-					time.Sleep(20 * time.Millisecond)
+					time.Sleep(20 * time.Millisecond) // the pace of a slowloris
 				}
 			}()
 		}

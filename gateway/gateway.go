@@ -359,17 +359,17 @@ func (g *Gateway) drain(server *http.Server) {
 	began := time.Now()
 	part := func(tenths int) time.Time { return began.Add(g.cfg.DrainTimeout * time.Duration(tenths) / 10) }
 	g.Drain()
-	g.await(part(5), func() bool { return g.conns.size.Load() == 0 })
+	await(part(5), drainLook, func() bool { return g.conns.size.Load() == 0 })
 	if left := g.conns.all(); len(left) > 0 {
 		for _, c := range left {
 			c.close(errDraining)
 		}
-		g.await(part(8), func() bool { return g.conns.size.Load() == 0 && int64(g.hub.size()) == g.departed.Load() })
+		await(part(8), drainLook, func() bool { return g.conns.size.Load() == 0 && int64(g.hub.size()) == g.departed.Load() })
 	}
 	for _, s := range g.hub.all() {
 		g.endSession(s, errDraining, nil)
 	}
-	g.await(part(9), func() bool { return g.departed.Load() == 0 })
+	await(part(9), drainLook, func() bool { return g.departed.Load() == 0 })
 	ctx, cancel := context.WithDeadline(context.Background(), part(10))
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
@@ -382,10 +382,14 @@ func (g *Gateway) drain(server *http.Server) {
 	}
 }
 
-// await polls for a state until a time. A drain happens once: what it waits for need not signal it.
-func (g *Gateway) await(until time.Time, done func() bool) {
-	for !done() && time.Now().Before(until) {
-		time.Sleep(min(20*time.Millisecond, time.Until(until)))
+// drainLook is how often a drain looks whether what it waits for has come.
+const drainLook = 20 * time.Millisecond
+
+// await looks every so often whether a state holds, until it does or a time has come. It is for what happens once in a
+// process's life, a drain or a restart: the paths of every conn and call need not signal what only these wait for.
+func await(until time.Time, every time.Duration, holds func() bool) {
+	for !holds() && time.Now().Before(until) {
+		time.Sleep(min(every, time.Until(until)))
 	}
 }
 

@@ -20,7 +20,7 @@ func FuzzHandshake(f *testing.F) {
 	goroutines := runtime.NumGoroutine()
 	f.Cleanup(func() { // net/http keeps one for half a second after it refused a request, also when its server has ended
 		for until := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines && time.Now().Before(until); {
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // nothing tells when they end
 		}
 	})
 	r := newRig(f, func(c *Config) { c.HelloTimeout = 200 * time.Millisecond })

@@ -198,7 +198,7 @@ func (q *quicServer) connected(conn *quic.Conn) {
 
 // stop ends everything. Conns were dropped; with patience, what they were sent may still arrive.
 func (q *quicServer) stop(patience time.Duration) {
-	q.g.await(time.Now().Add(patience), func() bool { return q.sessions.Load() == 0 })
+	await(time.Now().Add(patience), drainLook, func() bool { return q.sessions.Load() == 0 })
 	q.cancel()
 	_ = q.server.Close() // connections; there is nothing to be done about one that does not
 	q.running.Wait()

@@ -473,15 +473,10 @@ func (g *Gateway) moveAll(c *handoff.Conn, poller *poll.Epoll) error {
 	began := time.Now()
 	g.listener.shut.Lock()
 	defer g.listener.shut.Unlock()
-	settle := func(until time.Time, done func() bool) {
-		for !done() && time.Now().Before(until) {
-			time.Sleep(time.Millisecond)
-		}
-	}
-	settle(began.Add(handoffCalls), func() bool { return g.upgrading.Load() == 0 && g.joining.Load() == 0 })
+	await(began.Add(handoffCalls), time.Millisecond, func() bool { return g.upgrading.Load() == 0 && g.joining.Load() == 0 })
 	poller.Freeze()
 	defer poller.Thaw()
-	settle(time.Now().Add(handoffCalls), func() bool { return g.callsUnder.Load() == 0 && g.joining.Load() == 0 })
+	await(time.Now().Add(handoffCalls), time.Millisecond, func() bool { return g.callsUnder.Load() == 0 && g.joining.Load() == 0 })
 	g.frozen.Store(true)
 	defer g.frozen.Store(false)
 	g.successor.moving.Lock()

@@ -299,7 +299,7 @@ func (s *storm) client(p *peer, i int, pace time.Duration) {
 		s.slowest = append(s.slowest, slowest)
 		s.mu.Unlock()
 	}()
-	time.Sleep(rand.N(pace))
+	time.Sleep(rand.N(pace)) // not all clients send at once
 	for id := uint32(1); ; id++ {
 		select {
 		case <-s.stopping:
@@ -354,7 +354,7 @@ func (s *storm) client(p *peer, i int, pace time.Duration) {
 		took := time.Since(began)
 		latencies = append(latencies, took)
 		slowest = max(slowest, took)
-		time.Sleep(pace)
+		time.Sleep(pace) // as people write
 	}
 }
 
@@ -389,24 +389,20 @@ func restartUnderLoad(t testing.TB, clients int, pace time.Duration) *storm {
 		r.routers.toGateway().Push([]im.Push{{Conns: conns, Service: "im", Method: "event", Body: body}})
 		pushes++
 	}
-	for began := time.Now(); time.Since(began) < 2*pace; time.Sleep(pace / 8) {
-		push()
+	// Pushes come at a pace of their own, before, during and after the restart.
+	pushing := func(until time.Time, done func() bool) {
+		for !done() && s.wrong.Load() == nil && time.Now().Before(until) {
+			push()
+			time.Sleep(pace / 8)
+		}
 	}
+	never := func() bool { return false }
+	pushing(time.Now().Add(2*pace), never)
 	n := r.next(t)
 	until := time.Now().Add(30 * time.Second)
-	for int(n.g.conns.size.Load()) != clients || !r.g.successor.has() {
-		if time.Now().After(until) || s.wrong.Load() != nil {
-			break
-		}
-		push()
-		time.Sleep(pace / 8)
-	}
-	for began := time.Now(); time.Since(began) < 2*pace; time.Sleep(pace / 8) {
-		push()
-	}
-	for int(s.pushed.Load()) < pushes*clients && s.wrong.Load() == nil && time.Now().Before(until) {
-		time.Sleep(time.Millisecond)
-	}
+	pushing(until, func() bool { return int(n.g.conns.size.Load()) == clients && r.g.successor.has() })
+	pushing(time.Now().Add(2*pace), never)
+	await(until, time.Millisecond, func() bool { return int(s.pushed.Load()) >= pushes*clients || s.wrong.Load() != nil })
 	close(s.stopping)
 	s.clients.Wait()
 	r.ended()

@@ -171,7 +171,7 @@ func TestSessionWindow(t *testing.T) {
 		}
 		after := func(d time.Duration, timers, want int) {
 			t.Helper()
-			time.Sleep(d)
+			time.Sleep(d) // on synctest's clock: it takes none
 			synctest.Wait()
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -73,7 +73,7 @@ func TestRegionLost(t *testing.T) {
 			for _, p := range eu.own() {
 				eu.record(p, i)
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // else the log outruns its links
 		}
 	})
 	eventually(t, "both copies have some of it", func() bool {

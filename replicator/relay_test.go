@@ -324,7 +324,7 @@ func TestLoseBehindHub(t *testing.T) {
 	work.Go(func() {
 		for i := 0; i < 4000 && writing.Err() == nil; i++ {
 			eu.log.must(eu.own()[i%len(eu.own())], message("eu", fmt.Sprint(i)))
-			time.Sleep(100 * time.Microsecond)
+			time.Sleep(100 * time.Microsecond) // so that eu is lost amid its records
 		}
 	})
 	work.Go(func() {

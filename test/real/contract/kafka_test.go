@@ -140,9 +140,12 @@ func TestKafkaHangs(t *testing.T) {
 		_, err := c.Append(context.Background(), ps[1], []im.Entry{{Value: []byte("hung")}})
 		hung <- err
 	}()
-	for c.AppendStats().Queued == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "the append waits for its answer", func() error {
+		if c.AppendStats().Queued == 0 {
+			return errors.New("nothing is queued")
+		}
+		return nil
+	})
 	within("close", time.Second, func(context.Context) error {
 		c.Close()
 		return <-hung
