@@ -397,14 +397,7 @@ func (s *session) take(batches []*wire.LinkBatch) error {
 	}
 	c.bytes.Add(uint64(total))
 	c.r.metrics.received(c.peer.Region, total, onLink)
-	s.meter.add(time.Now(), onLink)
-	s.mu.Lock()
-	s.grow(s.trip)
-	grown := s.more > 0
-	s.mu.Unlock()
-	if grown {
-		wake(s.dirty)
-	}
+	s.carried(time.Now(), onLink)
 	return nil
 }
 
@@ -448,6 +441,18 @@ func (s *session) credit(p *part, bytes int) {
 	urgent := s.credits >= s.window/creditShare
 	s.mu.Unlock()
 	if urgent {
+		wake(s.dirty)
+	}
+}
+
+// carried counts what the link carried, and looks whether the window is wide enough for that.
+func (s *session) carried(now time.Time, bytes int) {
+	s.meter.add(now, bytes)
+	s.mu.Lock()
+	s.grow(s.trip)
+	grown := s.more > 0
+	s.mu.Unlock()
+	if grown {
 		wake(s.dirty)
 	}
 }

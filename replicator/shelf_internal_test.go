@@ -192,3 +192,65 @@ func TestTheWindowGrows(t *testing.T) {
 		}
 	})
 }
+
+// TestOneLaneFillsALongLink: over 80 ms round trip, where one lane has all there is to ship, the copy gets as much as it can append.
+func TestOneLaneFillsALongLink(t *testing.T) {
+	const (
+		oneWay  = 40 * time.Millisecond
+		tick    = time.Millisecond
+		appends = 100 << 10 // bytes in a tick
+		message = 64 << 10
+	)
+	type credit struct {
+		at time.Time
+		m  *wire.LinkCredit
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &receiving{r: &Replicator{cfg: Config{WindowBytes: 32 << 20}}}
+		s := &session{c: c, window: firstWindow, trip: 2 * oneWay, topics: make([]uint64, 1), dirty: make(chan struct{}, 1)}
+		var w sendWindow
+		w.open(&wire.LinkOpen{WindowBytes: 32 << 20, FirstWindowBytes: firstWindow})
+		w.lanes, w.byBid = make([]int, 1), true
+		lane := &part{c: c}
+		var onWay []time.Time // when each message arrives
+		var back []credit
+		waiting, appended, from := 0, 0, 0
+		began := time.Now()
+		for time.Since(began) < 3*time.Second {
+			if time.Since(began) == 2*time.Second {
+				from = appended
+			}
+			for w.may(0, message, message) {
+				w.take(0, message)
+				onWay = append(onWay, time.Now().Add(oneWay))
+			}
+			for len(onWay) > 0 && !onWay[0].After(time.Now()) {
+				onWay = onWay[1:]
+				if !s.receive(message) {
+					t.Fatal("the sender exceeds the window")
+				}
+				s.carried(time.Now(), message)
+				waiting += message
+			}
+			n := min(waiting, appends)
+			waiting -= n
+			appended += n
+			s.credit(lane, n)
+			select {
+			case <-s.dirty:
+				for _, m := range s.news() {
+					back = append(back, credit{time.Now().Add(oneWay), m.GetCredit()})
+				}
+			default:
+			}
+			for len(back) > 0 && !back[0].at.After(time.Now()) {
+				w.credit(back[0].m)
+				back = back[1:]
+			}
+			time.Sleep(tick) // on synctest's clock
+		}
+		if got, can := appended-from, appends*int(time.Second/tick); got < can*95/100 {
+			t.Errorf("%d bytes were appended in the third second, of %d that could be", got, can)
+		}
+	})
+}
