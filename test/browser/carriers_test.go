@@ -13,15 +13,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/antipode-im/antipode/gateway"
 	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/gateway/gatewaytest"
 	"github.com/antipode-im/antipode/gateway/issue"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/certs"
@@ -30,59 +29,10 @@ import (
 	"github.com/antipode-im/antipode/wire"
 )
 
-// backend is what stands behind a gateway: it takes every submit and grants every claim.
-type backend struct {
-	mu      sync.Mutex
-	stamp   im.Stamp
-	last    im.Claim
-	handler gateway.Handler
-}
-
-func (b *backend) Call(_ context.Context, c im.Call) (im.CallResult, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stamp++
-	var m proto.Message = &wire.ListResponse{}
-	switch c.Method {
-	case wire.MethodSubmit:
-		m = &wire.SubmitResponse{Conversation: c.Key, ClientId: "c", Stamp: uint64(b.stamp), Origin: Here}
-	case wire.MethodPull:
-		m = &wire.PullResponse{}
-	}
-	body, err := wire.Marshal(m)
-	return im.CallResult{Body: body, Stamp: b.stamp}, err
-}
-
-func (b *backend) Attach(ctx context.Context, _ im.Gateway, h gateway.Handler) error {
-	b.mu.Lock()
-	b.handler = h
-	b.mu.Unlock()
-	<-ctx.Done()
-	return nil
-}
-
-func (b *backend) Claim(_ context.Context, claims []im.Claim) []error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range claims {
-		if !c.Release && !c.Offline {
-			b.last = c
-		}
-	}
-	return make([]error, len(claims))
-}
-
-func (b *backend) kick(code im.Code) {
-	b.mu.Lock()
-	login, h := b.last, b.handler
-	b.mu.Unlock()
-	h.Kick(im.Kick{Conn: login.Conn, Login: login.Login, Code: code})
-}
-
 // carriers is a page with the SDK, and a gateway by TLS for it.
 type carriers struct {
 	*Page
-	*backend
+	*gatewaytest.Region
 }
 
 // newCarriers starts both. change has the list of gateways told otherwise.
@@ -100,7 +50,7 @@ func newCarriers(t *testing.T, b *Browser, identity *certs.Identity, change func
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &carriers{backend: &backend{}}
+	c := &carriers{Region: &gatewaytest.Region{Origin: Here}}
 	g, err := gateway.New(gateway.Config{
 		Gateway: im.Gateway{ID: "g1", Epoch: 7}, Region: Here, Origin: Here, Listen: "127.0.0.1:0", QUIC: "127.0.0.1:0", Origins: []string{"*"},
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &identity.Certificate, nil },
@@ -177,7 +127,7 @@ func TestCarriers(t *testing.T) {
 	t.Run("WebTransport where policy and gateway offer it", func(t *testing.T) {
 		c := newCarriers(t, b, identity, func(*wire.Endpoints) {})
 		c.by("WebTransport")
-		c.kick(im.CodeReplaced)
+		c.Kick(im.CodeReplaced)
 		c.Until("it hears why it is closed", `client.state.phase === "stopped" && client.state.error.code === "replaced"`)
 	})
 
@@ -210,7 +160,7 @@ func TestCarriers(t *testing.T) {
 			e.Gateways[0].URL = strings.Replace(e.Gateways[0].URL, "/v1/ws", "/v1/blocked", 1)
 		})
 		c.by("long poll")
-		c.kick(im.CodeReplaced)
+		c.Kick(im.CodeReplaced)
 		c.Until("it hears why it is closed", `client.state.phase === "stopped" && client.state.error.code === "replaced"`)
 	})
 }

@@ -13,11 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/gateway"
 	"github.com/antipode-im/antipode/gateway/auth"
+	"github.com/antipode-im/antipode/gateway/gatewaytest"
 	"github.com/antipode-im/antipode/gateway/issue"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/certs"
@@ -26,75 +25,11 @@ import (
 
 const patience = 40 * time.Second
 
-// region is what stands behind the gateway: it takes everything and grants every claim.
-type region struct {
-	mu      sync.Mutex
-	stamp   im.Stamp
-	claims  []im.Claim
-	handler gateway.Handler
-}
-
-func (r *region) Call(_ context.Context, c im.Call) (im.CallResult, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stamp++
-	var m proto.Message
-	switch c.Method {
-	case wire.MethodSubmit:
-		var q wire.SubmitRequest
-		if err := wire.Unmarshal(c.Body, &q); err != nil {
-			return im.CallResult{}, err
-		}
-		m = &wire.SubmitResponse{Conversation: c.Key, ClientId: q.ClientId, Stamp: uint64(r.stamp), Origin: "eu"}
-	case wire.MethodPull:
-		m = &wire.PullResponse{}
-	case wire.MethodList:
-		m = &wire.ListResponse{}
-	case wire.MethodMark:
-		m = &wire.MarkResponse{}
-	default:
-		return im.CallResult{}, im.Errorf(im.CodeUnknownMethod, "no method %q", c.Method)
-	}
-	body, err := wire.Marshal(m)
-	return im.CallResult{Body: body, Stamp: r.stamp}, err
-}
-
-func (r *region) Attach(ctx context.Context, _ im.Gateway, h gateway.Handler) error {
-	r.mu.Lock()
-	r.handler = h
-	r.mu.Unlock()
-	<-ctx.Done()
-	return nil
-}
-
-func (r *region) Claim(_ context.Context, claims []im.Claim) []error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range claims {
-		if !c.Release && !c.Offline {
-			r.claims = append(r.claims, c)
-		}
-	}
-	return make([]error, len(claims))
-}
-
-func (r *region) logins() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.claims)
-}
-
-func (r *region) last() im.Claim {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.claims[len(r.claims)-1]
-}
-
 // rig is a gateway, and a client of it.
 type rig struct {
 	*client.Client
 	t      *testing.T
-	region *region
+	region *gatewaytest.Region
 	events chan client.Event
 }
 
@@ -117,7 +52,7 @@ func newRig(t *testing.T, way func(addr string) string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, region: &region{}, events: make(chan client.Event, 1000)}
+	r := &rig{t: t, region: &gatewaytest.Region{Origin: "eu"}, events: make(chan client.Event, 1000)}
 	g, err := gateway.New(gateway.Config{
 		Gateway: im.Gateway{ID: "g1", Epoch: 7}, Region: "eu", Origin: "eu", Listen: "127.0.0.1:0", QUIC: "127.0.0.1:0",
 		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &identity.Certificate, nil },
@@ -200,11 +135,7 @@ func TestClientByWebTransport(t *testing.T) {
 		t.Fatalf("connected by %s", c.URL)
 	}
 	r.submit("hello")
-	login := r.region.last()
-	r.region.mu.Lock()
-	h := r.region.handler
-	r.region.mu.Unlock()
-	h.Kick(im.Kick{Conn: login.Conn, Login: login.Login, Code: im.CodeReplaced})
+	r.region.Kick(im.CodeReplaced)
 	end := time.After(patience)
 	for {
 		select {
@@ -326,7 +257,7 @@ func TestClientWhoseAddressChanges(t *testing.T) {
 		}
 		r.submit(fmt.Sprint("after move ", i))
 	}
-	if n := r.region.logins(); n != 1 {
+	if n := r.region.Logins(); n != 1 {
 		t.Errorf("%d logins: it was cut", n)
 	}
 }
