@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -120,7 +121,7 @@ func (l *sending) poll(ctx context.Context, reader Reader) ([]im.Batch, error) {
 	l.seeks.interrupt = cancel
 	l.seeks.Unlock()
 	batches, err := reader.Poll(ctx)
-	if ctx.Err() != nil { // what it says about being interrupted is no error
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // that it was interrupted is no error; a partition that it gave up is
 		err = nil
 	}
 	return batches, err

@@ -294,6 +294,9 @@ func (r *copyReader) Poll(ctx context.Context) ([]im.Batch, error) {
 		return nil, r.ended
 	}
 	if err := r.place(ctx); err != nil {
+		if ctx.Err() != nil && r.ended == nil { // whatever the log says of a look that was interrupted
+			return nil, ctx.Err()
+		}
 		return nil, err
 	}
 	batches, err := r.inner.Poll(ctx)

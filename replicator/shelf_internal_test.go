@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -253,4 +254,25 @@ func TestOneLaneFillsALongLink(t *testing.T) {
 			t.Errorf("%d bytes were appended in the third second, of %d that could be", got, can)
 		}
 	})
+}
+
+// gaveUp is a reader that has something to say when it is polled.
+type gaveUp struct {
+	Reader
+	says func(ctx context.Context) error
+}
+
+func (r gaveUp) Poll(ctx context.Context) ([]im.Batch, error) { return nil, r.says(ctx) }
+
+// TestAnInterruptedPollKeepsItsError: a reader tells once that it gave a partition up, be it while something else is asked for.
+func TestAnInterruptedPollKeepsItsError(t *testing.T) {
+	l := &sending{}
+	l.readOn([]int{0}) // interrupts the next poll at once
+	lost := errors.New("retention passed it")
+	if _, err := l.poll(t.Context(), gaveUp{says: func(context.Context) error { return lost }}); !errors.Is(err, lost) {
+		t.Errorf("the reader gave a partition up, and the poll says %v", err)
+	}
+	if _, err := l.poll(t.Context(), gaveUp{says: context.Context.Err}); err != nil {
+		t.Errorf("it was interrupted, and says %v", err)
+	}
 }
