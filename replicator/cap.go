@@ -32,13 +32,15 @@ func (c *Cap) holds(now time.Time) bool {
 const capBurst = time.Second / 10
 
 // throttle holds the links to one peer to its caps. What goes is paid for afterwards, so that a message larger than the
-// burst passes too; the next one waits until it is paid.
+// burst passes too; the next one waits until it is paid. Notifies go ahead of all else: they are paid for like it, and wait
+// for nothing but notifies.
 type throttle struct {
 	caps []Cap
 	now  func() time.Time
 
-	mu   sync.Mutex
-	paid time.Time // what was sent is paid for up to then
+	mu       sync.Mutex
+	paid     time.Time // what was sent is paid for up to then
+	notifies time.Time // the same of notifies alone
 }
 
 // rate is the lowest cap in force, 0 if there is none, and when that is to be asked again.
@@ -52,7 +54,15 @@ func (t *throttle) rate(now time.Time) (bytes int) {
 }
 
 // spend counts bytes that are sent, and says how far the link is in debt.
-func (t *throttle) spend(bytes int) (debt time.Duration) {
+func (t *throttle) spend(bytes int) (debt time.Duration) { return t.pay(bytes, &t.paid) }
+
+// notify counts bytes of notifies, and says how far these are in debt.
+func (t *throttle) notify(bytes int) (debt time.Duration) {
+	t.spend(bytes)
+	return t.pay(bytes, &t.notifies)
+}
+
+func (t *throttle) pay(bytes int, paid *time.Time) (debt time.Duration) {
 	if len(t.caps) == 0 {
 		return 0
 	}
@@ -61,14 +71,14 @@ func (t *throttle) spend(bytes int) (debt time.Duration) {
 	defer t.mu.Unlock()
 	rate := t.rate(now)
 	if rate == 0 {
-		t.paid = now
+		*paid = now
 		return 0
 	}
-	if start := now.Add(-capBurst); t.paid.Before(start) {
-		t.paid = start
+	if start := now.Add(-capBurst); paid.Before(start) {
+		*paid = start
 	}
-	t.paid = t.paid.Add(time.Duration(float64(bytes) / float64(rate) * float64(time.Second)))
-	return t.paid.Sub(now)
+	*paid = paid.Add(time.Duration(float64(bytes) / float64(rate) * float64(time.Second)))
+	return paid.Sub(now)
 }
 
 // capRecheck is how often a link in debt looks whether the time of its cap is over.

@@ -9,7 +9,7 @@
 //	                               ◀── open: next, checksum ──
 //	own log ─▶ Reader ─▶ pump ─┐   ─── opened: start, end ───▶
 //	                           ├──  ─── batch, batch… ────────▶ ─▶ part: queue ─▶ Append ─▶ copy ─▶ Reader
-//	router ─▶ notify queue ────┘   ─── notify, status ───────▶                                       │
+//	router ─▶ notify queue ────┘   ─── notify*, status ──────▶                                       │
 //	imservers ◀─ held ◀─────────   ◀── held, credit, seek ───  ◀───────────── follower ◀─────────────┘
 //
 // What it guarantees: the records that a Follower takes from a copy are exactly a prefix of the origin's log (I2, I8),
@@ -20,5 +20,6 @@
 // What it refuses, loudly, one partition at a time: a log with another name, a log whose record below the wanted offset
 // has another checksum, a log that is shorter than its copy, a log whose retention passed the copy.
 //
-// What can be lost: notifies. They ride the link, are dropped when it is congested or closed, and are counted.
+// What can be lost: notifies. They ride a link of their own (*) beside that of the log, or that one where the sender knows no
+// other, are dropped when it is congested or closed, and are counted.
 package replicator

@@ -100,7 +100,7 @@ func within[T any](t *testing.T, c <-chan T, what string) T {
 }
 
 // alone runs us's replicator with the test as the world around it.
-func alone(t *testing.T, tune func(*replicator.Config)) (*replicator.Replicator, *fakeLog, pipeDialer) {
+func alone(t *testing.T, tune func(*replicator.Config), with ...func(*replicator.Deps)) (*replicator.Replicator, *fakeLog, pipeDialer) {
 	t.Helper()
 	log := newFakeLog([]im.Origin{"eu", "us"}, 1)
 	log.name(im.LogName{Origin: "us", ID: im.UUID{2}})
@@ -112,7 +112,11 @@ func alone(t *testing.T, tune func(*replicator.Config)) (*replicator.Replicator,
 	if tune != nil {
 		tune(&cfg)
 	}
-	r, err := replicator.New(cfg, replicator.Deps{Log: log, NewReader: log.NewReader, Dialer: dialer})
+	deps := replicator.Deps{Log: log, NewReader: log.NewReader, Dialer: dialer}
+	for _, f := range with {
+		f(&deps)
+	}
+	r, err := replicator.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +130,7 @@ func alone(t *testing.T, tune func(*replicator.Config)) (*replicator.Replicator,
 var euName = im.LogName{Origin: "eu", ID: im.UUID{1}}
 
 // opened answers an open: everything is shipped.
-func opened(t *testing.T, p *pipe) *wire.LinkOpen {
+func opened(t *testing.T, p *pipe, with ...func(*wire.LinkOpened)) *wire.LinkOpen {
 	t.Helper()
 	open := within(t, p.up, "open").GetOpen()
 	if open == nil {
@@ -135,6 +139,9 @@ func opened(t *testing.T, p *pipe) *wire.LinkOpen {
 	o := &wire.LinkOpened{Region: "eu", ClockMs: time.Now().UnixMilli()}
 	for range open.Partitions {
 		o.Partitions = append(o.Partitions, &wire.LinkPartitionState{LogId: euName.ID[:], End: 100})
+	}
+	for _, f := range with {
+		f(o)
 	}
 	p.down <- &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 	return open

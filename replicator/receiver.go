@@ -150,8 +150,6 @@ type session struct {
 
 // session opens a link over a way, the origin's region if via is empty, and works it until it fails.
 func (c *receiving) session(ctx context.Context, via im.Region) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	sender := cmp.Or(via, c.peer.Region)
 	if err := c.settle(ctx, c.parts); err != nil {
 		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
@@ -159,19 +157,12 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	if c.isLost() {
 		return c.errLost()
 	}
-	// The dog bites when nothing came for LinkTimeout: a sender tells its status every StatusInterval.
-	dog := time.AfterFunc(c.r.cfg.LinkTimeout, func() {
-		cancel(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", sender, c.r.cfg.LinkTimeout))
-	})
-	defer dog.Stop()
-	stream, err := c.r.deps.Dialer.Link(ctx, sender)
+	l, err := c.dial(ctx, sender)
 	if err != nil {
-		return errors.Join(context.Cause(ctx), err)
+		return err
 	}
-	var once sync.Once
-	shut := func() { once.Do(stream.Close) }
-	defer shut()
-	defer context.AfterFunc(ctx, shut)()
+	defer l.close()
+	ctx, cancel := l.ctx, l.fail
 
 	defer func() {
 		for _, p := range c.parts {
@@ -181,16 +172,12 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	if err := c.recall(ctx); err != nil {
 		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
 	}
-	if err := stream.Send(c.openMessage()); err != nil {
-		return errors.Join(context.Cause(ctx), err)
-	}
-	m, err := stream.Recv()
+	m, err := l.ask(c.openMessage())
 	if err != nil {
-		return errors.Join(context.Cause(ctx), err)
+		return err
 	}
-	dog.Reset(c.r.cfg.LinkTimeout)
 	s := &session{
-		c: c, sender: sender, stream: stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1),
+		c: c, sender: sender, stream: l.stream, fail: cancel, seeks: map[*part]int64{}, dirty: make(chan struct{}, 1),
 		window: min(firstWindow, c.r.cfg.WindowBytes), topics: make([]uint64, c.topics),
 	}
 	good, err := c.opened(m, sender)
@@ -211,6 +198,9 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	}
 	wg.Go(func() { s.tell(ctx) })
 	wg.Go(func() { c.watchWay(ctx, cancel) })
+	if m.GetOpened().GetNotifies() {
+		wg.Go(func() { s.notifies(ctx) })
+	}
 	wg.Go(func() {
 		select {
 		case <-c.lost.raised:
@@ -229,14 +219,10 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 		defer recheck.Stop()
 	}
 	for {
-		m, err := stream.Recv()
+		m, err := l.recv()
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
 			return err
 		}
-		dog.Reset(c.r.cfg.LinkTimeout)
 		if err := s.handle(m); err != nil {
 			return err
 		}
@@ -340,18 +326,7 @@ func (s *session) handle(m *wire.LinkResponse) error {
 	case *wire.LinkResponseBatches:
 		return s.take(k.Batches.Batches)
 	case *wire.LinkResponseNotify:
-		ds := wire.DeliveriesOf(k.Notify)
-		if to := im.Region(k.Notify.To); to != "" && to != c.r.cfg.Region {
-			if s.sender == c.peer.Region { // one hop, as the log
-				c.r.pass(c.peer.Origin, to, ds)
-			}
-			return nil
-		}
-		select {
-		case c.inbox <- ds:
-		default:
-			c.r.metrics.notifyUndelivered(c.peer.Region, len(ds))
-		}
+		s.notified(k.Notify)
 	case *wire.LinkResponseStatus:
 		for _, e := range k.Status.Ends {
 			if int(e.Partition) < len(c.parts) {

@@ -35,6 +35,7 @@ type sending struct {
 	waits    *notify     // taken off notifies, and not sent yet; of write alone
 	relays   relaying
 
+	apart    bool     // it carries notifies alone, beside one that ships the log
 	version  uint32   // of the protocol, on this link
 	packs    bool     // the receiver takes packed batches
 	lanes    []string // topics, in the order in which open names them
@@ -138,8 +139,10 @@ func (r *Replicator) Link(ctx context.Context, from im.Region, s wire.LinkSender
 		r.log.Error("link refused", "peer", string(from), "reason", err.Error())
 		return err
 	}
-	if err := l.verify(ctx, open); err != nil {
-		return err
+	if !l.apart {
+		if err := l.verify(ctx, open); err != nil {
+			return err
+		}
 	}
 	return l.run(ctx, cancel, received)
 }
@@ -161,6 +164,13 @@ func (l *sending) accept(from im.Region, open *wire.LinkOpen) error {
 	}
 	if l.version, err = agree(cfg.Region, l.peer, open); err != nil {
 		return err
+	}
+	if l.apart = open.Notifies; l.apart {
+		if len(open.Partitions) > 0 {
+			return im.Errorf(im.CodeBadRequest, "%d partitions asked for on a link of notifies", len(open.Partitions))
+		}
+		l.throttle, l.counts = known.throttle, &outCounts{} // the peer's are those of the log
+		return nil
 	}
 	if limit := len(l.source.partitions()); len(open.Partitions) > limit {
 		return im.Errorf(im.CodeBadRequest, "%d partitions asked for; the log has %d", len(open.Partitions), limit)
@@ -191,8 +201,10 @@ func (l *sending) run(ctx context.Context, cancel context.CancelCauseFunc, recei
 	defer dog.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { cancel(l.pump(ctx)) })
-	wg.Go(func() { cancel(l.load(ctx)) })
+	if !l.apart {
+		wg.Go(func() { cancel(l.pump(ctx)) })
+		wg.Go(func() { cancel(l.load(ctx)) })
+	}
 	l.r.linger.Go(func() { cancel(l.write(ctx)) }) // a Send that blocks ends after this call only
 	for {
 		select {
@@ -221,9 +233,13 @@ func (l *sending) handle(m *wire.LinkRequest) error {
 				offsets[part.p] = o.Offset
 			}
 		}
-		l.source.holds(l.peer, offsets)
+		if !l.apart {
+			l.source.holds(l.peer, offsets)
+		}
 		if k.Held.StatusMs != 0 {
-			l.relayed(k.Held.Relayed)
+			if !l.apart {
+				l.relayed(k.Held.Relayed)
+			}
 			l.r.clocks.observe(l.peer, k.Held.ClockMs, time.UnixMilli(k.Held.StatusMs), l.r.now())
 			if !l.measured { // the receiver needs to know how long a round trip takes, to give the window its size
 				l.measured = true
@@ -277,14 +293,16 @@ func (l *sending) relayed(all []*wire.LinkRelayed) {
 }
 
 // write sends statuses, notifies and batches, in this order when several wait: a notify is worth something only while it
-// is early.
+// is early. Notifies come here where the receiver opened no link for them.
 func (l *sending) write(ctx context.Context) error {
 	if err := l.stream.Send(l.openedMessage()); err != nil {
 		return fmt.Errorf("send opened: %w", err)
 	}
 	l.opened.Store(true)
-	l.source.linked(l.peer, +1)
-	defer l.source.linked(l.peer, -1)
+	if !l.apart {
+		l.source.linked(l.peer, +1)
+		defer l.source.linked(l.peer, -1)
+	}
 	defer l.status.Stop()
 	l.status.Reset(0)
 	for {
@@ -343,7 +361,7 @@ func (l *sending) send(ctx context.Context, out outgoing) error {
 }
 
 func (l *sending) openedMessage() *wire.LinkResponse {
-	o := &wire.LinkOpened{Region: string(l.r.cfg.Region), Partitions: make([]*wire.LinkPartitionState, len(l.parts))}
+	o := &wire.LinkOpened{Region: string(l.r.cfg.Region), Notifies: true, Partitions: make([]*wire.LinkPartitionState, len(l.parts))}
 	news := l.source.news() // before the ends, which may be newer than it says, not older
 	names, ends := l.source.state()
 	for i := range l.parts {
@@ -383,7 +401,7 @@ const notifyDeliveries = 256
 func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 	var ds []im.Delivery
 	to := n.to
-	congested := l.throttle.spend(0) > l.r.cfg.NotifyAge // a capped link sends nothing for so long
+	congested := l.throttle.notify(0) > l.r.cfg.NotifyAge // there are more than the cap allows
 	for more := true; more; {
 		if congested || l.r.now().Sub(n.at) > l.r.cfg.NotifyAge {
 			l.r.dropped(n.to, len(n.ds))
@@ -409,7 +427,7 @@ func (l *sending) notifyMessage(n notify) *wire.LinkResponse {
 	for i := range ds {
 		bytes += len(ds[i].Body)
 	}
-	l.throttle.spend(bytes)
+	l.throttle.notify(bytes)
 	return &wire.LinkResponse{Kind: &wire.LinkResponseNotify{Notify: wire.NotifyOf(l.source.origin().Region(), to, ds)}}
 }
 
@@ -419,9 +437,11 @@ func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery)
 	if r.peer(to) == nil {
 		return im.Errorf(im.CodeBadRequest, "notify: region %q is no peer of %s", to, r.cfg.Region)
 	}
-	l := r.newestSending(to, r.cfg.Origin)
+	l := r.carrier(to, r.cfg.Origin)
 	if l == nil {
-		l = r.relayTo(to)
+		if hub := r.relayTo(to); hub != nil {
+			l = r.carrier(hub.peer, r.cfg.Origin)
+		}
 	}
 	if l == nil {
 		r.dropped(to, len(ds))
@@ -433,7 +453,7 @@ func (r *Replicator) Notify(ctx context.Context, to im.Region, ds []im.Delivery)
 // pass passes deliveries on that came over the link from an origin, for a region that takes its log from the copy here. It has no
 // answer: notifies may be lost.
 func (r *Replicator) pass(o im.Origin, to im.Region, ds []im.Delivery) {
-	l := r.newestSending(to, o)
+	l := r.carrier(to, o)
 	if l == nil {
 		r.dropped(to, len(ds))
 		return
@@ -458,13 +478,14 @@ func (r *Replicator) dropped(peer im.Region, n int) {
 	r.metrics.notifyDropped(peer, n)
 }
 
-// endpoint is who takes which log.
+// endpoint is who takes which log, or the notifies beside it.
 type endpoint struct {
 	peer   im.Region
 	origin im.Origin
+	apart  bool // the notifies
 }
 
-func (l *sending) endpoint() endpoint { return endpoint{l.peer, l.source.origin()} }
+func (l *sending) endpoint() endpoint { return endpoint{l.peer, l.source.origin(), l.apart} }
 
 // addSending counts a link in; the oldest of too many gives way.
 func (r *Replicator) addSending(l *sending, cancel context.CancelCauseFunc) {
@@ -493,11 +514,24 @@ func (r *Replicator) dropSending(l *sending) {
 	}
 }
 
+// carrier returns the link on which notifies go to a peer that takes an origin's log: one of their own if there is one, or that of
+// the log; nil if there is neither.
+func (r *Replicator) carrier(peer im.Region, o im.Origin) *sending {
+	if l := r.newest(endpoint{peer, o, true}); l != nil {
+		return l
+	}
+	return r.newestSending(peer, o)
+}
+
 // newestSending returns the link over which a peer takes an origin's log that opened last, or nil.
 func (r *Replicator) newestSending(peer im.Region, o im.Origin) *sending {
+	return r.newest(endpoint{peer, o, false})
+}
+
+func (r *Replicator) newest(at endpoint) *sending {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	links := r.sendings[endpoint{peer, o}]
+	links := r.sendings[at]
 	for i := len(links) - 1; i >= 0; i-- {
 		if links[i].sending.opened.Load() {
 			return links[i].sending

@@ -223,7 +223,7 @@ func (r *Replicator) Status() Status {
 		}
 		r.mu.Lock()
 		out.Since = c.since
-		if links := r.sendings[endpoint{p.Region, r.cfg.Origin}]; len(links) > 0 {
+		if links := r.sendings[endpoint{peer: p.Region, origin: r.cfg.Origin}]; len(links) > 0 {
 			parts := links[len(links)-1].parts
 			for i := range parts { // the link writes next meanwhile: only what is fixed once it is open is read
 				if part := &parts[i]; part.refused != "" {

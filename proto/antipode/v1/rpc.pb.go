@@ -3494,6 +3494,7 @@ type LinkOpen struct {
 	Packed           uint32                 `protobuf:"varint,7,opt,name=packed,proto3" json:"packed,omitempty"`                                               // the highest version of packed batches that the receiver takes; 0: none
 	FirstWindowBytes uint64                 `protobuf:"varint,8,opt,name=first_window_bytes,json=firstWindowBytes,proto3" json:"first_window_bytes,omitempty"` // how much may be under way at first; 0: window_bytes. More comes as credit
 	Newest           uint32                 `protobuf:"varint,9,opt,name=newest,proto3" json:"newest,omitempty"`                                               // the highest version of this protocol that the receiver speaks; 0: version alone
+	Notifies         bool                   `protobuf:"varint,10,opt,name=notifies,proto3" json:"notifies,omitempty"`                                          // the link carries notifies and statuses alone, beside one that ships the log; it names no partitions
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -3589,6 +3590,13 @@ func (x *LinkOpen) GetNewest() uint32 {
 		return x.Newest
 	}
 	return 0
+}
+
+func (x *LinkOpen) GetNotifies() bool {
+	if x != nil {
+		return x.Notifies
+	}
+	return false
 }
 
 // LinkPartition is where the receiver stands in one partition. Later messages name it by its place in the list.
@@ -4101,6 +4109,7 @@ type LinkOpened struct {
 	Lost          uint64                 `protobuf:"fixed64,4,opt,name=lost,proto3" json:"lost,omitempty"`                     // the origin named as own was declared lost, with this stamp, and nothing is shipped to it; 0: it was not
 	Version       uint32                 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`                // of this protocol, on this link: the highest that both ends speak; 0: the one that open names
 	News          *LinkNews              `protobuf:"bytes,6,opt,name=news,proto3" json:"news,omitempty"`                       // of a log that is shipped from a copy; absent: it is the sender's own
+	Notifies      bool                   `protobuf:"varint,7,opt,name=notifies,proto3" json:"notifies,omitempty"`              // a link that carries notifies alone may be opened beside this one; until then they come over this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4175,6 +4184,13 @@ func (x *LinkOpened) GetNews() *LinkNews {
 		return x.News
 	}
 	return nil
+}
+
+func (x *LinkOpened) GetNotifies() bool {
+	if x != nil {
+		return x.Notifies
+	}
+	return false
 }
 
 // LinkNews is how new what the sender of a copy knows about its origin is.
@@ -6286,7 +6302,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x04held\x18\x02 \x01(\v2\x15.antipode.v1.LinkHeldH\x00R\x04held\x121\n" +
 	"\x06credit\x18\x03 \x01(\v2\x17.antipode.v1.LinkCreditH\x00R\x06credit\x12+\n" +
 	"\x04seek\x18\x04 \x01(\v2\x15.antipode.v1.LinkSeekH\x00R\x04seekB\x06\n" +
-	"\x04kind\"\xa3\x02\n" +
+	"\x04kind\"\xbf\x02\n" +
 	"\bLinkOpen\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x18\n" +
@@ -6298,7 +6314,9 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x03own\x18\x06 \x01(\tR\x03own\x12\x16\n" +
 	"\x06packed\x18\a \x01(\rR\x06packed\x12,\n" +
 	"\x12first_window_bytes\x18\b \x01(\x04R\x10firstWindowBytes\x12\x16\n" +
-	"\x06newest\x18\t \x01(\rR\x06newest\"\xaa\x01\n" +
+	"\x06newest\x18\t \x01(\rR\x06newest\x12\x1a\n" +
+	"\bnotifies\x18\n" +
+	" \x01(\bR\bnotifies\"\xaa\x01\n" +
 	"\rLinkPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x12\n" +
@@ -6333,7 +6351,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06notify\x18\x03 \x01(\v2\x1a.antipode.v1.NotifyRequestH\x00R\x06notify\x121\n" +
 	"\x06status\x18\x04 \x01(\v2\x17.antipode.v1.LinkStatusH\x00R\x06status\x124\n" +
 	"\abatches\x18\x05 \x01(\v2\x18.antipode.v1.LinkBatchesH\x00R\abatchesB\x06\n" +
-	"\x04kind\"\xd9\x01\n" +
+	"\x04kind\"\xf5\x01\n" +
 	"\n" +
 	"LinkOpened\x12?\n" +
 	"\n" +
@@ -6343,7 +6361,8 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\bclock_ms\x18\x03 \x01(\x03R\aclockMs\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x06R\x04lost\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\rR\aversion\x12)\n" +
-	"\x04news\x18\x06 \x01(\v2\x15.antipode.v1.LinkNewsR\x04news\"W\n" +
+	"\x04news\x18\x06 \x01(\v2\x15.antipode.v1.LinkNewsR\x04news\x12\x1a\n" +
+	"\bnotifies\x18\a \x01(\bR\bnotifies\"W\n" +
 	"\bLinkNews\x12\x15\n" +
 	"\x06age_ms\x18\x01 \x01(\x03R\x05ageMs\x12\x19\n" +
 	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\x12\x19\n" +
