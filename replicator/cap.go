@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/wire"
 )
 
 // Cap bounds what the links to one peer may carry at a time of day.
@@ -94,6 +95,17 @@ func (t *throttle) wait(ctx context.Context) error {
 		if !pause(ctx, min(debt, capRecheck)) {
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// paced returns send with a wait before each batch until the link is out of debt.
+func (t *throttle) paced(ctx context.Context, send func(*wire.LinkBatch) error) func(*wire.LinkBatch) error {
+	return func(b *wire.LinkBatch) error {
+		if err := t.wait(ctx); err != nil {
+			return err
+		}
+		t.spend(len(b.Entries))
+		return send(b)
 	}
 }
 

@@ -273,9 +273,9 @@ func (c *receiving) mark(ctx context.Context, p *part, marker im.Entry) (local i
 	return local, nil
 }
 
-// CopyRead sends the records [from, to) of a copy. It finds them from the copy's end backwards: what a peer lacks is
-// usually the last of it.
-func (r *Replicator) CopyRead(ctx context.Context, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error {
+// CopyRead sends the records [from, to) of a copy to a region, under the caps of the links to it. It finds them from the copy's end
+// backwards: what a peer lacks is usually the last of it.
+func (r *Replicator) CopyRead(ctx context.Context, reader im.Region, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error {
 	if !r.enter() {
 		return im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
 	}
@@ -290,6 +290,9 @@ func (r *Replicator) CopyRead(ctx context.Context, p im.Partition, from, to int6
 	b, ok := bounds[p]
 	if !ok {
 		return im.Errorf(im.CodeBadRequest, "%v does not exist in %s", p, r.cfg.Region)
+	}
+	if peer := r.peer(reader); peer != nil {
+		send = peer.throttle.paced(ctx, send)
 	}
 	next := from
 	for window := int64(r.cfg.ScanRecords); next < to; window *= 4 {

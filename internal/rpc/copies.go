@@ -147,7 +147,11 @@ func (s *replicatorServer) CopyRead(r *antipodev1.CopyReadRequest, stream grpc.S
 	if _, err := s.copies(stream.Context(), string(p.Origin())); err != nil {
 		return err
 	}
-	return s.service.CopyRead(stream.Context(), p, r.From, r.To, stream.Send)
+	_, reader, err := s.caller(stream.Context())
+	if err != nil {
+		return err
+	}
+	return s.service.CopyRead(stream.Context(), reader, p, r.From, r.To, stream.Send)
 }
 
 // copies lets replicators call, those of other regions as well: whoever declares a region lost does it with the

@@ -20,7 +20,7 @@ func (f *fakeReplicator) CopyHold(_ context.Context, o im.Origin, generation uin
 	return []im.CopyState{{Partition: copyOfUS, Next: 7, Generation: generation, Log: im.UUID{9}, Checksum: 5, Checked: true, Held: 11}}, nil
 }
 
-func (f *fakeReplicator) CopyRead(_ context.Context, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error {
+func (f *fakeReplicator) CopyRead(_ context.Context, _ im.Region, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error {
 	for ; from < to; from++ {
 		if from == 9 {
 			return im.Errorf(im.CodeUnavailable, "%v lacks 9", p)

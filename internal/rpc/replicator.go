@@ -91,7 +91,7 @@ type ReplicatorService interface {
 	Held(ctx context.Context, send func(im.Held) error) error
 	ClockOffsets() map[im.Region]time.Duration
 	CopyHold(ctx context.Context, o im.Origin, generation uint32) ([]im.CopyState, error)
-	CopyRead(ctx context.Context, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error
+	CopyRead(ctx context.Context, reader im.Region, p im.Partition, from, to int64, send func(*wire.LinkBatch) error) error
 	CopyDigest(ctx context.Context, p im.Partition, from, to int64, piece int) (im.CopyDigest, error)
 	CopyFill(ctx context.Context, o im.Origin, generation uint32, fills []im.CopyFill) ([]im.CopyState, error)
 	CopySeal(ctx context.Context, o im.Origin, generation uint32, seals []im.CopyFill) ([]im.CopyState, error)
