@@ -12,10 +12,10 @@ import (
 // copies. What a peer held it holds still when its link is closed.
 type held struct {
 	mu      sync.Mutex
-	peers   map[im.Region]map[im.Partition]int64
-	best    map[im.Partition]int64 // maximum over peers; it only grows
-	open    map[im.Region]int      // links open now
-	changed chan struct{}          // closed at the next change
+	peers   map[im.Region]map[im.Partition]int64 // as it said last; what it never told is missing
+	best    map[im.Partition]int64               // maximum over peers; it only grows
+	open    map[im.Region]int                    // links open now
+	changed chan struct{}                        // closed at the next change
 }
 
 func newHeld() *held {
@@ -23,6 +23,14 @@ func newHeld() *held {
 		peers: map[im.Region]map[im.Partition]int64{}, best: map[im.Partition]int64{},
 		open: map[im.Region]int{}, changed: make(chan struct{}),
 	}
+}
+
+// asks notes from where on a peer takes the log now. Of partitions that it is refused this is all that is known, and no ack rests
+// on it.
+func (h *held) asks(peer im.Region, next map[im.Partition]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peers[peer] = next
 }
 
 // report raises what a peer holds.

@@ -120,3 +120,36 @@ func TestShipSpans(t *testing.T) {
 		t.Errorf("spans in %v", regions)
 	}
 }
+
+// TestBehindAfterARestart: what a peer lacks counts from where it takes the log, also of a partition that it is refused. Until it
+// has asked, nobody knows.
+func TestBehindAfterARestart(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us").start()
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	for i := range 400 {
+		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint(i)))
+	}
+	m.caughtUp(t)
+	m.proxy("us", "eu").Cut()
+	eu.kill(im.ErrKilled)
+	us.loses(func(p im.Partition) bool { return p.Origin() == "eu" })
+	passed := eu.own()[1]
+	lacks := -eu.log.end(eu.own()[0]) - eu.log.end(passed)
+	write(eu, eu.own()[0], 30)
+	write(eu, passed, 20)
+	lacks += eu.log.end(eu.own()[0]) + eu.log.end(passed)
+	eu.log.retain(passed, eu.log.end(passed)-5)
+	eu.start()
+	eventually(t, "the log was looked at", func() bool { return m.linkOut(t, "eu", "us").Unknown == len(eu.own()) })
+	if out := m.linkOut(t, "eu", "us"); out.Behind != 0 {
+		t.Errorf("us is %d records behind, says a replicator that has not heard of it", out.Behind)
+	}
+	m.proxy("us", "eu").Heal()
+	eventually(t, "us has asked, and is refused what retention passed", func() bool {
+		out := m.linkOut(t, "eu", "us")
+		return out.Unknown == 0 && len(out.Refused) == 1
+	})
+	if out := m.linkOut(t, "eu", "us"); out.Behind != lacks {
+		t.Errorf("us is %d records behind; it lacks %d", out.Behind, lacks)
+	}
+}

@@ -203,6 +203,8 @@ func (s *copyLog) take(ctx context.Context, p im.Partition, b im.Bounds, first, 
 	return found, past, nil
 }
 
+func (s *copyLog) asks(im.Region, map[im.Partition]int64) {} // the origin is told what is held, and no more
+
 // holds takes what the receiver holds, where its records were compared with the copy's.
 func (s *copyLog) holds(_ im.Region, offsets map[im.Partition]int64) {
 	s.mu.Lock()

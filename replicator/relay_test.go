@@ -121,7 +121,7 @@ func TestHub(t *testing.T) {
 					}
 					eventually(t, fmt.Sprintf("%s knows that %s has it all", from, to), func() bool {
 						out := m.linkOut(t, from, to)
-						return out.Open && out.Behind == 0 && out.Via == via
+						return out.Open && out.Behind == 0 && out.Unknown == 0 && out.Via == via
 					})
 					m.linked(t, to, from, via)
 				}

@@ -24,7 +24,9 @@ type source interface {
 	reader(from map[im.Partition]int64, packed bool) Reader
 	// readable tells whether partitions that stand at next can be read on after an error.
 	readable(ctx context.Context, next map[im.Partition]int64, cause error) error
-	// holds takes up to where a receiver holds partitions; linked, that its link opened (+1) or closed (-1).
+	// asks takes from where on a receiver takes partitions, those that it is refused among them; holds, up to where it holds
+	// partitions; linked, that its link opened (+1) or closed (-1).
+	asks(peer im.Region, next map[im.Partition]int64)
 	holds(peer im.Region, offsets map[im.Partition]int64)
 	linked(peer im.Region, by int)
 }
@@ -67,6 +69,7 @@ func (s ownLog) readable(ctx context.Context, next map[im.Partition]int64, cause
 	return nil
 }
 
+func (s ownLog) asks(peer im.Region, next map[im.Partition]int64)     { s.r.held.asks(peer, next) }
 func (s ownLog) holds(peer im.Region, offsets map[im.Partition]int64) { s.r.held.report(peer, offsets) }
 func (s ownLog) linked(peer im.Region, by int)                        { s.r.held.link(peer, by) }
 

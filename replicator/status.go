@@ -36,7 +36,8 @@ type LinkOut struct {
 	Via     im.Region // from whose copy the peer takes the log; empty: from here, or not at all
 	Open    bool
 	Since   time.Time
-	Behind  int64 // records of the own log that the peer does not hold yet, as of the last status
+	Behind  int64 // records of the own log that the peer does not hold yet, as far as it is known what it holds
+	Unknown int   // partitions of which it is not: the peer did not ask for them since this replicator started
 	Refused []Refusal
 	Records uint64 // sent since start
 	Bytes   uint64 // sent since start, before compression

@@ -64,7 +64,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 	lagRecords := gauge("lag", "{record}", "records of a peer's log that its copy here lacks")
 	lagBytes := gauge("lag_size", "By", "the same in bytes, approximately")
 	lagSeconds := gauge("lag_age", "s", "age of the newest moment of a peer's log up to which its copy here is complete")
-	behind := gauge("behind", "{record}", "records of the own log that a peer does not hold")
+	behind := gauge("behind", "{record}", "records of the own log that a peer does not hold; absent until it asked for the log since this replicator started")
 	clock := gauge("clock_offset", "s", "how far a peer's clock is ahead of the own")
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("replicator: metrics: %w", err)
@@ -90,7 +90,9 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 			out := &st.Out[i]
 			peer := attribute.String("peer", string(out.Peer))
 			o.ObserveFloat64(open, oneIf(out.Open), metric.WithAttributes(peer, attribute.String("direction", "out")))
-			o.ObserveFloat64(behind, float64(out.Behind), metric.WithAttributes(peer))
+			if out.Unknown == 0 || out.Behind > 0 { // 0 would say that the peer has it all
+				o.ObserveFloat64(behind, float64(out.Behind), metric.WithAttributes(peer))
+			}
 		}
 		return nil
 	}, open, standsIn, refused, lagRecords, lagBytes, lagSeconds, behind, clock)
@@ -234,7 +236,11 @@ func (r *Replicator) Status() Status {
 		r.mu.Unlock()
 		holds := r.held.of(p.Region)
 		for part, b := range ends {
-			out.Behind += max(0, b.End-holds[part])
+			if next, ok := holds[part]; ok {
+				out.Behind += max(0, b.End-next)
+			} else {
+				out.Unknown++
+			}
 		}
 		s.Out = append(s.Out, out)
 	}

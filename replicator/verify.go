@@ -53,13 +53,14 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 	wg.Wait()
 	l.shelf = newShelf(len(l.lanes))
 	l.window.lanes = make([]int, len(l.lanes))
-	holds := map[im.Partition]int64{}
+	asks, holds := map[im.Partition]int64{}, map[im.Partition]int64{}
 	refused := 0
 	for i := range l.parts {
 		if errs[i] != nil {
 			return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", origin, errs[i])
 		}
 		part := &l.parts[i]
+		asks[part.p] = part.next
 		if part.refused != "" {
 			refused++
 			r.log.Error("partition refused", "direction", "out", "peer", string(l.peer), "partition", part.p.String(), "reason", part.refused)
@@ -68,6 +69,7 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 		l.index[part.p] = i
 		holds[part.p] = part.next
 	}
+	l.source.asks(l.peer, asks)
 	l.source.holds(l.peer, holds)
 	r.log.Info("link opened", "direction", "out", "peer", string(l.peer), "origin", string(origin), "partitions", len(l.parts), "refused", refused)
 	return nil
