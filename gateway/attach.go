@@ -80,11 +80,16 @@ func (h handler) push(pushes []im.Push) {
 		for j, no := range p.Conns {
 			traced := traced && j < maxTracedConns
 			if s := h.g.hub.byConn(no); s != nil {
-				to(s, prepared, now, traced)
+				if p.Method != "" {
+					to(s, prepared, now, traced)
+				}
+				h.g.interested(s, p.Join, false)
 				continue
 			}
 			// A group's, or of one that ended and whose release is on its way.
-			h.g.interests.each(no, func(s *session) { to(s, prepared, now, false) })
+			if group := h.g.interests.byConn(no); group != nil && !p.Ephemeral {
+				h.g.interests.take(group, groupPush{push: prepared, interest: p.Interest, at: now})
+			}
 		}
 	}
 }

@@ -197,7 +197,7 @@ func (c *conn) run(ctx context.Context, w *work) ([]byte, error) {
 		s.raise(result.Stamp)
 	}
 	if err == nil {
-		c.g.interested(s, &result)
+		c.g.interested(s, result.Join, result.All)
 	}
 	return result.Body, err
 }

@@ -22,9 +22,15 @@ type claimQueue struct {
 	wake chan struct{}
 
 	mu     sync.Mutex
-	claims []im.Claim
+	claims []queuedClaim
 	busy   bool
 	idle   chan struct{} // closed while nothing is queued or under way
+}
+
+// queuedClaim is one claim. done, unless it is nil, is called with whether it was taken, or is given up.
+type queuedClaim struct {
+	im.Claim
+	done func(taken bool)
 }
 
 func newClaimQueue(max int) *claimQueue {
@@ -34,7 +40,10 @@ func newClaimQueue(max int) *claimQueue {
 }
 
 // put queues a claim; false if it had to be left out.
-func (q *claimQueue) put(c im.Claim) bool {
+func (q *claimQueue) put(c im.Claim) bool { return q.putFor(c, nil) }
+
+// putFor queues a claim whose end somebody wants to hear of.
+func (q *claimQueue) putFor(c im.Claim, done func(taken bool)) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.claims) >= q.max {
@@ -43,7 +52,7 @@ func (q *claimQueue) put(c im.Claim) bool {
 	if len(q.claims) == 0 && !q.busy {
 		q.idle = make(chan struct{})
 	}
-	q.claims = append(q.claims, c)
+	q.claims = append(q.claims, queuedClaim{c, done})
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -51,7 +60,7 @@ func (q *claimQueue) put(c im.Claim) bool {
 	return true
 }
 
-func (q *claimQueue) take() []im.Claim {
+func (q *claimQueue) take() []queuedClaim {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := min(len(q.claims), claimBatch)
@@ -93,19 +102,29 @@ func (q *claimQueue) run(ctx context.Context, timeout time.Duration, claim func(
 }
 
 // send tries a batch a few times; it returns how many claims were not taken in the end, and why.
-func send(ctx context.Context, timeout time.Duration, batch []im.Claim, claim func(context.Context, []im.Claim) []error) (int, error) {
+func send(ctx context.Context, timeout time.Duration, batch []queuedClaim, claim func(context.Context, []im.Claim) []error) (int, error) {
+	defer func() {
+		for i := range batch {
+			batch[i].end(false)
+		}
+	}()
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval = 50 * time.Millisecond
 	wait.MaxInterval = time.Second
 	var last error
 	for range claimAttempts {
 		once, cancel := context.WithTimeout(ctx, timeout)
-		errs := claim(once, batch)
+		claims := make([]im.Claim, len(batch))
+		for i := range batch {
+			claims[i] = batch[i].Claim
+		}
+		errs := claim(once, claims)
 		cancel()
-		var again []im.Claim
+		var again []queuedClaim
 		for i, err := range errs {
 			switch im.CodeOf(err) {
 			case "", im.CodeReplaced, im.CodeLoginTie: // taken, or somebody else has the device
+				batch[i].end(true)
 			default:
 				again, last = append(again, batch[i]), err
 			}
@@ -120,4 +139,10 @@ func send(ctx context.Context, timeout time.Duration, batch []im.Claim, claim fu
 		}
 	}
 	return len(batch), last
+}
+
+func (c *queuedClaim) end(taken bool) {
+	if c.done != nil {
+		c.done(taken)
+	}
 }

@@ -88,6 +88,7 @@ type Gateway struct {
 	hub       *hub
 	claims    *claimQueue
 	interests *interests
+	telling   atomic.Bool    // services say which large groups sessions are in
 	rates     *rates[im.UID] // of HTTP calls, where no conn has one
 	admission *admission
 	conns     *table
@@ -182,7 +183,8 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if g.metrics, err = newMetrics(deps.Meter); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g.interests = newInterests(cfg.Region, cfg.Gateway.ID, func() uint64 { return g.connNo.Add(1) }, g.claims.put, g.metrics.shed)
+	g.interests = newInterests(cfg.Region, cfg.Gateway.ID, func() uint64 { return g.connNo.Add(1) }, g.claims.putFor, g.metrics.shed)
+	g.interests.hand = func(s *session, p *groupPush) { g.pushTo(s, p.push, p.at, false) }
 	if err := g.listen(); err != nil {
 		return nil, err
 	}
@@ -280,6 +282,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	})
 	background.Go(g.tick)
+	background.Go(g.askRolls)
 	for _, f := range g.flushers {
 		background.Go(func() { f.run(g.base, g.metrics) })
 	}
@@ -452,7 +455,8 @@ func (g *Gateway) newPoller() (poll.Poller, error) {
 	return poll.New((runtime.GOMAXPROCS(0) + 1) / 2)
 }
 
-// tick does once a second what costs the same however many sessions there are: the load, allowances of users who left.
+// tick does once a second what costs little: the load, allowances of users who left, sessions of which no service said which
+// groups they are in.
 func (g *Gateway) tick() {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -464,6 +468,7 @@ func (g *Gateway) tick() {
 			g.load.sample(now)
 			g.rates.sweep(now)
 			g.admission.sample(now)
+			g.inform(int(now.Unix()))
 		}
 	}
 }

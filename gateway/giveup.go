@@ -53,8 +53,8 @@ func (g *Gateway) GiveUp(ask im.SessionAsk, out Outlet) {
 	var old *conn
 	var elsewhere string
 	var err error
-	g.interests.hold(s, func(groups []im.UID) {
-		given := im.Session{Groups: groups, PassOn: g.passOn()}
+	g.interests.hold(s, func(groups []im.UID, waiting bool) {
+		given := im.Session{Groups: groups, Missed: waiting, PassOn: g.passOn()}
 		old, elsewhere, err = s.depart(&ask, &given, out, time.Now().Add(g.cfg.ResumeWindow))
 	})
 	switch {
@@ -139,7 +139,7 @@ func (s *session) depart(ask *im.SessionAsk, given *im.Session, out Outlet, unti
 	if s.bytes > maxGiven {
 		s.fallBehind()
 	}
-	given.Seen, given.Missed, given.Resends = s.seen, s.missed, s.resends
+	given.Seen, given.Missed, given.Resends, given.All = s.seen, s.missed || given.Missed, s.resends, s.informed
 	given.Number, given.SentMax, given.Behind = s.number, s.sentMax, s.behind
 	for _, p := range s.unacked {
 		given.Pushes = append(given.Pushes, im.SessionPush{Number: p.number, Late: *lateOf(p.push)})
@@ -160,12 +160,12 @@ func (s *session) passOn(late *im.Late) overflow {
 	return fits
 }
 
-// passOnGroups does the same with what a call's result says of its groups.
-func (s *session) passOnGroups(r *im.CallResult) {
+// passOnGroups does the same with groups that it may be in.
+func (s *session) passOnGroups(join []im.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone != nil {
-		s.passOn(&im.Late{Join: r.Join, Leave: r.Leave})
+		s.passOn(&im.Late{Join: join})
 	}
 }
 

@@ -41,24 +41,25 @@ type (
 		Conn    *movedConn
 	}
 	movedSession struct {
-		ID       [16]byte
-		Secret   [32]byte
-		UID      im.UID
-		Device   im.DeviceID
-		Platform im.Platform
-		ConnNo   uint64
-		Previous uint64
-		Login    uint64
-		Left     time.Duration // until the session ends, without a socket
-		Seen     im.Stamp
-		Missed   bool
-		Number   uint64
-		SentMax  uint64
-		Behind   uint64
-		Resends  int
-		Slow     time.Duration // for how long it has been; 0: it is not
-		Pushes   []movedPush
-		Groups   []movedGroup
+		ID        [16]byte
+		Secret    [32]byte
+		UID       im.UID
+		Device    im.DeviceID
+		Platform  im.Platform
+		ConnNo    uint64
+		Previous  uint64
+		Login     uint64
+		Left      time.Duration // until the session ends, without a socket
+		Seen      im.Stamp
+		Missed    bool
+		Number    uint64
+		SentMax   uint64
+		Behind    uint64
+		Resends   int
+		Slow      time.Duration // for how long it has been; 0: it is not
+		Pushes    []movedPush
+		Interests []movedGroup // not Groups: processes that know those give everybody who is in one what comes for it
+		Informed  bool
 	}
 	// movedGroup is a group that the session is in, with the number that stands for all of its sessions here.
 	movedGroup struct {
@@ -257,7 +258,7 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 	s := &session{
 		id: m.ID, secret: m.Secret, uid: m.UID, device: m.Device, platform: m.Platform,
 		maxUnacked: g.cfg.MaxUnacked, maxBytes: g.cfg.MaxUnackedBytes, slow: g.cfg.SlowTimeout,
-		connNo: m.ConnNo, previous: m.Previous, login: m.Login, seen: m.Seen, missed: m.Missed,
+		connNo: m.ConnNo, previous: m.Previous, login: m.Login, seen: m.Seen, missed: m.Missed, informed: m.Informed,
 		number: m.Number, sentMax: m.SentMax, behind: m.Behind, resends: m.Resends,
 	}
 	g.windUp(s)
@@ -275,7 +276,7 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 	if s.previous != 0 {
 		g.hub.mapConn(s.previous, s)
 	}
-	for _, group := range m.Groups {
+	for _, group := range m.Interests {
 		g.interests.restore(s, group.Name, group.Conn)
 	}
 	g.metrics.sessions(1)
@@ -288,21 +289,21 @@ func (i *interests) restore(s *session, name im.UID, conn uint64) {
 	defer i.mu.Unlock()
 	g := i.groups[name]
 	if g == nil {
-		g = &interest{group: name, conn: conn, sessions: map[*session]struct{}{}}
-		i.groups[name], i.conns[conn] = g, g
+		g = i.begin(name, conn)
+		g.claimed = true
 	}
-	g.sessions[s] = struct{}{}
-	i.of[s] = append(i.of[s], g)
+	i.enter(s, g, member{})
 }
 
-// moved lists the groups of a session.
-func (i *interests) moved(s *session) (groups []movedGroup) {
+// moved lists the groups of a session, and tells whether pushes that may be for it wait.
+func (i *interests) moved(s *session) (groups []movedGroup, waiting bool) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	for _, g := range i.of[s] {
 		groups = append(groups, movedGroup{g.group, g.conn})
+		waiting = waiting || g.waits()
 	}
-	return groups
+	return groups, waiting
 }
 
 func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epoll) (*conn, error) {
@@ -554,7 +555,7 @@ func (g *Gateway) sendAll(to *handoff.Conn) (sessions []*session, conns []*conn,
 		return nil
 	}
 	for _, s := range g.hub.all() {
-		groups := g.interests.moved(s) // its lock comes before the session's
+		groups, waiting := g.interests.moved(s) // its lock comes before the session's
 		s.mu.Lock()
 		skip := s.ended != "" || s.joining
 		if skip {
@@ -562,7 +563,7 @@ func (g *Gateway) sendAll(to *handoff.Conn) (sessions []*session, conns []*conn,
 			continue
 		}
 		item, fd := movedItem{Session: s.moved(g.cfg.ResumeWindow)}, -1
-		item.Session.Groups = groups
+		item.Session.Interests, item.Session.Missed = groups, item.Session.Missed || waiting
 		if c := s.conn; c != nil {
 			if fd = c.movable(); fd >= 0 {
 				item.Conn = c.moved()
@@ -593,7 +594,7 @@ func (g *Gateway) sendAll(to *handoff.Conn) (sessions []*session, conns []*conn,
 func (s *session) moved(window time.Duration) *movedSession {
 	m := &movedSession{
 		ID: s.id, Secret: s.secret, UID: s.uid, Device: s.device, Platform: s.platform,
-		ConnNo: s.connNo, Previous: s.previous, Login: s.login, Seen: s.seen, Missed: s.missed,
+		ConnNo: s.connNo, Previous: s.previous, Login: s.login, Seen: s.seen, Missed: s.missed, Informed: s.informed,
 		Number: s.number, SentMax: s.sentMax, Behind: s.behind, Resends: s.resends,
 	}
 	switch {

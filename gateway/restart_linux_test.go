@@ -160,7 +160,8 @@ func TestHotRestartPassesOn(t *testing.T) {
 	r := newRig(t, handoffAt(t))
 	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
 	no := r.routers.last().Conn
-	r.g.interests.join(r.g.hub.byConn(no), []im.UID{"group"}, 7)
+	r.g.interests.joinAs(r.g.hub.byConn(no), []im.UID{"group"}, member{moved: true}, 7)
+	r.backend.set(func(context.Context, im.Call) (im.CallResult, error) { return rollOf("ann") })
 	eventually(t, "the group is claimed", func() bool { return r.routers.last().UID == "group" })
 	group := r.routers.last().Conn
 	old := r.routers.toGateway()
@@ -172,7 +173,7 @@ func TestHotRestartPassesOn(t *testing.T) {
 	}
 	old.Push([]im.Push{{Conns: []uint64{no}, Service: "im", Method: "event", Body: body}})
 	p.expectPush(1, "late")
-	n.push("to the group", group)
+	n.pushToGroup("to the group", group)
 	p.expectPush(2, "to the group")
 	old.Kick(im.Kick{Conn: no, Login: 1, Code: im.CodeReplaced})
 	p.expectClose(im.CodeReplaced)

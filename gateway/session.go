@@ -43,6 +43,8 @@ type session struct {
 	gone     *departure  // another gateway took it: that is why it ended, and what comes for it is passed on
 	seen     im.Stamp    // the highest stamp acked
 	missed   bool        // pushes may have been lost on the way here: the next socket is told that it is behind
+	informed bool        // a service said which large groups it is in
+	looked   uint8       // how often that was looked for
 
 	number  uint64         // of the last push; the first is 1
 	sentMax uint64         // the highest that was put on any socket

@@ -98,7 +98,7 @@ func (g *Gateway) adopt(connNo uint64, ask *im.SessionAsk, m *im.Session) (*sess
 	s := &session{
 		id: ask.ID, secret: secretOf(ask.Secret), uid: ask.UID, device: ask.Device, platform: ask.Platform,
 		maxUnacked: g.cfg.MaxUnacked, maxBytes: g.cfg.MaxUnackedBytes, slow: g.cfg.SlowTimeout,
-		connNo: connNo, login: ask.Login, joining: true, seen: m.Seen, missed: m.Missed,
+		connNo: connNo, login: ask.Login, joining: true, seen: m.Seen, missed: m.Missed, informed: m.All,
 		number: m.Number, sentMax: m.SentMax, behind: m.Behind, resends: m.Resends,
 	}
 	g.windUp(s)
@@ -109,7 +109,7 @@ func (g *Gateway) adopt(connNo uint64, ask *im.SessionAsk, m *im.Session) (*sess
 	claim := s.claim()
 	g.hub.add(s)
 	g.metrics.sessions(1)
-	g.interests.join(s, m.Groups, g.epochNow())
+	g.interests.joinAs(s, m.Groups, member{moved: true}, g.epochNow())
 	return s, claim
 }
 
@@ -130,18 +130,18 @@ func (n neighbours) Late(id im.SessionID, late im.Late) {
 		return
 	}
 	if passed := n.g.successor.begin(); passed != nil {
-		if late.Method != "" {
-			passed(func(m *passedOn) {
-				m.Pushes = []im.Push{{Conns: []uint64{s.connNo}, Service: late.Service, Method: late.Method, Body: late.Body, Trace: late.Trace}}
-			})
-		}
+		passed(func(m *passedOn) {
+			m.Pushes = []im.Push{{
+				Conns: []uint64{s.connNo}, Service: late.Service, Method: late.Method, Body: late.Body, Trace: late.Trace, Join: late.Join,
+			}}
+		})
 		return
 	}
 	defer n.g.successor.end()
 	if late.Method != "" {
 		n.g.pushTo(s, wire.PreparePush(late.Service, late.Method, late.Body, late.Trace), time.Now(), sampled(late.Trace))
 	}
-	n.g.interested(s, &im.CallResult{Join: late.Join, Leave: late.Leave})
+	n.g.interested(s, late.Join, false)
 }
 
 // Missed hears that some of it may have been lost.

@@ -191,7 +191,7 @@ func TestResumeElsewhere(t *testing.T) {
 func TestGivenUpIsForgotten(t *testing.T) {
 	_, a, b, _ := newStreet(t, func(c *Config) { c.MoveTimeout = time.Millisecond })
 	old, w := a.login(wire.SubprotocolProtobuf, "ann", 1)
-	a.g.interests.join(a.g.hub.byConn(1), []im.UID{"s:eu:crowd"}, 7)
+	a.g.interests.joinAs(a.g.hub.byConn(1), []im.UID{"s:eu:crowd"}, member{moved: true}, 7)
 	p, w2 := b.resume(wire.SubprotocolProtobuf, "ann", 2, w, 0)
 	if !w2.Resumed {
 		t.Fatal("not resumed")
@@ -413,11 +413,17 @@ func TestResumeElsewhereMissed(t *testing.T) {
 func TestGroupsMove(t *testing.T) {
 	_, a, b, _ := newStreet(t)
 	join := func(groups ...im.UID) func(context.Context, im.Call) (im.CallResult, error) {
-		return func(context.Context, im.Call) (im.CallResult, error) { return im.CallResult{Join: groups}, nil }
+		return func(_ context.Context, c im.Call) (im.CallResult, error) {
+			if c.Method == wire.MethodRoll {
+				return rollOf("ann")
+			}
+			return im.CallResult{Join: groups}, nil
+		}
 	}
+	b.backend.set(join())
 	old, w := a.login(wire.SubprotocolProtobuf, "ann", 1)
 	a.backend.set(join("s:eu:one"))
-	old.expectAnswer(1)
+	old.expectJoined(1)
 	conn := func(r *rig, group im.UID) (no uint64) {
 		t.Helper()
 		eventually(t, "the group is claimed", func() bool {
@@ -431,13 +437,15 @@ func TestGroupsMove(t *testing.T) {
 	}
 	at := conn(a, "s:eu:one")
 	a.backend.set(join("s:eu:two"))
-	p, _ := b.resume(wire.SubprotocolProtobuf, "ann", 2, w, 0)
+	p, _ := b.resume(wire.SubprotocolProtobuf, "ann", 2, w, 1)
 	conn(b, "s:eu:one")
-	a.push("1", at)
-	p.expectPush(1, "1")
+	a.pushToGroup("1", at)
+	p.expectPush(2, "1") // nor is the client told to pull: the other gateway has passed on what came
 	old.expectAnswer(2)
-	b.push("2", conn(b, "s:eu:two"))
-	p.expectPush(2, "2")
+	two := conn(b, "s:eu:two")
+	expect(p, (*wire.Frame).GetBehind)
+	b.pushToGroup("2", two)
+	p.expectPush(4, "2")
 }
 
 // A drain loses nobody's session: clients that follow the goaway go on elsewhere, and so do those that had to be closed, while

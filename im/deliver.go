@@ -10,6 +10,24 @@ type Delivery struct {
 	Trace      string // W3C traceparent, or empty
 	Notify     bool   // also tell the other regions where recipients have routes
 	Ephemeral  bool   // for the sockets that are there now, once: not kept for a resume, and the first to be dropped
+
+	Interest *Interest // of one to InterestIn a group: whom of it this is for
+	Join     []UID     // InterestIn of large groups that the recipients are in from now on
+}
+
+// Interest says whom in a large group a delivery is for: those who were members at its place, as far as the changes of
+// membership say that were known where it was made. A gateway that knows of fewer asks before it hands it on.
+type Interest struct {
+	Place   Place  // of the record
+	Changes Cursor // the last change of membership from each origin
+	Before  Cursor // Changes without the one that the record is; empty: it is none
+	Changed []UID  // whom that one names
+}
+
+// Roll is who of some users is in a large group, and as of when.
+type Roll struct {
+	Changes Cursor        // of membership: the last from each origin that is taken into account
+	Members map[UID]Place // where what added them stands
 }
 
 // Push is a delivery on its way to some conns of one gateway.
@@ -20,7 +38,9 @@ type Push struct {
 	Body    []byte
 	Trace   string
 
-	Ephemeral bool // as of the delivery
+	Ephemeral bool // these are as of the delivery
+	Interest  *Interest
+	Join      []UID
 }
 
 // Claim says that a conn has a device's route, or with Release that it gave it up.
@@ -57,8 +77,8 @@ type Call struct {
 type CallResult struct {
 	Body  []byte
 	Stamp Stamp // given to what was submitted; raises the conn's seen
-	Join  []UID // InterestIn of the large groups whose deliveries the caller's session gets from now on
-	Leave []UID // of those that it no longer gets
+	Join  []UID // InterestIn of large groups that the caller is in: its session may get their deliveries from now on
+	All   bool  // Join names all that there are
 }
 
 // InterestIn is the recipient that stands for whoever is in a large group, without naming anybody: a gateway that has such

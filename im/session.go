@@ -31,7 +31,8 @@ type Session struct {
 	Behind  uint64 // pushes up to it were dropped; 0: none
 	Resends int    // sockets in a row on which pushes were sent again for nothing
 	Pushes  []SessionPush
-	Groups  []UID         // InterestIn of the large groups that it is in
+	Groups  []UID         // InterestIn of the large groups that it may be in
+	All     bool          // there are no others
 	PassOn  time.Duration // for how long, once its new route is claimed, what still comes for it is passed on
 }
 
@@ -46,5 +47,5 @@ type Late struct {
 	Service, Method string
 	Body            []byte
 	Trace           string
-	Join, Leave     []UID
+	Join            []UID
 }

@@ -21,6 +21,8 @@ type Attachment struct {
 	router  *Router
 	gateway im.Gateway
 	out     Outbox
+
+	interest bool // it looks who is in a large group; hub.mu
 }
 
 // hub knows the gateways: those attached, and the lives that must be watched.
@@ -46,6 +48,18 @@ func (h *hub) of(gw im.Gateway) *Attachment {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.attached[gw]
+}
+
+// interest tells whether every attached gateway looks who is in a large group.
+func (h *hub) interest() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, a := range h.attached {
+		if !a.interest {
+			return false
+		}
+	}
+	return true
 }
 
 func (h *hub) hear(gw im.Gateway, now time.Time) {
@@ -145,6 +159,13 @@ func (a *Attachment) Submit(claims []im.Claim, done func(i int, err error)) {
 
 // Heartbeat keeps the gateway's epoch alive.
 func (a *Attachment) Heartbeat() { a.router.hub.hear(a.gateway, time.Now()) }
+
+// Interest tells that the gateway looks who is in a large group before it hands on what comes for it. Those of before did not.
+func (a *Attachment) Interest() {
+	a.router.hub.mu.Lock()
+	defer a.router.hub.mu.Unlock()
+	a.interest = true
+}
 
 // Close tells that the stream is gone. The gateway's routes stay until its heartbeats have been missing for long enough.
 func (a *Attachment) Close() {

@@ -22,9 +22,20 @@ func (r *Router) Deliver(_ context.Context, deliveries []im.Delivery) (pushes in
 	return r.deliver(deliveries, true)
 }
 
+// Interest tells whether every attached gateway looks who is in a large group before it hands on what comes for it. While one
+// does not, its sessions get nothing of what is delivered to interest.
+func (r *Router) Interest() bool { return r.hub.interest() }
+
 // Notify takes deliveries that came over a link, for sockets in this region only.
 func (r *Router) Notify(_ context.Context, from im.Region, deliveries []im.Delivery) error {
 	r.meter.notified(from, len(deliveries))
+	for i := range deliveries {
+		// What changes in a group is known here once this region's own log says so. Told before, gateways would wait for it
+		// with everything else of the group.
+		if in := deliveries[i].Interest; in != nil {
+			deliveries[i].Interest = &im.Interest{Place: in.Place, Changes: in.Changes}
+		}
+	}
 	_, err := r.deliver(deliveries, false)
 	return err
 }
@@ -95,6 +106,7 @@ func (r *Router) deliver(deliveries []im.Delivery, tell bool) (pushes int, err e
 		for gw, to := range conns {
 			batches[gw].pushes = append(batches[gw].pushes, im.Push{
 				Conns: slices.Clone(to), Service: d.Service, Method: d.Method, Body: d.Body, Trace: carry, Ephemeral: d.Ephemeral,
+				Interest: d.Interest, Join: d.Join,
 			})
 			delete(conns, gw)
 		}

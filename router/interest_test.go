@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -34,7 +35,7 @@ func TestInterest(t *testing.T) {
 		}
 		enter := func(r *router.Router, region im.Region, n int) gw {
 			a, out := attach(t, r, im.Gateway{ID: fmt.Sprint("g", n), Epoch: 7})
-			claim(t, a, interest(group, region, n))
+			claim(t, a, interestOf(group, region, n))
 			return gw{a, out}
 		}
 		// As many as take the way for crowds in one region, and a few in the other.
@@ -47,21 +48,27 @@ func TestInterest(t *testing.T) {
 		claim(t, idle, im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 1})
 		both()
 
-		message := []im.Delivery{{Service: "im", Method: "event", Key: string(group), Recipients: []im.UID{group}, Body: []byte("x"), Notify: true}}
+		// All are told whom of the group it is for.
+		interest := &im.Interest{
+			Place: im.Place{Stamp: 1, Origin: "eu", Seq: 3}, Changes: im.Cursor{"eu": 3}, Before: im.Cursor{"eu": 2}, Changed: []im.UID{"ann"},
+		}
+		message := []im.Delivery{{
+			Service: "im", Method: "event", Key: string(group), Recipients: []im.UID{group}, Body: []byte("x"), Notify: true, Interest: interest,
+		}}
 		if n, err := re.Deliver(t.Context(), message); err != nil || n != 20 {
 			t.Fatalf("deliver: %d pushes, %v", n, err)
 		}
 		synctest.Wait()
-		once := func(all []gw) {
+		once := func(all []gw, interest *im.Interest) {
 			t.Helper()
 			for i, g := range all {
 				pushes, kicks, _ := g.out.got()
-				if len(pushes) != 1 || !slices.Equal(pushes[0].Conns, []uint64{uint64(100 + i)}) || len(kicks) != 0 {
+				if len(pushes) != 1 || !slices.Equal(pushes[0].Conns, []uint64{uint64(100 + i)}) || !reflect.DeepEqual(pushes[0].Interest, interest) || len(kicks) != 0 {
 					t.Fatalf("gateway %d got pushes %+v, kicks %+v", i, pushes, kicks)
 				}
 			}
 		}
-		once(here)
+		once(here, interest)
 		sent := eu.peers.to("us")
 		if len(sent) != 1 || !slices.Equal(sent[0].Recipients, []im.UID{group}) {
 			t.Fatalf("notifies to us: %+v", sent)
@@ -69,13 +76,13 @@ func TestInterest(t *testing.T) {
 		if err := ru.Notify(t.Context(), "eu", sent); err != nil {
 			t.Fatal(err)
 		}
-		once(there)
+		once(there, &im.Interest{Place: interest.Place, Changes: interest.Changes}) // what changed, its own log will tell
 		if pushes, _, _ := idleOut.got(); len(pushes) != 0 {
 			t.Fatalf("pushes to a gateway that nobody of the group is at: %+v", pushes)
 		}
 
 		// One in us leaves, the other dies.
-		left := interest(group, "us", 0)
+		left := interestOf(group, "us", 0)
 		left.Release = true
 		claim(t, there[0].Attachment, left)
 		for range 30 {
@@ -97,7 +104,31 @@ func TestInterest(t *testing.T) {
 	})
 }
 
-// interest is a gateway's claim of a group, as gateways make it.
-func interest(group im.UID, region im.Region, n int) im.Claim {
+// TestEveryGatewayTakesInterest: a router says that large groups may be delivered to interest as long as each gateway that is
+// attached to it said that it looks who is in.
+func TestEveryGatewayTakesInterest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eu := newRegion(t, "eu")
+		r, stop := run(t, eu.config(), eu.deps())
+		defer stop()
+		ready(t, r)
+		now, _ := attach(t, r, im.Gateway{ID: "now", Epoch: 1})
+		now.Interest()
+		if !r.Interest() {
+			t.Error("the only gateway takes it, the router says no")
+		}
+		before, _ := attach(t, r, im.Gateway{ID: "before", Epoch: 1})
+		if r.Interest() {
+			t.Error("a gateway of an older version does not take it, the router says yes")
+		}
+		before.Close()
+		if !r.Interest() {
+			t.Error("the gateway that did not take it is gone, the router says no")
+		}
+	})
+}
+
+// interestOf is a gateway's claim of a group, as gateways make it.
+func interestOf(group im.UID, region im.Region, n int) im.Claim {
 	return im.Claim{UID: group, Device: im.DeviceID(fmt.Sprintf("%s/g%d", region, n)), Conn: uint64(100 + n), Login: 7}
 }

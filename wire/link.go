@@ -358,6 +358,7 @@ func NotifyOf(from, to im.Region, ds []im.Delivery) *NotifyRequest {
 			Service: ds[i].Service, Method: ds[i].Method, Key: ds[i].Key,
 			Recipients: make([]string, len(ds[i].Recipients)),
 			Body:       ds[i].Body, Trace: ds[i].Trace, Notify: ds[i].Notify, Ephemeral: ds[i].Ephemeral,
+			Interest: InterestMessage(ds[i].Interest), Join: textsOf(ds[i].Join),
 		}
 		for j, u := range ds[i].Recipients {
 			r.Deliveries[i].Recipients[j] = string(u)
@@ -372,6 +373,7 @@ func DeliveriesOf(r *NotifyRequest) []im.Delivery {
 	for _, d := range r.Deliveries {
 		v := im.Delivery{
 			Service: d.Service, Method: d.Method, Key: d.Key, Body: d.Body, Trace: d.Trace, Notify: d.Notify, Ephemeral: d.Ephemeral,
+			Interest: InterestOf(d.Interest), Join: uidsOf(d.Join),
 			Recipients: make([]im.UID, 0, len(d.Recipients)),
 		}
 		for _, u := range d.Recipients {

@@ -57,6 +57,7 @@ type (
 	Typing           = antipodev1.Typing
 	MembersRequest   = antipodev1.MembersRequest
 	MembersResponse  = antipodev1.MembersResponse
+	RollRequest      = antipodev1.RollRequest
 	Event            = antipodev1.EventRequest
 	EventRecord      = antipodev1.EventRequest_Record
 	EventReceipt     = antipodev1.EventRequest_Receipt
@@ -93,3 +94,6 @@ const (
 	MethodTyping   = "typing"
 	MethodEvent    = "event"
 )
+
+// MethodRoll asks who of some users is in a large group. Gateways ask it in their own name, with no uid; clients cannot.
+const MethodRoll = "roll"

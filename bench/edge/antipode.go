@@ -142,9 +142,11 @@ func (a attachment) Submit(claims []im.Claim, done func(i int, err error)) {
 	}
 }
 func (attachment) Heartbeat() {}
+func (attachment) Interest()  {}
 func (attachment) Close()     {}
 
 func (w *world) Deliver(context.Context, []im.Delivery) (int, error)         { return 0, nil }
+func (w *world) Interest() bool                                              { return true }
 func (w *world) Notify(context.Context, im.Region, []im.Delivery) error      { return nil }
 func (w *world) Positions(context.Context, im.Origin) ([]im.Position, error) { return nil, nil }
 func (w *world) Digest(context.Context) (map[string]string, error)           { return nil, nil }

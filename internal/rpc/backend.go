@@ -39,7 +39,7 @@ func (s *backendServer) Call(ctx context.Context, r *antipodev1.BackendCallReque
 		return &antipodev1.BackendCallResponse{Error: wire.ErrorFrame(err)}, nil
 	}
 	return &antipodev1.BackendCallResponse{
-		Body: result.Body, Stamp: uint64(result.Stamp), Join: texts(result.Join), Leave: texts(result.Leave),
+		Body: result.Body, Stamp: uint64(result.Stamp), Interests: texts(result.Join), AllInterests: result.All,
 	}, nil
 }
 
@@ -70,7 +70,7 @@ func (b *Backend) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
 	case r.Error != nil:
 		return im.CallResult{}, wire.ErrorOf(r.Error)
 	}
-	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp), Join: uids(r.Join), Leave: uids(r.Leave)}, nil
+	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp), Join: uids(r.Interests), All: r.AllInterests}, nil
 }
 
 func texts(all []im.UID) []string {

@@ -65,7 +65,7 @@ func wired(t *testing.T, a *answering) *grpc.ClientConn {
 }
 
 func TestBackendCarriesCallsAndAnswersWhole(t *testing.T) {
-	a := &answering{result: im.CallResult{Body: []byte("answer"), Stamp: 1<<60 + 7, Join: []im.UID{"s:eu:a"}, Leave: []im.UID{"s:eu:b", "s:eu:c"}}}
+	a := &answering{result: im.CallResult{Body: []byte("answer"), Stamp: 1<<60 + 7, Join: []im.UID{"s:eu:a", "s:eu:b"}, All: true}}
 	backend := NewBackend(wired(t, a))
 	call := im.Call{
 		Service: "im", Method: "submit", Key: "d:ann:bob", Body: []byte{0, 255}, UID: "ann", Device: "phone", Platform: "ios",

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,11 +33,14 @@ const (
 type RouterPool struct {
 	conns Conns
 	live  func() []im.Instance
+
+	mu       sync.Mutex
+	interest map[string]bool // by address: what a router said last
 }
 
 // NewRouterPool returns a pool over the routers that live lists.
 func NewRouterPool(conns Conns, live func() []im.Instance) *RouterPool {
-	return &RouterPool{conns: conns, live: live}
+	return &RouterPool{conns: conns, live: live, interest: map[string]bool{}}
 }
 
 // Deliver hands deliveries to routers: those of one key always to the same one while the list stays, in order. A router
@@ -44,7 +48,7 @@ func NewRouterPool(conns Conns, live func() []im.Instance) *RouterPool {
 // clients drop what they have.
 func (p *RouterPool) Deliver(ctx context.Context, deliveries []im.Delivery) (pushes int, err error) {
 	var mu sync.Mutex
-	err = p.spread(deliveries, func(c antipodev1.RouterClient, batch []*antipodev1.Delivery) error {
+	err = p.spread(deliveries, func(addr string, c antipodev1.RouterClient, batch []*antipodev1.Delivery) error {
 		bounded, cancel := context.WithTimeout(ctx, deliverTimeout)
 		defer cancel()
 		response, err := c.Deliver(bounded, &antipodev1.DeliverRequest{Deliveries: batch})
@@ -52,15 +56,45 @@ func (p *RouterPool) Deliver(ctx context.Context, deliveries []im.Delivery) (pus
 			mu.Lock()
 			pushes += int(response.Pushes)
 			mu.Unlock()
+			p.said(addr, response.Interest)
 		}
 		return err
 	})
 	return pushes, err
 }
 
+// said notes whether a router's gateways all look who is in a large group. Routers of before, or with such a gateway, say no.
+func (p *RouterPool) said(addr string, interest bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.interest[addr] = interest
+}
+
+// Interest tells whether a delivery may be to those interested in a group: no live router said last that a gateway would not
+// know what to do with it, and one at least said that all do.
+func (p *RouterPool) Interest() bool {
+	live := p.live()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.interest) > len(live) { // some are gone
+		maps.DeleteFunc(p.interest, func(addr string, _ bool) bool {
+			return !slices.ContainsFunc(live, func(i im.Instance) bool { return i.Addr == addr })
+		})
+	}
+	some := false
+	for _, i := range live {
+		interest, known := p.interest[i.Addr]
+		if known && !interest {
+			return false
+		}
+		some = some || interest
+	}
+	return some
+}
+
 // Notify hands deliveries that came over a link from another region to routers.
 func (p *RouterPool) Notify(ctx context.Context, from im.Region, deliveries []im.Delivery) error {
-	return p.spread(deliveries, func(c antipodev1.RouterClient, batch []*antipodev1.Delivery) error {
+	return p.spread(deliveries, func(_ string, c antipodev1.RouterClient, batch []*antipodev1.Delivery) error {
 		bounded, cancel := context.WithTimeout(ctx, deliverTimeout)
 		defer cancel()
 		_, err := c.Notify(bounded, &antipodev1.NotifyRequest{From: string(from), Deliveries: batch})
@@ -70,7 +104,7 @@ func (p *RouterPool) Notify(ctx context.Context, from im.Region, deliveries []im
 
 // spread splits deliveries by key over the live routers and calls each with its own, all at once; a router's batches go
 // one after the other. What one cannot take the next tries.
-func (p *RouterPool) spread(deliveries []im.Delivery, call func(antipodev1.RouterClient, []*antipodev1.Delivery) error) error {
+func (p *RouterPool) spread(deliveries []im.Delivery, call func(string, antipodev1.RouterClient, []*antipodev1.Delivery) error) error {
 	if len(deliveries) == 0 {
 		return nil
 	}
@@ -107,12 +141,12 @@ func (p *RouterPool) spread(deliveries []im.Delivery, call func(antipodev1.Route
 	return errors.Join(errs...)
 }
 
-func (p *RouterPool) call(addr string, batch []*antipodev1.Delivery, call func(antipodev1.RouterClient, []*antipodev1.Delivery) error) error {
+func (p *RouterPool) call(addr string, batch []*antipodev1.Delivery, call func(string, antipodev1.RouterClient, []*antipodev1.Delivery) error) error {
 	c, err := p.client(addr)
 	if err != nil {
 		return err
 	}
-	return call(c, batch)
+	return call(addr, c, batch)
 }
 
 func (p *RouterPool) client(addr string) (antipodev1.RouterClient, error) {
@@ -185,6 +219,6 @@ func deliveryOf(d *im.Delivery) *antipodev1.Delivery {
 	}
 	return &antipodev1.Delivery{
 		Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
-		Ephemeral: d.Ephemeral,
+		Ephemeral: d.Ephemeral, Interest: wire.InterestMessage(d.Interest), Join: texts(d.Join),
 	}
 }

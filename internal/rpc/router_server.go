@@ -26,6 +26,7 @@ type Attachment interface {
 	// Submit queues claims in the order of calls; done is called once for each, and must not block.
 	Submit(claims []im.Claim, done func(i int, err error))
 	Heartbeat()
+	Interest() // hears that the gateway looks who is in a large group
 	Close()
 }
 
@@ -34,6 +35,7 @@ type Attachment interface {
 type RouterService interface {
 	Attach(gw im.Gateway, out Outbox) (Attachment, error)
 	Deliver(ctx context.Context, deliveries []im.Delivery) (pushes int, err error)
+	Interest() bool // every attached gateway looks who is in a large group
 	Notify(ctx context.Context, from im.Region, deliveries []im.Delivery) error
 	Positions(ctx context.Context, origin im.Origin) ([]im.Position, error)
 	Digest(ctx context.Context) (map[string]string, error)
@@ -56,7 +58,7 @@ func (s *routerServer) Deliver(ctx context.Context, r *antipodev1.DeliverRequest
 	if err != nil {
 		return nil, err
 	}
-	return &antipodev1.DeliverResponse{Pushes: uint32(n)}, nil
+	return &antipodev1.DeliverResponse{Pushes: uint32(n), Interest: s.router.Interest()}, nil
 }
 
 func (s *routerServer) Notify(ctx context.Context, r *antipodev1.NotifyRequest) (*antipodev1.NotifyResponse, error) {
@@ -110,6 +112,9 @@ func (s *routerServer) Attach(stream grpc.BidiStreamingServer[antipodev1.AttachR
 		return err
 	}
 	defer attachment.Close()
+	if hello.Interest {
+		attachment.Interest()
+	}
 
 	received := make(chan error, 1) // Recv ends when this handler returned
 	go func() { received <- receiveAttached(stream, attachment, out) }()
@@ -204,6 +209,7 @@ func (o *outbox) Push(pushes []im.Push) error {
 			size += pushSize(p)
 			m.Items = append(m.Items, &antipodev1.PushItem{
 				Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral,
+				Interest: wire.InterestMessage(p.Interest), Join: texts(p.Join),
 			})
 			pushes = pushes[1:]
 		}
@@ -304,7 +310,7 @@ func deliveriesOf(in []*antipodev1.Delivery) []im.Delivery {
 		}
 		out[i] = im.Delivery{
 			Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
-			Ephemeral: d.Ephemeral,
+			Ephemeral: d.Ephemeral, Interest: wire.InterestOf(d.Interest), Join: uids(d.Join),
 		}
 	}
 	return out

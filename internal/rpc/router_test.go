@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ type fakeRouter struct {
 	fenced     uint64
 	deliveries []im.Delivery
 	notified   []im.Region
+	interest   bool
 }
 
 func (r *fakeRouter) Attach(gw im.Gateway, out rpc.Outbox) (rpc.Attachment, error) {
@@ -64,6 +66,18 @@ func (a *fakeAttachment) Heartbeat() {
 	a.r.mu.Lock()
 	defer a.r.mu.Unlock()
 	a.r.beats++
+}
+
+func (a *fakeAttachment) Interest() {
+	a.r.mu.Lock()
+	defer a.r.mu.Unlock()
+	a.r.interest = true
+}
+
+func (r *fakeRouter) Interest() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.interest
 }
 
 func (a *fakeAttachment) Close() {
@@ -197,6 +211,7 @@ type edge struct {
 	mu     sync.Mutex
 	live   []im.Claim
 	pushes []string
+	last   im.Push
 	kicks  []im.Kick
 	fenced []uint64
 }
@@ -205,6 +220,7 @@ func (e *edge) Push(ps []im.Push) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, p := range ps {
+		e.last = p
 		e.pushes = append(e.pushes, fmt.Sprint(string(p.Body), " ", p.Ephemeral))
 	}
 }
@@ -490,5 +506,63 @@ func TestRouterPool(t *testing.T) {
 	digest, err := pool.Digest(t.Context(), a0)
 	if err != nil || digest["routes"] != "r0" {
 		t.Fatalf("digest: %v, %v", digest, err)
+	}
+}
+
+// TestInterestIsCarried: a gateway says that it looks who is in a large group, a router's answer to a delivery says whether all
+// of its gateways do, and what they need for it arrives as it was, over a link too.
+func TestInterestIsCarried(t *testing.T) {
+	r := &fakeRouter{id: "r0"}
+	addr, _ := serve(t, r, "127.0.0.1:0")
+	list := &routerList{}
+	list.set(im.Instance{ID: "r0", Addr: addr})
+	dialer := rpc.NewDialer(rpc.DialConfig{})
+	defer dialer.Close()
+	pool := rpc.NewRouterPool(dialer, list.now)
+	group := im.UID("s:eu:0199a2c4-7f3e-7d11-8a52-3b6f0c9d1e24")
+	d := im.Delivery{
+		Service: "im", Method: "event", Key: string(group), Recipients: []im.UID{group}, Body: []byte("x"), Join: []im.UID{group},
+		Interest: &im.Interest{
+			Place: im.Place{Stamp: 7, Origin: "eu", Seq: 9}, Changes: im.Cursor{"eu": 9, "us": 2}, Before: im.Cursor{"eu": 3, "us": 2},
+			Changed: []im.UID{"ann", "bob"},
+		},
+	}
+	deliver := func() {
+		t.Helper()
+		if _, err := pool.Deliver(t.Context(), []im.Delivery{d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if pool.Interest() {
+		t.Error("a router that said nothing yet is believed to have gateways that take interest")
+	}
+	deliver()
+	if pool.Interest() {
+		t.Error("a router of gateways that do not take interest is believed to have others")
+	}
+	h := startRouters(t, rpc.RoutersConfig{Heartbeat: 10 * time.Millisecond}, im.Instance{ID: "r0", Addr: addr})
+	eventually(t, "the gateway says that it takes interest", r.Interest)
+	deliver()
+	if !pool.Interest() {
+		t.Error("the answer does not tell")
+	}
+	if !reflect.DeepEqual(r.deliveries[0], d) {
+		t.Errorf("delivered %+v, want %+v", r.deliveries[0], d)
+	}
+	if carried := wire.DeliveriesOf(wire.NotifyOf("eu", "us", []im.Delivery{d})); len(carried) != 1 || !reflect.DeepEqual(carried[0], d) {
+		t.Errorf("over a link came %+v, want %+v", carried, d)
+	}
+	push := im.Push{Conns: []uint64{1}, Service: "im", Method: "event", Body: d.Body, Interest: d.Interest, Join: d.Join}
+	if err := r.out(h.gw).Push([]im.Push{push}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the push comes as it was", func() bool {
+		h.edge.mu.Lock()
+		defer h.edge.mu.Unlock()
+		return reflect.DeepEqual(h.edge.last, push)
+	})
+	list.set()
+	if pool.Interest() {
+		t.Error("routers that are gone are believed")
 	}
 }

@@ -64,7 +64,7 @@ func (a *attach) hold(ctx context.Context, id, addr string) error {
 		return err
 	}
 	err = stream.Send(&antipodev1.AttachRequest{Kind: &antipodev1.AttachRequest_Hello{
-		Hello: &antipodev1.AttachHello{Gateway: a.gateway.ID, Epoch: a.gateway.Epoch},
+		Hello: &antipodev1.AttachHello{Gateway: a.gateway.ID, Epoch: a.gateway.Epoch, Interest: true},
 	}})
 	if err != nil {
 		_, err = stream.Recv() // has the reason
@@ -114,7 +114,10 @@ func (a *attach) receive(s *routerStream, stream grpc.BidiStreamingClient[antipo
 		case *antipodev1.AttachResponse_Push:
 			pushes := make([]im.Push, len(k.Push.GetItems()))
 			for i, p := range k.Push.GetItems() {
-				pushes[i] = im.Push{Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral}
+				pushes[i] = im.Push{
+					Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral,
+					Interest: wire.InterestOf(p.Interest), Join: uids(p.Join),
+				}
 			}
 			a.handler.Push(pushes)
 		case *antipodev1.AttachResponse_Kick:

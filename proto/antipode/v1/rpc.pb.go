@@ -137,10 +137,10 @@ func (x *BackendCallRequest) GetMaxTextBytes() uint32 {
 type BackendCallResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Body          []byte                 `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
-	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`   // set instead of body
-	Stamp         uint64                 `protobuf:"fixed64,3,opt,name=stamp,proto3" json:"stamp,omitempty"` // given to what was submitted; raises the conn's seen
-	Join          []string               `protobuf:"bytes,4,rep,name=join,proto3" json:"join,omitempty"`     // large groups whose deliveries the caller's session gets from now on
-	Leave         []string               `protobuf:"bytes,5,rep,name=leave,proto3" json:"leave,omitempty"`   // and those that it no longer gets
+	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`                                    // set instead of body
+	Stamp         uint64                 `protobuf:"fixed64,3,opt,name=stamp,proto3" json:"stamp,omitempty"`                                  // given to what was submitted; raises the conn's seen
+	Interests     []string               `protobuf:"bytes,6,rep,name=interests,proto3" json:"interests,omitempty"`                            // large groups whose deliveries the caller's session may get from now on
+	AllInterests  bool                   `protobuf:"varint,7,opt,name=all_interests,json=allInterests,proto3" json:"all_interests,omitempty"` // there are no others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,16 +196,270 @@ func (x *BackendCallResponse) GetStamp() uint64 {
 	return 0
 }
 
-func (x *BackendCallResponse) GetJoin() []string {
+func (x *BackendCallResponse) GetInterests() []string {
 	if x != nil {
-		return x.Join
+		return x.Interests
 	}
 	return nil
 }
 
-func (x *BackendCallResponse) GetLeave() []string {
+func (x *BackendCallResponse) GetAllInterests() bool {
 	if x != nil {
-		return x.Leave
+		return x.AllInterests
+	}
+	return false
+}
+
+// RollRequest asks who of a gateway's users is in the large group that the call's key names. The call has no uid: it is the
+// gateway's own.
+type RollRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uids          []string               `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollRequest) Reset() {
+	*x = RollRequest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollRequest) ProtoMessage() {}
+
+func (x *RollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollRequest.ProtoReflect.Descriptor instead.
+func (*RollRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RollRequest) GetUids() []string {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+// RollResponse is who of them is, and as of when.
+type RollResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       string                 `protobuf:"bytes,1,opt,name=changes,proto3" json:"changes,omitempty"` // a cursor: the group's changes of membership that were known
+	Members       []*RollMember          `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollResponse) Reset() {
+	*x = RollResponse{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollResponse) ProtoMessage() {}
+
+func (x *RollResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollResponse.ProtoReflect.Descriptor instead.
+func (*RollResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RollResponse) GetChanges() string {
+	if x != nil {
+		return x.Changes
+	}
+	return ""
+}
+
+func (x *RollResponse) GetMembers() []*RollMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// RollMember is one who is in the group, and the place of what added them.
+type RollMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Stamp         uint64                 `protobuf:"fixed64,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Origin        string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollMember) Reset() {
+	*x = RollMember{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollMember) ProtoMessage() {}
+
+func (x *RollMember) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollMember.ProtoReflect.Descriptor instead.
+func (*RollMember) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RollMember) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RollMember) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *RollMember) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *RollMember) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// Interest says whom in a large group a push is for: those who were members at its place, as far as the changes of
+// membership say that were known where it was made.
+type Interest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stamp         uint64                 `protobuf:"fixed64,1,opt,name=stamp,proto3" json:"stamp,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Changes       string                 `protobuf:"bytes,4,opt,name=changes,proto3" json:"changes,omitempty"` // a cursor
+	Before        string                 `protobuf:"bytes,5,opt,name=before,proto3" json:"before,omitempty"`   // changes, without the one that the record is; empty: it is none
+	Changed       []string               `protobuf:"bytes,6,rep,name=changed,proto3" json:"changed,omitempty"` // uids that it names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interest) Reset() {
+	*x = Interest{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interest) ProtoMessage() {}
+
+func (x *Interest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interest.ProtoReflect.Descriptor instead.
+func (*Interest) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Interest) GetStamp() uint64 {
+	if x != nil {
+		return x.Stamp
+	}
+	return 0
+}
+
+func (x *Interest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Interest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Interest) GetChanges() string {
+	if x != nil {
+		return x.Changes
+	}
+	return ""
+}
+
+func (x *Interest) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *Interest) GetChanged() []string {
+	if x != nil {
+		return x.Changed
 	}
 	return nil
 }
@@ -225,7 +479,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[2]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +491,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[2]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +504,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{2}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AttachRequest) GetKind() isAttachRequest_Kind {
@@ -314,13 +568,14 @@ type AttachHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Interest      bool                   `protobuf:"varint,3,opt,name=interest,proto3" json:"interest,omitempty"` // the gateway looks who is in a large group before it hands on what comes for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachHello) Reset() {
 	*x = AttachHello{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[3]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +587,7 @@ func (x *AttachHello) String() string {
 func (*AttachHello) ProtoMessage() {}
 
 func (x *AttachHello) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[3]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +600,7 @@ func (x *AttachHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachHello.ProtoReflect.Descriptor instead.
 func (*AttachHello) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{3}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AttachHello) GetGateway() string {
@@ -362,6 +617,13 @@ func (x *AttachHello) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *AttachHello) GetInterest() bool {
+	if x != nil {
+		return x.Interest
+	}
+	return false
+}
+
 // AttachClaims is a batch of claims and releases.
 type AttachClaims struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -372,7 +634,7 @@ type AttachClaims struct {
 
 func (x *AttachClaims) Reset() {
 	*x = AttachClaims{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[4]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +646,7 @@ func (x *AttachClaims) String() string {
 func (*AttachClaims) ProtoMessage() {}
 
 func (x *AttachClaims) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[4]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +659,7 @@ func (x *AttachClaims) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachClaims.ProtoReflect.Descriptor instead.
 func (*AttachClaims) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{4}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AttachClaims) GetClaims() []*Claim {
@@ -424,7 +686,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[5]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +698,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[5]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +711,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{5}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Claim) GetRequest() uint64 {
@@ -518,7 +780,7 @@ type AttachHeartbeat struct {
 
 func (x *AttachHeartbeat) Reset() {
 	*x = AttachHeartbeat{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[6]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +792,7 @@ func (x *AttachHeartbeat) String() string {
 func (*AttachHeartbeat) ProtoMessage() {}
 
 func (x *AttachHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[6]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +805,7 @@ func (x *AttachHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachHeartbeat.ProtoReflect.Descriptor instead.
 func (*AttachHeartbeat) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{6}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttachHeartbeat) GetConns() uint32 {
@@ -569,7 +831,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[7]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +843,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[7]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +856,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{7}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttachResponse) GetKind() isAttachResponse_Kind {
@@ -679,7 +941,7 @@ type AttachClaimed struct {
 
 func (x *AttachClaimed) Reset() {
 	*x = AttachClaimed{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[8]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +953,7 @@ func (x *AttachClaimed) String() string {
 func (*AttachClaimed) ProtoMessage() {}
 
 func (x *AttachClaimed) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[8]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +966,7 @@ func (x *AttachClaimed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachClaimed.ProtoReflect.Descriptor instead.
 func (*AttachClaimed) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{8}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AttachClaimed) GetRequest() uint64 {
@@ -731,7 +993,7 @@ type AttachPush struct {
 
 func (x *AttachPush) Reset() {
 	*x = AttachPush{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[9]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +1005,7 @@ func (x *AttachPush) String() string {
 func (*AttachPush) ProtoMessage() {}
 
 func (x *AttachPush) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[9]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +1018,7 @@ func (x *AttachPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachPush.ProtoReflect.Descriptor instead.
 func (*AttachPush) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{9}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachPush) GetItems() []*PushItem {
@@ -775,13 +1037,15 @@ type PushItem struct {
 	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
 	Trace         string                 `protobuf:"bytes,5,opt,name=trace,proto3" json:"trace,omitempty"`
 	Ephemeral     bool                   `protobuf:"varint,6,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"` // for sockets that are there, once
+	Interest      *Interest              `protobuf:"bytes,7,opt,name=interest,proto3" json:"interest,omitempty"`    // of a push to a large group
+	Join          []string               `protobuf:"bytes,8,rep,name=join,proto3" json:"join,omitempty"`            // large groups that the conns' users are in from now on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PushItem) Reset() {
 	*x = PushItem{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[10]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +1057,7 @@ func (x *PushItem) String() string {
 func (*PushItem) ProtoMessage() {}
 
 func (x *PushItem) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[10]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +1070,7 @@ func (x *PushItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushItem.ProtoReflect.Descriptor instead.
 func (*PushItem) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{10}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PushItem) GetConns() []uint64 {
@@ -851,6 +1115,20 @@ func (x *PushItem) GetEphemeral() bool {
 	return false
 }
 
+func (x *PushItem) GetInterest() *Interest {
+	if x != nil {
+		return x.Interest
+	}
+	return nil
+}
+
+func (x *PushItem) GetJoin() []string {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
 // AttachKick closes a conn whose device logged in with a higher login number.
 type AttachKick struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -863,7 +1141,7 @@ type AttachKick struct {
 
 func (x *AttachKick) Reset() {
 	*x = AttachKick{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[11]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1153,7 @@ func (x *AttachKick) String() string {
 func (*AttachKick) ProtoMessage() {}
 
 func (x *AttachKick) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[11]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1166,7 @@ func (x *AttachKick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachKick.ProtoReflect.Descriptor instead.
 func (*AttachKick) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{11}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachKick) GetConn() uint64 {
@@ -922,7 +1200,7 @@ type AttachFenced struct {
 
 func (x *AttachFenced) Reset() {
 	*x = AttachFenced{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[12]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1212,7 @@ func (x *AttachFenced) String() string {
 func (*AttachFenced) ProtoMessage() {}
 
 func (x *AttachFenced) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[12]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1225,7 @@ func (x *AttachFenced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachFenced.ProtoReflect.Descriptor instead.
 func (*AttachFenced) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{12}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachFenced) GetEpoch() uint64 {
@@ -968,13 +1246,15 @@ type Delivery struct {
 	Trace         string                 `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
 	Notify        bool                   `protobuf:"varint,7,opt,name=notify,proto3" json:"notify,omitempty"`       // also tell the other regions where recipients have routes
 	Ephemeral     bool                   `protobuf:"varint,8,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"` // for sockets that are there, once: not kept for a resume, and the first to be dropped
+	Interest      *Interest              `protobuf:"bytes,9,opt,name=interest,proto3" json:"interest,omitempty"`    // of a delivery to a large group: its only recipient is the conversation
+	Join          []string               `protobuf:"bytes,10,rep,name=join,proto3" json:"join,omitempty"`           // large groups that the recipients are in from now on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[13]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1266,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[13]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1279,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{13}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Delivery) GetService() string {
@@ -1058,6 +1338,20 @@ func (x *Delivery) GetEphemeral() bool {
 	return false
 }
 
+func (x *Delivery) GetInterest() *Interest {
+	if x != nil {
+		return x.Interest
+	}
+	return nil
+}
+
+func (x *Delivery) GetJoin() []string {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
 // DeliverRequest is a batch in log order.
 type DeliverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1068,7 +1362,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[14]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1374,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[14]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1387,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{14}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeliverRequest) GetDeliveries() []*Delivery {
@@ -1107,13 +1401,14 @@ func (x *DeliverRequest) GetDeliveries() []*Delivery {
 type DeliverResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pushes        uint32                 `protobuf:"varint,1,opt,name=pushes,proto3" json:"pushes,omitempty"`
+	Interest      bool                   `protobuf:"varint,2,opt,name=interest,proto3" json:"interest,omitempty"` // every attached gateway looks who is in a large group
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[15]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1420,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[15]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1433,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{15}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeliverResponse) GetPushes() uint32 {
@@ -1146,6 +1441,13 @@ func (x *DeliverResponse) GetPushes() uint32 {
 		return x.Pushes
 	}
 	return 0
+}
+
+func (x *DeliverResponse) GetInterest() bool {
+	if x != nil {
+		return x.Interest
+	}
+	return false
 }
 
 // NotifyRequest is a batch from another region's router.
@@ -1160,7 +1462,7 @@ type NotifyRequest struct {
 
 func (x *NotifyRequest) Reset() {
 	*x = NotifyRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[16]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1474,7 @@ func (x *NotifyRequest) String() string {
 func (*NotifyRequest) ProtoMessage() {}
 
 func (x *NotifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[16]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1487,7 @@ func (x *NotifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyRequest.ProtoReflect.Descriptor instead.
 func (*NotifyRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{16}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NotifyRequest) GetFrom() string {
@@ -1218,7 +1520,7 @@ type NotifyResponse struct {
 
 func (x *NotifyResponse) Reset() {
 	*x = NotifyResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[17]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1532,7 @@ func (x *NotifyResponse) String() string {
 func (*NotifyResponse) ProtoMessage() {}
 
 func (x *NotifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[17]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1545,7 @@ func (x *NotifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotifyResponse.ProtoReflect.Descriptor instead.
 func (*NotifyResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{17}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{21}
 }
 
 // PositionsRequest asks for positions of one origin's logs, or of all if empty.
@@ -1256,7 +1558,7 @@ type PositionsRequest struct {
 
 func (x *PositionsRequest) Reset() {
 	*x = PositionsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[18]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1570,7 @@ func (x *PositionsRequest) String() string {
 func (*PositionsRequest) ProtoMessage() {}
 
 func (x *PositionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[18]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1583,7 @@ func (x *PositionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionsRequest.ProtoReflect.Descriptor instead.
 func (*PositionsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{18}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PositionsRequest) GetOrigin() string {
@@ -1301,7 +1603,7 @@ type PositionsResponse struct {
 
 func (x *PositionsResponse) Reset() {
 	*x = PositionsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[19]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1615,7 @@ func (x *PositionsResponse) String() string {
 func (*PositionsResponse) ProtoMessage() {}
 
 func (x *PositionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[19]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1628,7 @@ func (x *PositionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PositionsResponse.ProtoReflect.Descriptor instead.
 func (*PositionsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{19}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PositionsResponse) GetPositions() []*Position {
@@ -1350,7 +1652,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[20]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1664,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[20]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1677,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{20}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Position) GetTopic() string {
@@ -1422,7 +1724,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[21]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1736,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[21]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1749,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{21}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
 }
 
 // DigestResponse is a digest per part of the view.
@@ -1460,7 +1762,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[22]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1774,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[22]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1787,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{22}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DigestResponse) GetDigests() map[string]string {
@@ -1507,7 +1809,7 @@ type SnapshotCutRequest struct {
 
 func (x *SnapshotCutRequest) Reset() {
 	*x = SnapshotCutRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1821,7 @@ func (x *SnapshotCutRequest) String() string {
 func (*SnapshotCutRequest) ProtoMessage() {}
 
 func (x *SnapshotCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[23]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1834,7 @@ func (x *SnapshotCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotCutRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotCutRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{23}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotCutRequest) GetPartitions() uint32 {
@@ -1566,7 +1868,7 @@ type SnapshotCutResponse struct {
 
 func (x *SnapshotCutResponse) Reset() {
 	*x = SnapshotCutResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1880,7 @@ func (x *SnapshotCutResponse) String() string {
 func (*SnapshotCutResponse) ProtoMessage() {}
 
 func (x *SnapshotCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[24]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1893,7 @@ func (x *SnapshotCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotCutResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotCutResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{24}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SnapshotCutResponse) GetPositions() []*SnapshotPosition {
@@ -1617,7 +1919,7 @@ type SnapshotPosition struct {
 
 func (x *SnapshotPosition) Reset() {
 	*x = SnapshotPosition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1931,7 @@ func (x *SnapshotPosition) String() string {
 func (*SnapshotPosition) ProtoMessage() {}
 
 func (x *SnapshotPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[25]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1944,7 @@ func (x *SnapshotPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPosition.ProtoReflect.Descriptor instead.
 func (*SnapshotPosition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{25}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SnapshotPosition) GetTopic() string {
@@ -1708,7 +2010,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +2022,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[26]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +2035,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{26}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SnapshotRequest) GetPartitions() uint32 {
@@ -1787,7 +2089,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2101,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[27]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2114,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{27}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SnapshotChunk) GetAfter() []byte {
@@ -1877,7 +2179,7 @@ type SnapshotHead struct {
 
 func (x *SnapshotHead) Reset() {
 	*x = SnapshotHead{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2191,7 @@ func (x *SnapshotHead) String() string {
 func (*SnapshotHead) ProtoMessage() {}
 
 func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[28]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2204,7 @@ func (x *SnapshotHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHead.ProtoReflect.Descriptor instead.
 func (*SnapshotHead) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{28}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SnapshotHead) GetConversation() string {
@@ -1951,7 +2253,7 @@ type SnapshotMember struct {
 
 func (x *SnapshotMember) Reset() {
 	*x = SnapshotMember{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2265,7 @@ func (x *SnapshotMember) String() string {
 func (*SnapshotMember) ProtoMessage() {}
 
 func (x *SnapshotMember) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[29]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2278,7 @@ func (x *SnapshotMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotMember.ProtoReflect.Descriptor instead.
 func (*SnapshotMember) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{29}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SnapshotMember) GetConversation() string {
@@ -2059,7 +2361,7 @@ type SnapshotTitle struct {
 
 func (x *SnapshotTitle) Reset() {
 	*x = SnapshotTitle{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2373,7 @@ func (x *SnapshotTitle) String() string {
 func (*SnapshotTitle) ProtoMessage() {}
 
 func (x *SnapshotTitle) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[30]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2386,7 @@ func (x *SnapshotTitle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTitle.ProtoReflect.Descriptor instead.
 func (*SnapshotTitle) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{30}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SnapshotTitle) GetConversation() string {
@@ -2157,7 +2459,7 @@ type SnapshotCursor struct {
 
 func (x *SnapshotCursor) Reset() {
 	*x = SnapshotCursor{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2471,7 @@ func (x *SnapshotCursor) String() string {
 func (*SnapshotCursor) ProtoMessage() {}
 
 func (x *SnapshotCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[31]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2484,7 @@ func (x *SnapshotCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotCursor.ProtoReflect.Descriptor instead.
 func (*SnapshotCursor) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{31}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SnapshotCursor) GetConversation() string {
@@ -2242,7 +2544,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2556,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[32]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2569,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{32}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SnapshotRecord) GetConversation() string {
@@ -2371,7 +2673,7 @@ type CopyCheckRequest struct {
 
 func (x *CopyCheckRequest) Reset() {
 	*x = CopyCheckRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2685,7 @@ func (x *CopyCheckRequest) String() string {
 func (*CopyCheckRequest) ProtoMessage() {}
 
 func (x *CopyCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[33]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2698,7 @@ func (x *CopyCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheckRequest.ProtoReflect.Descriptor instead.
 func (*CopyCheckRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{33}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CopyCheckRequest) GetOrigin() string {
@@ -2419,7 +2721,7 @@ type CopyCheckResponse struct {
 
 func (x *CopyCheckResponse) Reset() {
 	*x = CopyCheckResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2733,7 @@ func (x *CopyCheckResponse) String() string {
 func (*CopyCheckResponse) ProtoMessage() {}
 
 func (x *CopyCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[34]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2746,7 @@ func (x *CopyCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheckResponse.ProtoReflect.Descriptor instead.
 func (*CopyCheckResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{34}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CopyCheckResponse) GetRegion() string {
@@ -2489,7 +2791,7 @@ type CopyCheck struct {
 
 func (x *CopyCheck) Reset() {
 	*x = CopyCheck{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2803,7 @@ func (x *CopyCheck) String() string {
 func (*CopyCheck) ProtoMessage() {}
 
 func (x *CopyCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[35]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2816,7 @@ func (x *CopyCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCheck.ProtoReflect.Descriptor instead.
 func (*CopyCheck) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{35}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CopyCheck) GetState() *CopyState {
@@ -2564,7 +2866,7 @@ type CopyRepairRequest struct {
 
 func (x *CopyRepairRequest) Reset() {
 	*x = CopyRepairRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2878,7 @@ func (x *CopyRepairRequest) String() string {
 func (*CopyRepairRequest) ProtoMessage() {}
 
 func (x *CopyRepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[36]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2891,7 @@ func (x *CopyRepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairRequest.ProtoReflect.Descriptor instead.
 func (*CopyRepairRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{36}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CopyRepairRequest) GetOrigin() string {
@@ -2628,7 +2930,7 @@ type CopyRepairPartition struct {
 
 func (x *CopyRepairPartition) Reset() {
 	*x = CopyRepairPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2942,7 @@ func (x *CopyRepairPartition) String() string {
 func (*CopyRepairPartition) ProtoMessage() {}
 
 func (x *CopyRepairPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[37]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +2955,7 @@ func (x *CopyRepairPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairPartition.ProtoReflect.Descriptor instead.
 func (*CopyRepairPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{37}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CopyRepairPartition) GetTopic() string {
@@ -2710,7 +3012,7 @@ type CopyRepairResponse struct {
 
 func (x *CopyRepairResponse) Reset() {
 	*x = CopyRepairResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +3024,7 @@ func (x *CopyRepairResponse) String() string {
 func (*CopyRepairResponse) ProtoMessage() {}
 
 func (x *CopyRepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[38]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +3037,7 @@ func (x *CopyRepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRepairResponse.ProtoReflect.Descriptor instead.
 func (*CopyRepairResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{38}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CopyRepairResponse) GetTopic() string {
@@ -2773,7 +3075,7 @@ type CopyDigestRequest struct {
 
 func (x *CopyDigestRequest) Reset() {
 	*x = CopyDigestRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +3087,7 @@ func (x *CopyDigestRequest) String() string {
 func (*CopyDigestRequest) ProtoMessage() {}
 
 func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[39]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +3100,7 @@ func (x *CopyDigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestRequest.ProtoReflect.Descriptor instead.
 func (*CopyDigestRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{39}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CopyDigestRequest) GetTopic() string {
@@ -2850,7 +3152,7 @@ type CopyDigestResponse struct {
 
 func (x *CopyDigestResponse) Reset() {
 	*x = CopyDigestResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +3164,7 @@ func (x *CopyDigestResponse) String() string {
 func (*CopyDigestResponse) ProtoMessage() {}
 
 func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[40]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +3177,7 @@ func (x *CopyDigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDigestResponse.ProtoReflect.Descriptor instead.
 func (*CopyDigestResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{40}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CopyDigestResponse) GetFirst() int64 {
@@ -2910,7 +3212,7 @@ type CopyHoldRequest struct {
 
 func (x *CopyHoldRequest) Reset() {
 	*x = CopyHoldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3224,7 @@ func (x *CopyHoldRequest) String() string {
 func (*CopyHoldRequest) ProtoMessage() {}
 
 func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[41]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3237,7 @@ func (x *CopyHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyHoldRequest.ProtoReflect.Descriptor instead.
 func (*CopyHoldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{41}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CopyHoldRequest) GetOrigin() string {
@@ -2963,7 +3265,7 @@ type CopyStates struct {
 
 func (x *CopyStates) Reset() {
 	*x = CopyStates{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3277,7 @@ func (x *CopyStates) String() string {
 func (*CopyStates) ProtoMessage() {}
 
 func (x *CopyStates) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[42]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3290,7 @@ func (x *CopyStates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStates.ProtoReflect.Descriptor instead.
 func (*CopyStates) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{42}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CopyStates) GetRegion() string {
@@ -3022,7 +3324,7 @@ type CopyState struct {
 
 func (x *CopyState) Reset() {
 	*x = CopyState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3336,7 @@ func (x *CopyState) String() string {
 func (*CopyState) ProtoMessage() {}
 
 func (x *CopyState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[43]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3349,7 @@ func (x *CopyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyState.ProtoReflect.Descriptor instead.
 func (*CopyState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{43}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CopyState) GetTopic() string {
@@ -3119,7 +3421,7 @@ type CopyReadRequest struct {
 
 func (x *CopyReadRequest) Reset() {
 	*x = CopyReadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3433,7 @@ func (x *CopyReadRequest) String() string {
 func (*CopyReadRequest) ProtoMessage() {}
 
 func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[44]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3446,7 @@ func (x *CopyReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyReadRequest.ProtoReflect.Descriptor instead.
 func (*CopyReadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{44}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CopyReadRequest) GetTopic() string {
@@ -3187,7 +3489,7 @@ type CopyFillRequest struct {
 
 func (x *CopyFillRequest) Reset() {
 	*x = CopyFillRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3501,7 @@ func (x *CopyFillRequest) String() string {
 func (*CopyFillRequest) ProtoMessage() {}
 
 func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[45]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3514,7 @@ func (x *CopyFillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFillRequest.ProtoReflect.Descriptor instead.
 func (*CopyFillRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{45}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CopyFillRequest) GetOrigin() string {
@@ -3249,7 +3551,7 @@ type CopyFill struct {
 
 func (x *CopyFill) Reset() {
 	*x = CopyFill{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3563,7 @@ func (x *CopyFill) String() string {
 func (*CopyFill) ProtoMessage() {}
 
 func (x *CopyFill) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[46]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3576,7 @@ func (x *CopyFill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFill.ProtoReflect.Descriptor instead.
 func (*CopyFill) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{46}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CopyFill) GetTopic() string {
@@ -3317,7 +3619,7 @@ type CopySealRequest struct {
 
 func (x *CopySealRequest) Reset() {
 	*x = CopySealRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +3631,7 @@ func (x *CopySealRequest) String() string {
 func (*CopySealRequest) ProtoMessage() {}
 
 func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[47]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +3644,7 @@ func (x *CopySealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopySealRequest.ProtoReflect.Descriptor instead.
 func (*CopySealRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{47}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CopySealRequest) GetOrigin() string {
@@ -3382,7 +3684,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3696,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[48]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3709,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{48}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LinkRequest) GetKind() isLinkRequest_Kind {
@@ -3501,7 +3803,7 @@ type LinkOpen struct {
 
 func (x *LinkOpen) Reset() {
 	*x = LinkOpen{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3815,7 @@ func (x *LinkOpen) String() string {
 func (*LinkOpen) ProtoMessage() {}
 
 func (x *LinkOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[49]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3828,7 @@ func (x *LinkOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpen.ProtoReflect.Descriptor instead.
 func (*LinkOpen) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{49}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LinkOpen) GetRegion() string {
@@ -3614,7 +3916,7 @@ type LinkPartition struct {
 
 func (x *LinkPartition) Reset() {
 	*x = LinkPartition{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +3928,7 @@ func (x *LinkPartition) String() string {
 func (*LinkPartition) ProtoMessage() {}
 
 func (x *LinkPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[50]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +3941,7 @@ func (x *LinkPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartition.ProtoReflect.Descriptor instead.
 func (*LinkPartition) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{50}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LinkPartition) GetTopic() string {
@@ -3698,7 +4000,7 @@ type LinkHeld struct {
 
 func (x *LinkHeld) Reset() {
 	*x = LinkHeld{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +4012,7 @@ func (x *LinkHeld) String() string {
 func (*LinkHeld) ProtoMessage() {}
 
 func (x *LinkHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[51]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +4025,7 @@ func (x *LinkHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeld.ProtoReflect.Descriptor instead.
 func (*LinkHeld) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{51}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LinkHeld) GetOffsets() []*LinkOffset {
@@ -3765,7 +4067,7 @@ type LinkRelayed struct {
 
 func (x *LinkRelayed) Reset() {
 	*x = LinkRelayed{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3777,7 +4079,7 @@ func (x *LinkRelayed) String() string {
 func (*LinkRelayed) ProtoMessage() {}
 
 func (x *LinkRelayed) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[52]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3790,7 +4092,7 @@ func (x *LinkRelayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRelayed.ProtoReflect.Descriptor instead.
 func (*LinkRelayed) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{52}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LinkRelayed) GetRegion() string {
@@ -3818,7 +4120,7 @@ type LinkOffset struct {
 
 func (x *LinkOffset) Reset() {
 	*x = LinkOffset{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +4132,7 @@ func (x *LinkOffset) String() string {
 func (*LinkOffset) ProtoMessage() {}
 
 func (x *LinkOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[53]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +4145,7 @@ func (x *LinkOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOffset.ProtoReflect.Descriptor instead.
 func (*LinkOffset) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{53}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LinkOffset) GetPartition() uint32 {
@@ -3874,7 +4176,7 @@ type LinkCredit struct {
 
 func (x *LinkCredit) Reset() {
 	*x = LinkCredit{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4188,7 @@ func (x *LinkCredit) String() string {
 func (*LinkCredit) ProtoMessage() {}
 
 func (x *LinkCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[54]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4201,7 @@ func (x *LinkCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkCredit.ProtoReflect.Descriptor instead.
 func (*LinkCredit) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{54}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LinkCredit) GetBytes() uint64 {
@@ -3934,7 +4236,7 @@ type LinkSeek struct {
 
 func (x *LinkSeek) Reset() {
 	*x = LinkSeek{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4248,7 @@ func (x *LinkSeek) String() string {
 func (*LinkSeek) ProtoMessage() {}
 
 func (x *LinkSeek) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[55]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4261,7 @@ func (x *LinkSeek) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSeek.ProtoReflect.Descriptor instead.
 func (*LinkSeek) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{55}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LinkSeek) GetOffset() *LinkOffset {
@@ -3986,7 +4288,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4300,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[56]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4313,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{56}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LinkResponse) GetKind() isLinkResponse_Kind {
@@ -4116,7 +4418,7 @@ type LinkOpened struct {
 
 func (x *LinkOpened) Reset() {
 	*x = LinkOpened{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4430,7 @@ func (x *LinkOpened) String() string {
 func (*LinkOpened) ProtoMessage() {}
 
 func (x *LinkOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[57]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4443,7 @@ func (x *LinkOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkOpened.ProtoReflect.Descriptor instead.
 func (*LinkOpened) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{57}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LinkOpened) GetPartitions() []*LinkPartitionState {
@@ -4205,7 +4507,7 @@ type LinkNews struct {
 
 func (x *LinkNews) Reset() {
 	*x = LinkNews{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4217,7 +4519,7 @@ func (x *LinkNews) String() string {
 func (*LinkNews) ProtoMessage() {}
 
 func (x *LinkNews) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[58]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4230,7 +4532,7 @@ func (x *LinkNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkNews.ProtoReflect.Descriptor instead.
 func (*LinkNews) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{58}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LinkNews) GetAgeMs() int64 {
@@ -4267,7 +4569,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4279,7 +4581,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[59]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4292,7 +4594,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{59}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -4344,7 +4646,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4356,7 +4658,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[60]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4369,7 +4671,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{60}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -4446,7 +4748,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4458,7 +4760,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[61]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4471,7 +4773,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{61}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -4499,7 +4801,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4511,7 +4813,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[62]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4524,7 +4826,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{62}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -4546,7 +4848,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4558,7 +4860,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4571,7 +4873,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -4606,7 +4908,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +4920,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +4933,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -4661,7 +4963,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +4975,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +4988,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -4726,7 +5028,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4738,7 +5040,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4751,7 +5053,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -4765,7 +5067,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4777,7 +5079,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4790,7 +5092,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -4816,7 +5118,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4828,7 +5130,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4841,7 +5143,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -4855,7 +5157,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4867,7 +5169,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4880,7 +5182,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -4908,7 +5210,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4920,7 +5222,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4933,7 +5235,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -4964,7 +5266,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4976,7 +5278,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4989,7 +5291,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *TakeRequest) GetKind() isTakeRequest_Kind {
@@ -5051,7 +5353,7 @@ type TakeSession struct {
 
 func (x *TakeSession) Reset() {
 	*x = TakeSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5063,7 +5365,7 @@ func (x *TakeSession) String() string {
 func (*TakeSession) ProtoMessage() {}
 
 func (x *TakeSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5076,7 +5378,7 @@ func (x *TakeSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSession.ProtoReflect.Descriptor instead.
 func (*TakeSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *TakeSession) GetRequest() uint64 {
@@ -5152,7 +5454,7 @@ type TakeSettled struct {
 
 func (x *TakeSettled) Reset() {
 	*x = TakeSettled{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5164,7 +5466,7 @@ func (x *TakeSettled) String() string {
 func (*TakeSettled) ProtoMessage() {}
 
 func (x *TakeSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5177,7 +5479,7 @@ func (x *TakeSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSettled.ProtoReflect.Descriptor instead.
 func (*TakeSettled) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TakeSettled) GetSession() []byte {
@@ -5201,7 +5503,7 @@ type TakeResponse struct {
 
 func (x *TakeResponse) Reset() {
 	*x = TakeResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5213,7 +5515,7 @@ func (x *TakeResponse) String() string {
 func (*TakeResponse) ProtoMessage() {}
 
 func (x *TakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5226,7 +5528,7 @@ func (x *TakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
 func (*TakeResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TakeResponse) GetKind() isTakeResponse_Kind {
@@ -5282,16 +5584,17 @@ type TakenSession struct {
 	Sent          uint64                 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"`
 	Behind        uint64                 `protobuf:"varint,8,opt,name=behind,proto3" json:"behind,omitempty"`
 	Resends       uint32                 `protobuf:"varint,9,opt,name=resends,proto3" json:"resends,omitempty"`
-	Pushes        []*TakenPush           `protobuf:"bytes,10,rep,name=pushes,proto3" json:"pushes,omitempty"` // not acknowledged, in order
-	Groups        []string               `protobuf:"bytes,11,rep,name=groups,proto3" json:"groups,omitempty"`
-	PassOnMs      int64                  `protobuf:"varint,12,opt,name=pass_on_ms,json=passOnMs,proto3" json:"pass_on_ms,omitempty"` // for how long after TakeSettled what comes late is passed on
+	Pushes        []*TakenPush           `protobuf:"bytes,10,rep,name=pushes,proto3" json:"pushes,omitempty"`                                  // not acknowledged, in order
+	PassOnMs      int64                  `protobuf:"varint,12,opt,name=pass_on_ms,json=passOnMs,proto3" json:"pass_on_ms,omitempty"`           // for how long after TakeSettled what comes late is passed on
+	Interests     []string               `protobuf:"bytes,13,rep,name=interests,proto3" json:"interests,omitempty"`                            // large groups
+	AllInterests  bool                   `protobuf:"varint,14,opt,name=all_interests,json=allInterests,proto3" json:"all_interests,omitempty"` // there are no others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TakenSession) Reset() {
 	*x = TakenSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5303,7 +5606,7 @@ func (x *TakenSession) String() string {
 func (*TakenSession) ProtoMessage() {}
 
 func (x *TakenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5316,7 +5619,7 @@ func (x *TakenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenSession.ProtoReflect.Descriptor instead.
 func (*TakenSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TakenSession) GetRequest() uint64 {
@@ -5389,18 +5692,25 @@ func (x *TakenSession) GetPushes() []*TakenPush {
 	return nil
 }
 
-func (x *TakenSession) GetGroups() []string {
-	if x != nil {
-		return x.Groups
-	}
-	return nil
-}
-
 func (x *TakenSession) GetPassOnMs() int64 {
 	if x != nil {
 		return x.PassOnMs
 	}
 	return 0
+}
+
+func (x *TakenSession) GetInterests() []string {
+	if x != nil {
+		return x.Interests
+	}
+	return nil
+}
+
+func (x *TakenSession) GetAllInterests() bool {
+	if x != nil {
+		return x.AllInterests
+	}
+	return false
 }
 
 // TakenPush is a numbered push.
@@ -5417,7 +5727,7 @@ type TakenPush struct {
 
 func (x *TakenPush) Reset() {
 	*x = TakenPush{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5429,7 +5739,7 @@ func (x *TakenPush) String() string {
 func (*TakenPush) ProtoMessage() {}
 
 func (x *TakenPush) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5442,7 +5752,7 @@ func (x *TakenPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenPush.ProtoReflect.Descriptor instead.
 func (*TakenPush) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TakenPush) GetNumber() uint64 {
@@ -5485,15 +5795,14 @@ type TakenLate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       []byte                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Push          *TakenPush             `protobuf:"bytes,2,opt,name=push,proto3" json:"push,omitempty"` // without a number; absent if there is none
-	Join          []string               `protobuf:"bytes,3,rep,name=join,proto3" json:"join,omitempty"`
-	Leave         []string               `protobuf:"bytes,4,rep,name=leave,proto3" json:"leave,omitempty"`
+	Interests     []string               `protobuf:"bytes,5,rep,name=interests,proto3" json:"interests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TakenLate) Reset() {
 	*x = TakenLate{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5505,7 +5814,7 @@ func (x *TakenLate) String() string {
 func (*TakenLate) ProtoMessage() {}
 
 func (x *TakenLate) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5518,7 +5827,7 @@ func (x *TakenLate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenLate.ProtoReflect.Descriptor instead.
 func (*TakenLate) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TakenLate) GetSession() []byte {
@@ -5535,16 +5844,9 @@ func (x *TakenLate) GetPush() *TakenPush {
 	return nil
 }
 
-func (x *TakenLate) GetJoin() []string {
+func (x *TakenLate) GetInterests() []string {
 	if x != nil {
-		return x.Join
-	}
-	return nil
-}
-
-func (x *TakenLate) GetLeave() []string {
-	if x != nil {
-		return x.Leave
+		return x.Interests
 	}
 	return nil
 }
@@ -5558,7 +5860,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5570,7 +5872,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5583,7 +5885,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
 }
 
 // LoadResponse is a gateway's load.
@@ -5604,7 +5906,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5616,7 +5918,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5629,7 +5931,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -5704,7 +6006,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +6018,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +6031,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{84}
 }
 
 // LoadsResponse returns them with their age.
@@ -5744,7 +6046,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5756,7 +6058,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5769,7 +6071,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -5804,7 +6106,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5816,7 +6118,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5829,7 +6131,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -5859,7 +6161,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +6173,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +6186,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -5925,7 +6227,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5937,7 +6239,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5950,7 +6252,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{84}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -5972,7 +6274,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5984,7 +6286,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5997,7 +6299,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{85}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -6035,21 +6337,40 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06device\x18\x06 \x01(\tR\x06device\x12\x1a\n" +
 	"\bplatform\x18\a \x01(\tR\bplatform\x12\x12\n" +
 	"\x04seen\x18\b \x01(\x06R\x04seen\x12$\n" +
-	"\x0emax_text_bytes\x18\t \x01(\rR\fmaxTextBytes\"\x93\x01\n" +
+	"\x0emax_text_bytes\x18\t \x01(\rR\fmaxTextBytes\"\xc5\x01\n" +
 	"\x13BackendCallResponse\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\x12\x14\n" +
-	"\x05stamp\x18\x03 \x01(\x06R\x05stamp\x12\x12\n" +
-	"\x04join\x18\x04 \x03(\tR\x04join\x12\x14\n" +
-	"\x05leave\x18\x05 \x03(\tR\x05leave\"\xbc\x01\n" +
+	"\x05stamp\x18\x03 \x01(\x06R\x05stamp\x12\x1c\n" +
+	"\tinterests\x18\x06 \x03(\tR\tinterests\x12#\n" +
+	"\rall_interests\x18\a \x01(\bR\fallInterestsJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06R\x04joinR\x05leave\"!\n" +
+	"\vRollRequest\x12\x12\n" +
+	"\x04uids\x18\x01 \x03(\tR\x04uids\"[\n" +
+	"\fRollResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x01(\tR\achanges\x121\n" +
+	"\amembers\x18\x02 \x03(\v2\x17.antipode.v1.RollMemberR\amembers\"^\n" +
+	"\n" +
+	"RollMember\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05stamp\x18\x02 \x01(\x06R\x05stamp\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\"\x96\x01\n" +
+	"\bInterest\x12\x14\n" +
+	"\x05stamp\x18\x01 \x01(\x06R\x05stamp\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x18\n" +
+	"\achanges\x18\x04 \x01(\tR\achanges\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\tR\x06before\x12\x18\n" +
+	"\achanged\x18\x06 \x03(\tR\achanged\"\xbc\x01\n" +
 	"\rAttachRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.antipode.v1.AttachHelloH\x00R\x05hello\x123\n" +
 	"\x06claims\x18\x02 \x01(\v2\x19.antipode.v1.AttachClaimsH\x00R\x06claims\x12<\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x1c.antipode.v1.AttachHeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04kind\"=\n" +
+	"\x04kind\"Y\n" +
 	"\vAttachHello\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\":\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\binterest\x18\x03 \x01(\bR\binterest\":\n" +
 	"\fAttachClaims\x12*\n" +
 	"\x06claims\x18\x01 \x03(\v2\x12.antipode.v1.ClaimR\x06claims\"\xc5\x01\n" +
 	"\x05Claim\x12\x18\n" +
@@ -6074,21 +6395,23 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\"9\n" +
 	"\n" +
 	"AttachPush\x12+\n" +
-	"\x05items\x18\x01 \x03(\v2\x15.antipode.v1.PushItemR\x05items\"\x9a\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x15.antipode.v1.PushItemR\x05items\"\xe1\x01\n" +
 	"\bPushItem\x12\x14\n" +
 	"\x05conns\x18\x01 \x03(\x04R\x05conns\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x03 \x01(\tR\x06method\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x14\n" +
 	"\x05trace\x18\x05 \x01(\tR\x05trace\x12\x1c\n" +
-	"\tephemeral\x18\x06 \x01(\bR\tephemeral\"J\n" +
+	"\tephemeral\x18\x06 \x01(\bR\tephemeral\x121\n" +
+	"\binterest\x18\a \x01(\v2\x15.antipode.v1.InterestR\binterest\x12\x12\n" +
+	"\x04join\x18\b \x03(\tR\x04join\"J\n" +
 	"\n" +
 	"AttachKick\x12\x12\n" +
 	"\x04conn\x18\x01 \x01(\x04R\x04conn\x12\x14\n" +
 	"\x05login\x18\x02 \x01(\x04R\x05login\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\tR\x04code\"$\n" +
 	"\fAttachFenced\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xce\x01\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x95\x02\n" +
 	"\bDelivery\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x10\n" +
@@ -6099,13 +6422,17 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x12\x14\n" +
 	"\x05trace\x18\x06 \x01(\tR\x05trace\x12\x16\n" +
 	"\x06notify\x18\a \x01(\bR\x06notify\x12\x1c\n" +
-	"\tephemeral\x18\b \x01(\bR\tephemeral\"G\n" +
+	"\tephemeral\x18\b \x01(\bR\tephemeral\x121\n" +
+	"\binterest\x18\t \x01(\v2\x15.antipode.v1.InterestR\binterest\x12\x12\n" +
+	"\x04join\x18\n" +
+	" \x03(\tR\x04join\"G\n" +
 	"\x0eDeliverRequest\x125\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x15.antipode.v1.DeliveryR\n" +
-	"deliveries\")\n" +
+	"deliveries\"E\n" +
 	"\x0fDeliverResponse\x12\x16\n" +
-	"\x06pushes\x18\x01 \x01(\rR\x06pushes\"j\n" +
+	"\x06pushes\x18\x01 \x01(\rR\x06pushes\x12\x1a\n" +
+	"\binterest\x18\x02 \x01(\bR\binterest\"j\n" +
 	"\rNotifyRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x125\n" +
@@ -6431,7 +6758,7 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\fTakeResponse\x121\n" +
 	"\x05taken\x18\x01 \x01(\v2\x19.antipode.v1.TakenSessionH\x00R\x05taken\x12,\n" +
 	"\x04late\x18\x02 \x01(\v2\x16.antipode.v1.TakenLateH\x00R\x04lateB\x06\n" +
-	"\x04kind\"\xe0\x02\n" +
+	"\x04kind\"\x99\x03\n" +
 	"\fTakenSession\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.antipode.v1.ErrorR\x05error\x12\x1c\n" +
@@ -6443,21 +6770,21 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06behind\x18\b \x01(\x04R\x06behind\x12\x18\n" +
 	"\aresends\x18\t \x01(\rR\aresends\x12.\n" +
 	"\x06pushes\x18\n" +
-	" \x03(\v2\x16.antipode.v1.TakenPushR\x06pushes\x12\x16\n" +
-	"\x06groups\x18\v \x03(\tR\x06groups\x12\x1c\n" +
+	" \x03(\v2\x16.antipode.v1.TakenPushR\x06pushes\x12\x1c\n" +
 	"\n" +
-	"pass_on_ms\x18\f \x01(\x03R\bpassOnMs\"\x7f\n" +
+	"pass_on_ms\x18\f \x01(\x03R\bpassOnMs\x12\x1c\n" +
+	"\tinterests\x18\r \x03(\tR\tinterests\x12#\n" +
+	"\rall_interests\x18\x0e \x01(\bR\fallInterestsJ\x04\b\v\x10\fR\x06groups\"\x7f\n" +
 	"\tTakenPush\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x03 \x01(\tR\x06method\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x12\x14\n" +
-	"\x05trace\x18\x05 \x01(\tR\x05trace\"{\n" +
+	"\x05trace\x18\x05 \x01(\tR\x05trace\"\x88\x01\n" +
 	"\tTakenLate\x12\x18\n" +
 	"\asession\x18\x01 \x01(\fR\asession\x12*\n" +
-	"\x04push\x18\x02 \x01(\v2\x16.antipode.v1.TakenPushR\x04push\x12\x12\n" +
-	"\x04join\x18\x03 \x03(\tR\x04join\x12\x14\n" +
-	"\x05leave\x18\x04 \x03(\tR\x05leave\"\r\n" +
+	"\x04push\x18\x02 \x01(\v2\x16.antipode.v1.TakenPushR\x04push\x12\x1c\n" +
+	"\tinterests\x18\x05 \x03(\tR\tinterestsJ\x04\b\x03\x10\x04J\x04\b\x04\x10\x05R\x04joinR\x05leave\"\r\n" +
 	"\vLoadRequest\"\x89\x02\n" +
 	"\fLoadResponse\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
@@ -6539,218 +6866,225 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
-	(*AttachRequest)(nil),       // 2: antipode.v1.AttachRequest
-	(*AttachHello)(nil),         // 3: antipode.v1.AttachHello
-	(*AttachClaims)(nil),        // 4: antipode.v1.AttachClaims
-	(*Claim)(nil),               // 5: antipode.v1.Claim
-	(*AttachHeartbeat)(nil),     // 6: antipode.v1.AttachHeartbeat
-	(*AttachResponse)(nil),      // 7: antipode.v1.AttachResponse
-	(*AttachClaimed)(nil),       // 8: antipode.v1.AttachClaimed
-	(*AttachPush)(nil),          // 9: antipode.v1.AttachPush
-	(*PushItem)(nil),            // 10: antipode.v1.PushItem
-	(*AttachKick)(nil),          // 11: antipode.v1.AttachKick
-	(*AttachFenced)(nil),        // 12: antipode.v1.AttachFenced
-	(*Delivery)(nil),            // 13: antipode.v1.Delivery
-	(*DeliverRequest)(nil),      // 14: antipode.v1.DeliverRequest
-	(*DeliverResponse)(nil),     // 15: antipode.v1.DeliverResponse
-	(*NotifyRequest)(nil),       // 16: antipode.v1.NotifyRequest
-	(*NotifyResponse)(nil),      // 17: antipode.v1.NotifyResponse
-	(*PositionsRequest)(nil),    // 18: antipode.v1.PositionsRequest
-	(*PositionsResponse)(nil),   // 19: antipode.v1.PositionsResponse
-	(*Position)(nil),            // 20: antipode.v1.Position
-	(*DigestRequest)(nil),       // 21: antipode.v1.DigestRequest
-	(*DigestResponse)(nil),      // 22: antipode.v1.DigestResponse
-	(*SnapshotCutRequest)(nil),  // 23: antipode.v1.SnapshotCutRequest
-	(*SnapshotCutResponse)(nil), // 24: antipode.v1.SnapshotCutResponse
-	(*SnapshotPosition)(nil),    // 25: antipode.v1.SnapshotPosition
-	(*SnapshotRequest)(nil),     // 26: antipode.v1.SnapshotRequest
-	(*SnapshotChunk)(nil),       // 27: antipode.v1.SnapshotChunk
-	(*SnapshotHead)(nil),        // 28: antipode.v1.SnapshotHead
-	(*SnapshotMember)(nil),      // 29: antipode.v1.SnapshotMember
-	(*SnapshotTitle)(nil),       // 30: antipode.v1.SnapshotTitle
-	(*SnapshotCursor)(nil),      // 31: antipode.v1.SnapshotCursor
-	(*SnapshotRecord)(nil),      // 32: antipode.v1.SnapshotRecord
-	(*CopyCheckRequest)(nil),    // 33: antipode.v1.CopyCheckRequest
-	(*CopyCheckResponse)(nil),   // 34: antipode.v1.CopyCheckResponse
-	(*CopyCheck)(nil),           // 35: antipode.v1.CopyCheck
-	(*CopyRepairRequest)(nil),   // 36: antipode.v1.CopyRepairRequest
-	(*CopyRepairPartition)(nil), // 37: antipode.v1.CopyRepairPartition
-	(*CopyRepairResponse)(nil),  // 38: antipode.v1.CopyRepairResponse
-	(*CopyDigestRequest)(nil),   // 39: antipode.v1.CopyDigestRequest
-	(*CopyDigestResponse)(nil),  // 40: antipode.v1.CopyDigestResponse
-	(*CopyHoldRequest)(nil),     // 41: antipode.v1.CopyHoldRequest
-	(*CopyStates)(nil),          // 42: antipode.v1.CopyStates
-	(*CopyState)(nil),           // 43: antipode.v1.CopyState
-	(*CopyReadRequest)(nil),     // 44: antipode.v1.CopyReadRequest
-	(*CopyFillRequest)(nil),     // 45: antipode.v1.CopyFillRequest
-	(*CopyFill)(nil),            // 46: antipode.v1.CopyFill
-	(*CopySealRequest)(nil),     // 47: antipode.v1.CopySealRequest
-	(*LinkRequest)(nil),         // 48: antipode.v1.LinkRequest
-	(*LinkOpen)(nil),            // 49: antipode.v1.LinkOpen
-	(*LinkPartition)(nil),       // 50: antipode.v1.LinkPartition
-	(*LinkHeld)(nil),            // 51: antipode.v1.LinkHeld
-	(*LinkRelayed)(nil),         // 52: antipode.v1.LinkRelayed
-	(*LinkOffset)(nil),          // 53: antipode.v1.LinkOffset
-	(*LinkCredit)(nil),          // 54: antipode.v1.LinkCredit
-	(*LinkSeek)(nil),            // 55: antipode.v1.LinkSeek
-	(*LinkResponse)(nil),        // 56: antipode.v1.LinkResponse
-	(*LinkOpened)(nil),          // 57: antipode.v1.LinkOpened
-	(*LinkNews)(nil),            // 58: antipode.v1.LinkNews
-	(*LinkPartitionState)(nil),  // 59: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 60: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 61: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 62: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 63: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 64: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 65: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 66: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 67: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 68: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 69: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 70: antipode.v1.PeerClock
-	(*TakeRequest)(nil),         // 71: antipode.v1.TakeRequest
-	(*TakeSession)(nil),         // 72: antipode.v1.TakeSession
-	(*TakeSettled)(nil),         // 73: antipode.v1.TakeSettled
-	(*TakeResponse)(nil),        // 74: antipode.v1.TakeResponse
-	(*TakenSession)(nil),        // 75: antipode.v1.TakenSession
-	(*TakenPush)(nil),           // 76: antipode.v1.TakenPush
-	(*TakenLate)(nil),           // 77: antipode.v1.TakenLate
-	(*LoadRequest)(nil),         // 78: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 79: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 80: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 81: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 82: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 83: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 84: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 85: antipode.v1.CarriedAnswer
-	nil,                         // 86: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 87: antipode.v1.Error
+	(*RollRequest)(nil),         // 2: antipode.v1.RollRequest
+	(*RollResponse)(nil),        // 3: antipode.v1.RollResponse
+	(*RollMember)(nil),          // 4: antipode.v1.RollMember
+	(*Interest)(nil),            // 5: antipode.v1.Interest
+	(*AttachRequest)(nil),       // 6: antipode.v1.AttachRequest
+	(*AttachHello)(nil),         // 7: antipode.v1.AttachHello
+	(*AttachClaims)(nil),        // 8: antipode.v1.AttachClaims
+	(*Claim)(nil),               // 9: antipode.v1.Claim
+	(*AttachHeartbeat)(nil),     // 10: antipode.v1.AttachHeartbeat
+	(*AttachResponse)(nil),      // 11: antipode.v1.AttachResponse
+	(*AttachClaimed)(nil),       // 12: antipode.v1.AttachClaimed
+	(*AttachPush)(nil),          // 13: antipode.v1.AttachPush
+	(*PushItem)(nil),            // 14: antipode.v1.PushItem
+	(*AttachKick)(nil),          // 15: antipode.v1.AttachKick
+	(*AttachFenced)(nil),        // 16: antipode.v1.AttachFenced
+	(*Delivery)(nil),            // 17: antipode.v1.Delivery
+	(*DeliverRequest)(nil),      // 18: antipode.v1.DeliverRequest
+	(*DeliverResponse)(nil),     // 19: antipode.v1.DeliverResponse
+	(*NotifyRequest)(nil),       // 20: antipode.v1.NotifyRequest
+	(*NotifyResponse)(nil),      // 21: antipode.v1.NotifyResponse
+	(*PositionsRequest)(nil),    // 22: antipode.v1.PositionsRequest
+	(*PositionsResponse)(nil),   // 23: antipode.v1.PositionsResponse
+	(*Position)(nil),            // 24: antipode.v1.Position
+	(*DigestRequest)(nil),       // 25: antipode.v1.DigestRequest
+	(*DigestResponse)(nil),      // 26: antipode.v1.DigestResponse
+	(*SnapshotCutRequest)(nil),  // 27: antipode.v1.SnapshotCutRequest
+	(*SnapshotCutResponse)(nil), // 28: antipode.v1.SnapshotCutResponse
+	(*SnapshotPosition)(nil),    // 29: antipode.v1.SnapshotPosition
+	(*SnapshotRequest)(nil),     // 30: antipode.v1.SnapshotRequest
+	(*SnapshotChunk)(nil),       // 31: antipode.v1.SnapshotChunk
+	(*SnapshotHead)(nil),        // 32: antipode.v1.SnapshotHead
+	(*SnapshotMember)(nil),      // 33: antipode.v1.SnapshotMember
+	(*SnapshotTitle)(nil),       // 34: antipode.v1.SnapshotTitle
+	(*SnapshotCursor)(nil),      // 35: antipode.v1.SnapshotCursor
+	(*SnapshotRecord)(nil),      // 36: antipode.v1.SnapshotRecord
+	(*CopyCheckRequest)(nil),    // 37: antipode.v1.CopyCheckRequest
+	(*CopyCheckResponse)(nil),   // 38: antipode.v1.CopyCheckResponse
+	(*CopyCheck)(nil),           // 39: antipode.v1.CopyCheck
+	(*CopyRepairRequest)(nil),   // 40: antipode.v1.CopyRepairRequest
+	(*CopyRepairPartition)(nil), // 41: antipode.v1.CopyRepairPartition
+	(*CopyRepairResponse)(nil),  // 42: antipode.v1.CopyRepairResponse
+	(*CopyDigestRequest)(nil),   // 43: antipode.v1.CopyDigestRequest
+	(*CopyDigestResponse)(nil),  // 44: antipode.v1.CopyDigestResponse
+	(*CopyHoldRequest)(nil),     // 45: antipode.v1.CopyHoldRequest
+	(*CopyStates)(nil),          // 46: antipode.v1.CopyStates
+	(*CopyState)(nil),           // 47: antipode.v1.CopyState
+	(*CopyReadRequest)(nil),     // 48: antipode.v1.CopyReadRequest
+	(*CopyFillRequest)(nil),     // 49: antipode.v1.CopyFillRequest
+	(*CopyFill)(nil),            // 50: antipode.v1.CopyFill
+	(*CopySealRequest)(nil),     // 51: antipode.v1.CopySealRequest
+	(*LinkRequest)(nil),         // 52: antipode.v1.LinkRequest
+	(*LinkOpen)(nil),            // 53: antipode.v1.LinkOpen
+	(*LinkPartition)(nil),       // 54: antipode.v1.LinkPartition
+	(*LinkHeld)(nil),            // 55: antipode.v1.LinkHeld
+	(*LinkRelayed)(nil),         // 56: antipode.v1.LinkRelayed
+	(*LinkOffset)(nil),          // 57: antipode.v1.LinkOffset
+	(*LinkCredit)(nil),          // 58: antipode.v1.LinkCredit
+	(*LinkSeek)(nil),            // 59: antipode.v1.LinkSeek
+	(*LinkResponse)(nil),        // 60: antipode.v1.LinkResponse
+	(*LinkOpened)(nil),          // 61: antipode.v1.LinkOpened
+	(*LinkNews)(nil),            // 62: antipode.v1.LinkNews
+	(*LinkPartitionState)(nil),  // 63: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 64: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 65: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 66: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 67: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 68: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 69: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 70: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 71: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 72: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 73: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 74: antipode.v1.PeerClock
+	(*TakeRequest)(nil),         // 75: antipode.v1.TakeRequest
+	(*TakeSession)(nil),         // 76: antipode.v1.TakeSession
+	(*TakeSettled)(nil),         // 77: antipode.v1.TakeSettled
+	(*TakeResponse)(nil),        // 78: antipode.v1.TakeResponse
+	(*TakenSession)(nil),        // 79: antipode.v1.TakenSession
+	(*TakenPush)(nil),           // 80: antipode.v1.TakenPush
+	(*TakenLate)(nil),           // 81: antipode.v1.TakenLate
+	(*LoadRequest)(nil),         // 82: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 83: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 84: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 85: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 86: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 87: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 88: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 89: antipode.v1.CarriedAnswer
+	nil,                         // 90: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 91: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	87, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
-	3,  // 1: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
-	4,  // 2: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
-	6,  // 3: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
-	5,  // 4: antipode.v1.AttachClaims.claims:type_name -> antipode.v1.Claim
-	8,  // 5: antipode.v1.AttachResponse.claimed:type_name -> antipode.v1.AttachClaimed
-	9,  // 6: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
-	11, // 7: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
-	12, // 8: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	87, // 9: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
-	10, // 10: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
-	13, // 11: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
-	13, // 12: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
-	20, // 13: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	86, // 14: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
-	25, // 15: antipode.v1.SnapshotCutResponse.positions:type_name -> antipode.v1.SnapshotPosition
-	25, // 16: antipode.v1.SnapshotRequest.cut:type_name -> antipode.v1.SnapshotPosition
-	28, // 17: antipode.v1.SnapshotChunk.heads:type_name -> antipode.v1.SnapshotHead
-	29, // 18: antipode.v1.SnapshotChunk.members:type_name -> antipode.v1.SnapshotMember
-	30, // 19: antipode.v1.SnapshotChunk.titles:type_name -> antipode.v1.SnapshotTitle
-	31, // 20: antipode.v1.SnapshotChunk.cursors:type_name -> antipode.v1.SnapshotCursor
-	32, // 21: antipode.v1.SnapshotChunk.records:type_name -> antipode.v1.SnapshotRecord
-	35, // 22: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
-	43, // 23: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
-	37, // 24: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
-	43, // 25: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
-	46, // 26: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
-	46, // 27: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
-	49, // 28: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
-	51, // 29: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
-	54, // 30: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
-	55, // 31: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
-	50, // 32: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
-	53, // 33: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
-	52, // 34: antipode.v1.LinkHeld.relayed:type_name -> antipode.v1.LinkRelayed
-	53, // 35: antipode.v1.LinkRelayed.offsets:type_name -> antipode.v1.LinkOffset
-	53, // 36: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
-	57, // 37: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	60, // 38: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
-	16, // 39: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	65, // 40: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	62, // 41: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	59, // 42: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
-	58, // 43: antipode.v1.LinkOpened.news:type_name -> antipode.v1.LinkNews
-	61, // 44: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	60, // 45: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	64, // 46: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	53, // 47: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	58, // 48: antipode.v1.LinkStatus.news:type_name -> antipode.v1.LinkNews
-	20, // 49: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	70, // 50: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	72, // 51: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
-	73, // 52: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
-	75, // 53: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
-	77, // 54: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
-	87, // 55: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
-	76, // 56: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
-	76, // 57: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
-	79, // 58: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	83, // 59: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	85, // 60: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 61: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	2,  // 62: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	14, // 63: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	16, // 64: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	18, // 65: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 66: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	18, // 67: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	21, // 68: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	23, // 69: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	26, // 70: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	48, // 71: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	16, // 72: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	66, // 73: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	68, // 74: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	41, // 75: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	44, // 76: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	45, // 77: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	47, // 78: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	39, // 79: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	33, // 80: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
-	36, // 81: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
-	23, // 82: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	26, // 83: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	78, // 84: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	71, // 85: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
-	80, // 86: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	82, // 87: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 88: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	7,  // 89: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	15, // 90: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	17, // 91: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	19, // 92: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 93: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	19, // 94: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	22, // 95: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	24, // 96: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	27, // 97: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	56, // 98: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	17, // 99: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	67, // 100: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	69, // 101: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	42, // 102: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	60, // 103: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	42, // 104: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	42, // 105: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	40, // 106: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	34, // 107: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
-	38, // 108: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
-	24, // 109: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	27, // 110: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	79, // 111: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	74, // 112: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
-	81, // 113: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	84, // 114: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	88, // [88:115] is the sub-list for method output_type
-	61, // [61:88] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	91, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	4,  // 1: antipode.v1.RollResponse.members:type_name -> antipode.v1.RollMember
+	7,  // 2: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
+	8,  // 3: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
+	10, // 4: antipode.v1.AttachRequest.heartbeat:type_name -> antipode.v1.AttachHeartbeat
+	9,  // 5: antipode.v1.AttachClaims.claims:type_name -> antipode.v1.Claim
+	12, // 6: antipode.v1.AttachResponse.claimed:type_name -> antipode.v1.AttachClaimed
+	13, // 7: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
+	15, // 8: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
+	16, // 9: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
+	91, // 10: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	14, // 11: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
+	5,  // 12: antipode.v1.PushItem.interest:type_name -> antipode.v1.Interest
+	5,  // 13: antipode.v1.Delivery.interest:type_name -> antipode.v1.Interest
+	17, // 14: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
+	17, // 15: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
+	24, // 16: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
+	90, // 17: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	29, // 18: antipode.v1.SnapshotCutResponse.positions:type_name -> antipode.v1.SnapshotPosition
+	29, // 19: antipode.v1.SnapshotRequest.cut:type_name -> antipode.v1.SnapshotPosition
+	32, // 20: antipode.v1.SnapshotChunk.heads:type_name -> antipode.v1.SnapshotHead
+	33, // 21: antipode.v1.SnapshotChunk.members:type_name -> antipode.v1.SnapshotMember
+	34, // 22: antipode.v1.SnapshotChunk.titles:type_name -> antipode.v1.SnapshotTitle
+	35, // 23: antipode.v1.SnapshotChunk.cursors:type_name -> antipode.v1.SnapshotCursor
+	36, // 24: antipode.v1.SnapshotChunk.records:type_name -> antipode.v1.SnapshotRecord
+	39, // 25: antipode.v1.CopyCheckResponse.copies:type_name -> antipode.v1.CopyCheck
+	47, // 26: antipode.v1.CopyCheck.state:type_name -> antipode.v1.CopyState
+	41, // 27: antipode.v1.CopyRepairRequest.partitions:type_name -> antipode.v1.CopyRepairPartition
+	47, // 28: antipode.v1.CopyStates.partitions:type_name -> antipode.v1.CopyState
+	50, // 29: antipode.v1.CopyFillRequest.partitions:type_name -> antipode.v1.CopyFill
+	50, // 30: antipode.v1.CopySealRequest.partitions:type_name -> antipode.v1.CopyFill
+	53, // 31: antipode.v1.LinkRequest.open:type_name -> antipode.v1.LinkOpen
+	55, // 32: antipode.v1.LinkRequest.held:type_name -> antipode.v1.LinkHeld
+	58, // 33: antipode.v1.LinkRequest.credit:type_name -> antipode.v1.LinkCredit
+	59, // 34: antipode.v1.LinkRequest.seek:type_name -> antipode.v1.LinkSeek
+	54, // 35: antipode.v1.LinkOpen.partitions:type_name -> antipode.v1.LinkPartition
+	57, // 36: antipode.v1.LinkHeld.offsets:type_name -> antipode.v1.LinkOffset
+	56, // 37: antipode.v1.LinkHeld.relayed:type_name -> antipode.v1.LinkRelayed
+	57, // 38: antipode.v1.LinkRelayed.offsets:type_name -> antipode.v1.LinkOffset
+	57, // 39: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
+	61, // 40: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
+	64, // 41: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	20, // 42: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
+	69, // 43: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	66, // 44: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	63, // 45: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	62, // 46: antipode.v1.LinkOpened.news:type_name -> antipode.v1.LinkNews
+	65, // 47: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	64, // 48: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	68, // 49: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	57, // 50: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	62, // 51: antipode.v1.LinkStatus.news:type_name -> antipode.v1.LinkNews
+	24, // 52: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	74, // 53: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	76, // 54: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
+	77, // 55: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
+	79, // 56: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
+	81, // 57: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
+	91, // 58: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
+	80, // 59: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
+	80, // 60: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
+	83, // 61: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	87, // 62: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	89, // 63: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 64: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	6,  // 65: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	18, // 66: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	20, // 67: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	22, // 68: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	25, // 69: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	22, // 70: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	25, // 71: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	27, // 72: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	30, // 73: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	52, // 74: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	20, // 75: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	70, // 76: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	72, // 77: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	45, // 78: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	48, // 79: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	49, // 80: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	51, // 81: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	43, // 82: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	37, // 83: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	40, // 84: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	27, // 85: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	30, // 86: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	82, // 87: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	75, // 88: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
+	84, // 89: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	86, // 90: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 91: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	11, // 92: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	19, // 93: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	21, // 94: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	23, // 95: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	26, // 96: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	23, // 97: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	26, // 98: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	28, // 99: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	31, // 100: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	60, // 101: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	21, // 102: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	71, // 103: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	73, // 104: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	46, // 105: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	64, // 106: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	46, // 107: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	46, // 108: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	44, // 109: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	38, // 110: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	42, // 111: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	28, // 112: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	31, // 113: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	83, // 114: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	78, // 115: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
+	85, // 116: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	88, // 117: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	91, // [91:118] is the sub-list for method output_type
+	64, // [64:91] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -6759,35 +7093,35 @@ func file_antipode_v1_rpc_proto_init() {
 		return
 	}
 	file_antipode_v1_frame_proto_init()
-	file_antipode_v1_rpc_proto_msgTypes[2].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[6].OneofWrappers = []any{
 		(*AttachRequest_Hello)(nil),
 		(*AttachRequest_Claims)(nil),
 		(*AttachRequest_Heartbeat)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[7].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[11].OneofWrappers = []any{
 		(*AttachResponse_Claimed)(nil),
 		(*AttachResponse_Push)(nil),
 		(*AttachResponse_Kick)(nil),
 		(*AttachResponse_Fenced)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[48].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[52].OneofWrappers = []any{
 		(*LinkRequest_Open)(nil),
 		(*LinkRequest_Held)(nil),
 		(*LinkRequest_Credit)(nil),
 		(*LinkRequest_Seek)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[56].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[60].OneofWrappers = []any{
 		(*LinkResponse_Opened)(nil),
 		(*LinkResponse_Batch)(nil),
 		(*LinkResponse_Notify)(nil),
 		(*LinkResponse_Status)(nil),
 		(*LinkResponse_Batches)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[71].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[75].OneofWrappers = []any{
 		(*TakeRequest_Session)(nil),
 		(*TakeRequest_Settled)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[74].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[78].OneofWrappers = []any{
 		(*TakeResponse_Taken)(nil),
 		(*TakeResponse_Late)(nil),
 	}
@@ -6797,7 +7131,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   87,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   7,
 		},
