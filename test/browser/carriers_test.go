@@ -11,11 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 
 	"github.com/antipode-im/antipode/gateway"
@@ -25,6 +28,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/certs"
 	"github.com/antipode-im/antipode/internal/console"
+	"github.com/antipode-im/antipode/internal/faultnet"
 	"github.com/antipode-im/antipode/test/browser/fakedev"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -33,6 +37,19 @@ import (
 type carriers struct {
 	*Page
 	*gatewaytest.Region
+
+	mu    sync.Mutex
+	asked []url.Values // of the list
+}
+
+// networks are the kinds of network that the page told when it asked for the list.
+func (c *carriers) networks() (kinds []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, q := range c.asked {
+		kinds = append(kinds, q.Get("network"))
+	}
+	return kinds
 }
 
 // newCarriers starts both. change has the list of gateways told otherwise.
@@ -78,7 +95,10 @@ func newCarriers(t *testing.T, b *Browser, identity *certs.Identity, change func
 	world := fakedev.New(0, Here)
 	handler, err := world.HandlerWith(console.Config{
 		Files: os.DirFS("../../web"), Connect: []string{"https://127.0.0.1:*", "wss://127.0.0.1:*"},
-		Also: map[string]http.Handler{"GET /v1/endpoints": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		Also: map[string]http.Handler{"GET /v1/endpoints": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c.mu.Lock()
+			c.asked = append(c.asked, r.URL.Query())
+			c.mu.Unlock()
 			w.Header().Set("Content-Type", "application/json")
 			_ = json.NewEncoder(w).Encode(list) // the page asks again
 		})},
@@ -151,6 +171,39 @@ func TestCarriers(t *testing.T) {
 		}
 		if _, err := hole.Read(make([]byte, 2048)); err != nil {
 			t.Fatal("no WebTransport was tried: ", err)
+		}
+	})
+
+	t.Run("another socket where the browser tells of another network", func(t *testing.T) {
+		var way *faultnet.Proxy
+		c := newCarriers(t, b, identity, func(e *wire.Endpoints) {
+			at, err := url.Parse(e.Gateways[0].URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if way, err = faultnet.Listen("127.0.0.1:0", at.Host); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { way.Close() })
+			at.Host = way.Addr()
+			e.Policy.WebTransport, e.Policy.ConnectTimeoutMs = false, 5_000 // a fifth of that is its head start
+			e.Gateways[0].URL = at.String()
+		})
+		c.by("WebSocket")
+		way.Strand() // the old address is gone
+		// Only on phones does Chromium say more than how fast the network seems.
+		Eval[any](c.Page, `Object.defineProperty(navigator.connection, "effectiveType", { value: "3g" }) && navigator.connection.dispatchEvent(new Event("change"))`)
+		for _, offline := range []bool{true, false} {
+			if _, err := chromedp.Call(c.Page.ctx, network.OverrideNetworkState, network.OverrideNetworkStateParams{
+				Offline: offline, DownloadThroughput: -1, UploadThroughput: -1,
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "it logs in anew", func() bool { return c.Logins() == 2 })
+		c.by("WebSocket")
+		if got := c.networks(); got[0] == "3g" || got[len(got)-1] != "3g" {
+			t.Errorf("it asked for the list as of the networks %q", got)
 		}
 	})
 

@@ -16,6 +16,7 @@ import { Endpoints } from './endpoints.js';
 import { HTTPCalls } from './http.js';
 import { traceparent, uuidv7 } from './ids.js';
 import { Links } from './links.js';
+import { watchNetwork } from './network.js';
 import { Outbox } from './outbox.js';
 import { defaultShelf, Store, takeSlot } from './store.js';
 import { Submits } from './submits.js';
@@ -178,6 +179,24 @@ export class Client extends Emitter {
     this.#links.wake();
   }
 
+  /**
+   * The device is in another network: the connection is made sure of at once, or the next one tried, after a list that an ipconf
+   * ranks anew. The client watches the browser's own events; this is for pages that know more.
+   */
+  networkChanged() {
+    this.#links.moved(this.#store);
+  }
+
+  /**
+   * Of what kind the network is (wifi, cell, 3g…): ipconfs choose the policy by it, timeouts above all. Another kind is another network.
+   * @param {string} kind
+   */
+  setNetwork(kind) {
+    if (this.#links.network === kind) return;
+    this.#links.network = kind;
+    this.networkChanged();
+  }
+
   /** Conversations, the one with the latest message first. @returns {Conversation[]} */
   conversations() {
     /** @param {Conversation} c */
@@ -263,6 +282,8 @@ export class Client extends Emitter {
       this.emit('changed', conversation);
     }
     void this.#fallback(signal).catch(() => {}); // it ends with the client
+    const kind = watchNetwork({ kind: (now) => this.setNetwork(now), changed: () => this.networkChanged() }, signal);
+    this.#links.network ||= kind;
     await this.#links.run(this.#store);
   }
 

@@ -83,6 +83,15 @@ export class Carrier {
     this.due = now + wait * (1 - TRIAL_JITTER * random);
   }
 
+  /** The device is in another network, which may bear WebSockets. @param {number} now */
+  moved(now) {
+    this.#cuts = this.#trials = 0;
+    this.due = now;
+    if (this.#up) return;
+    this.#polling = this.#trial = this.#other = false;
+    this.lost = now;
+  }
+
   /** @param {number} now @param {number} fallback @param {number} random */
   #degrade(now, fallback, random) {
     this.#polling = true;

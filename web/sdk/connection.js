@@ -23,7 +23,7 @@ import { OPEN, size } from './socket.js';
 /** @typedef {{number: bigint, service: string, method: string, body: any, trace: string}} Push */
 /** @typedef {{resolve: (body: any) => void, reject: (error: AntipodeError) => void}} Waiting */
 
-/** How long a pong may take when nothing else is heard either. */
+/** How long a pong may take when nothing else is heard either, and longer where connecting may. */
 const PONG_MS = 5000;
 /** How long a connection that was replaced waits for its calls. */
 const RETIRE_MS = 2000;
@@ -39,6 +39,7 @@ export class Connection extends Emitter {
   #idle = () => {};
   #nextCall = 1;
   #heartbeatMs = 0;
+  #patienceMs = PONG_MS;
   #sentAt = 0;
   #heardAt = 0;
   #pingAt = 0;
@@ -82,6 +83,7 @@ export class Connection extends Emitter {
         this.#welcomed = undefined;
         clearTimeout(timer);
         this.#maxFrame = welcome.maxFrameBytes || Infinity;
+        this.#patienceMs = Math.max(PONG_MS, policy.connectTimeout);
         this.#beat(Math.min(policy.heartbeatMax, Math.max(policy.heartbeatMin, welcome.heartbeatMs || 25000)));
         resolve();
         this.emit('welcome', welcome); // at once: pushes may have come with it
@@ -129,6 +131,11 @@ export class Connection extends Emitter {
   /** @param {bigint} number  every push up to it was taken */
   pushAck(number) {
     this.#send({ pushAck: { number: number.toString() } });
+  }
+
+  /** When the last frame came, on the clock of performance.now. */
+  get heardAt() {
+    return this.#heardAt;
   }
 
   /** Asks for a sign of life now: after a sleep, a socket may look open and be dead. */
@@ -221,7 +228,7 @@ export class Connection extends Emitter {
     this.#ticker = setInterval(() => {
       const now = performance.now();
       const quiet = Math.min(now - this.#pingAt, now - this.#heardAt);
-      if (this.#pingAt && quiet > PONG_MS) this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
+      if (this.#pingAt && quiet > this.#patienceMs) this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
       else if (now - this.#sentAt >= everyMs * 0.9 || now - this.#heardAt >= everyMs) this.#ping();
     }, Math.max(50, Math.min(1000, everyMs / 5)));
   }

@@ -12,7 +12,6 @@ import { backOffMs, DEFAULT_POLICY, readPolicy } from './policy.js';
 
 /** How long an ipconf has to answer before the next one is asked too. */
 const NEXT_IPCONF_MS = 700;
-const IPCONF_TIMEOUT_MS = 4000;
 /** Ipconfs of the catalogue that are asked beside those configured: enough to find one that lives. */
 const MORE_IPCONFS = 4;
 /** Gateways of the catalogue that are tried when there is no list. */
@@ -118,15 +117,16 @@ export class Endpoints {
     this.#tried.delete(key);
   }
 
-  /** The next get asks an ipconf. */
-  expire() {
+  /** In another network, other gateways fail and others are near: the next get asks an ipconf. What one said about coming back stands. */
+  moved() {
     this.#freshUntil = 0;
     this.#etag = '';
+    this.#tried.clear();
   }
 
   /** @param {string} base @param {Record<string, string>} query @param {AbortSignal} ended @returns {Promise<Answer>} */
   async #ask(base, query, ended) {
-    const signal = AbortSignal.any([ended, AbortSignal.timeout(IPCONF_TIMEOUT_MS)]);
+    const signal = AbortSignal.any([ended, AbortSignal.timeout(this.policy.connectTimeout)]);
     const failed = [...this.#tried].filter(([, t]) => !t.told).map(([key]) => key);
     const parameters = new URLSearchParams(Object.entries({ ...query, failed: failed.slice(0, MAX_FAILED).join(',') }).filter(([, value]) => value !== ''));
     const tagged = this.#etag !== '' && this.#etagFrom === base && this.gateways.length > 0 && failed.length === 0;

@@ -4,6 +4,7 @@
 //   endpoints ─▶ race ─▶ hello ─▶ welcome ─▶ pushes ─┬─ lost, closed: again, after a jittered wait
 //                                                    └─ goaway: again, while the old one serves on
 //
+// In another network it makes sure of the connection first, and races for a new one beside it if nothing is heard.
 // On networks that bear no WebSocket, Carrier has it open a long poll instead, and try WebSockets from there.
 
 import { Carrier } from './carrier.js';
@@ -60,13 +61,25 @@ const LEAVE = new Set(['draining', 'gateway_fenced', 'overloaded', 'unready', 't
 const OWN_FAULT = new Set(['token_expired', 'login_tie', 'session_expired', 'draining']);
 /** A connection that lasted so long was a good one: the next loss begins a new back-off. */
 const GOOD_MS = 10000;
+/** The part of the connect timeout that a connection has to show that it came along to another network, before others are dialled beside it. */
+const HEAD_START = 0.2;
 
 /** @extends {Emitter<Events>} */
 export class Links extends Emitter {
   /** @type {Connection | undefined} the one that said welcome */
   current;
+  /** kind of network, told to ipconfs */
+  network = '';
   /** cuts a wait between two connections short */
   #hurry = new AbortController();
+  /** a server said how long that wait is to be */
+  #told = false;
+  /** connections that could not be had, or did not last, in a row */
+  #attempt = 0;
+  /** aborts when the device is in another network: what is dialled in the old one leads nowhere */
+  #network = new AbortController();
+  /** @type {Link | undefined} that of current */
+  #link;
   /** @type {Session | undefined} to be resumed */
   #session;
   /** the gateway just lost: it still has the session */
@@ -88,6 +101,11 @@ export class Links extends Emitter {
     return this.deps.endpoints.policy;
   }
 
+  /** Ends what is begun in this network. */
+  #here() {
+    return AbortSignal.any([this.signal, this.#network.signal]);
+  }
+
   /** For how long there has been no connection. */
   get missingMs() {
     return this.current ? 0 : performance.now() - this.#carrier.lost;
@@ -100,6 +118,30 @@ export class Links extends Emitter {
   }
 
   /**
+   * The device is in another network. What was learned of the old one is forgotten, and the next list is asked for anew. A
+   * connection that does not answer soon is replaced; a wait for the next one is cut short, unless a server said how long it is to be.
+   * @param {Store | undefined} store
+   */
+  moved(store) {
+    store?.forgetRTTs();
+    this.deps.endpoints.moved();
+    this.#streams.moved();
+    this.#carrier.moved(performance.now());
+    this.#avoid = '';
+    this.#attempt = 0;
+    const old = this.#network;
+    this.#network = new AbortController();
+    old.abort(new AntipodeError('unavailable', 'the network has changed'));
+    if (!this.#told) this.#hurry.abort();
+    const link = this.#link;
+    if (!link || !store) return;
+    const before = performance.now();
+    link.connection.probe();
+    if (link.polled) return; // its requests find the new network by themselves
+    link.moving = Promise.resolve(link.moving).then((next) => next ?? this.#makeSure(link, store, before));
+  }
+
+  /**
    * Connects, again and again, until something says that it must not.
    * @param {Store} store
    * @returns {Promise<never>}
@@ -108,7 +150,7 @@ export class Links extends Emitter {
     const { signal } = this;
     let refreshed = false;
     let force = false; // the list led nowhere: ask for another
-    for (let attempt = 0; ; ) {
+    for (;;) {
       /** @type {AntipodeError} */
       let error;
       /** @type {Link | undefined} */
@@ -119,7 +161,7 @@ export class Links extends Emitter {
         force = false;
         refreshed = false;
         ({ link, error } = await this.#last(link));
-        this.current = undefined;
+        this.current = this.#link = undefined;
         const lasted = performance.now() - link.since;
         let cut = error.code === 'unavailable' && !error.remote;
         if (this.#streams.ended(link.connection.socket, { lasted, cut }, this.#policy.pollFallback)) cut = false; // it says nothing of WebSockets: one is next
@@ -140,10 +182,11 @@ export class Links extends Emitter {
       } else if (error.action === 'stop') {
         throw error;
       }
-      if (link && performance.now() - link.since > GOOD_MS) attempt = 0;
-      const quick = error.action !== 'back_off' && attempt === 0;
-      const wait = quick ? this.#policy.backoffBase * Math.random() : backOffMs(this.#policy, attempt, error.retryAfterMs);
-      attempt++;
+      if (link && performance.now() - link.since > GOOD_MS) this.#attempt = 0;
+      const quick = error.action !== 'back_off' && this.#attempt === 0;
+      const wait = quick ? this.#policy.backoffBase * Math.random() : backOffMs(this.#policy, this.#attempt, error.retryAfterMs);
+      this.#attempt++;
+      this.#told = error.retryAfterMs > 0;
       this.emit('state', { phase: 'waiting', retryAtMs: Date.now() + wait, gateway: '', rttMs: 0, carrier: '', error });
       this.#hurry = new AbortController();
       await pause(wait, AbortSignal.any([signal, this.#hurry.signal])).catch(() => signal.throwIfAborted());
@@ -167,29 +210,30 @@ export class Links extends Emitter {
   /**
    * Finds a gateway, says hello, and returns when welcome is there.
    * @param {Store} store
-   * @param {{force?: boolean, alternatives?: string[]}} how  alternatives: of a client that leaves its gateway, where it may go
+   * @param {{force?: boolean, alternatives?: string[]}} [how]  alternatives: of a client that leaves its gateway, where it may go
    * @returns {Promise<Link>}
    */
-  async #connect(store, { force = false, alternatives }) {
+  async #connect(store, { force = false, alternatives } = {}) {
+    const signal = this.#here();
     await this.deps.tokens.fresh(); // no socket is to wait for it
-    const order = await this.#order(store, force, alternatives ?? []);
-    if (this.#carrier.polls(performance.now(), this.#policy.pollFallback, Math.random())) return this.#poll(order, store);
-    const { socket, gateway } = await race(order, this.#policy, this.#streams, this.signal, (key) => this.deps.endpoints.failed(key));
-    return this.#login(socket, gateway, store);
+    const order = await this.#order(store, force, alternatives ?? [], signal);
+    if (this.#carrier.polls(performance.now(), this.#policy.pollFallback, Math.random())) return this.#poll(order, store, signal);
+    const { socket, gateway } = await race(order, this.#policy, this.#streams, signal, (key) => this.deps.endpoints.failed(key));
+    return this.#login(socket, gateway, store, signal);
   }
 
   /**
    * Opens a long poll at the first gateway that takes one, of a few.
-   * @param {Gateway[]} order @param {Store} store
+   * @param {Gateway[]} order @param {Store} store @param {AbortSignal} signal
    */
-  async #poll(order, store) {
+  async #poll(order, store, signal) {
     /** @type {unknown} */
     let lastError = new AntipodeError('unavailable', 'no gateway takes long polls');
     for (const gateway of order.filter((g) => g.pullUrl).slice(0, this.#policy.raceWidth)) {
       try {
-        return await this.#login(new PollSocket(pollTo(gateway), this.deps.patienceMs), gateway, store);
+        return await this.#login(new PollSocket(pollTo(gateway), this.deps.patienceMs, this.#policy.maxFrame), gateway, store, signal);
       } catch (error) {
-        this.signal.throwIfAborted();
+        signal.throwIfAborted();
         if (error instanceof AntipodeError && error.remote) throw error;
         lastError = error;
       }
@@ -199,11 +243,10 @@ export class Links extends Emitter {
 
   /**
    * Says hello on a socket, and installs the connection that is welcomed.
-   * @param {import('./socket.js').Socket} socket @param {Gateway} gateway @param {Store} store
+   * @param {import('./socket.js').Socket} socket @param {Gateway} gateway @param {Store} store @param {AbortSignal} signal
    * @returns {Promise<Link>}
    */
-  async #login(socket, gateway, store) {
-    const { signal } = this;
+  async #login(socket, gateway, store, signal) {
     const token = await this.deps.tokens.fresh().catch((error) => {
       socket.close();
       throw error;
@@ -216,14 +259,20 @@ export class Links extends Emitter {
     this.#avoid = gateway.key; // until it says welcome
 
     const connection = new Connection(socket);
-    const stop = () => connection.leave(new AntipodeError('unavailable', 'stopped'));
-    signal.addEventListener('abort', stop, { once: true });
-    connection.on('closed', () => signal.removeEventListener('abort', stop));
+    const leave = () => connection.leave(signal.reason);
+    signal.addEventListener('abort', leave);
+    const stop = () => connection.leave(this.signal.reason);
+    this.signal.addEventListener('abort', stop);
+    connection.on('closed', () => {
+      signal.removeEventListener('abort', leave);
+      this.signal.removeEventListener('abort', stop);
+    });
     const session = this.#session; // any gateway of its region takes it up
     const asked = Date.now();
     /** @type {Link} */
     const link = { connection, gateway, polled: socket instanceof PollSocket, since: performance.now(), going: false, moving: undefined };
     connection.on('welcome', (welcome) => {
+      signal.removeEventListener('abort', leave);
       link.since = performance.now();
       this.deps.endpoints.used(gateway.key);
       this.#session = { id: welcome.session ?? '', secret: welcome.resumeSecret ?? '', push: welcome.resumed && session ? session.push : 0n };
@@ -242,7 +291,7 @@ export class Links extends Emitter {
     try {
       await connection.hello(hello, this.#policy);
     } catch (error) {
-      if (!(error instanceof AntipodeError && OWN_FAULT.has(error.code))) this.deps.endpoints.failed(gateway.key);
+      if (!(error instanceof AntipodeError && OWN_FAULT.has(error.code)) && !signal.aborted) this.deps.endpoints.failed(gateway.key);
       throw error;
     }
     return link;
@@ -256,6 +305,7 @@ export class Links extends Emitter {
     this.#avoid = '';
     this.#region = welcome.region || gateway.region;
     this.current = connection;
+    this.#link = link;
     const carrier = polled ? 'long poll' : connection.socket instanceof StreamSocket ? 'WebTransport' : 'WebSocket';
     this.emit('state', { phase: 'online', gateway: welcome.gateway || gateway.id, region: this.#region, retryAtMs: 0, rttMs: 0, carrier, polling: false, error: undefined });
     if (polled) void this.#leavePoll(link, store).catch(() => {}); // it ends with the client
@@ -263,20 +313,21 @@ export class Links extends Emitter {
 
   /**
    * The gateways to try, best first: the last one or where a goaway leads, then as ipconf ranks them.
-   * @param {Store} store @param {boolean} force @param {string[]} alternatives
+   * @param {Store} store @param {boolean} force @param {string[]} alternatives @param {AbortSignal} signal
    */
-  async #order(store, force, alternatives) {
+  async #order(store, force, alternatives, signal) {
     const { uid, region = '' } = this.deps;
     const rtt = Object.entries(store.rtts())
       .map(([name, ms]) => `${name}:${ms}`)
       .join(',');
-    const query = { uid, device: store.device, platform: 'web', region, last: store.last, rtt };
+    const query = { uid, device: store.device, platform: 'web', network: this.network, region, last: store.last, rtt };
     const first = this.deps.endpoints.named(alternatives);
     /** @type {Gateway[]} */
     let list = [];
     try {
-      list = await this.deps.endpoints.get(query, force, this.signal);
+      list = await this.deps.endpoints.get(query, force, signal);
     } catch (error) {
+      signal.throwIfAborted();
       if (first.length === 0) throw error;
     }
     /** @param {Gateway} g */
@@ -344,19 +395,35 @@ export class Links extends Emitter {
   }
 
   /**
+   * Leaves a connection that is not heard of in another network: it may belong to an address that the device has no more.
+   * @param {Link} link @param {Store} store @param {number} before  the move
+   * @returns {Promise<Link | undefined>}
+   */
+  async #makeSure(link, store, before) {
+    const { connection } = link;
+    const here = this.#here();
+    await pause(this.#policy.connectTimeout * HEAD_START, AbortSignal.any([connection.ended, here])).catch(() => {});
+    if (connection.ended.aborted || here.aborted || connection.heardAt > before) return undefined;
+    return this.#replace(link, () => this.#connect(store));
+  }
+
+  /**
    * Tries WebSockets from a long poll, at its gateway: the poll goes on until one has its welcome.
    * @param {Link} link @param {Store} store
    */
   async #leavePoll(link, store) {
     const { ended } = link.connection;
     while (!link.going && !ended.aborted) {
-      await pause(Math.max(0, this.#carrier.due - performance.now()), ended).catch(() => {});
+      const signal = this.#here();
+      await pause(Math.max(0, this.#carrier.due - performance.now()), AbortSignal.any([ended, signal])).catch(() => {});
       if (link.going || ended.aborted) return;
+      if (signal.aborted) continue; // the time is another one now
       link.moving = this.#replace(link, async () => {
-        const { socket, gateway } = await race([link.gateway], this.#policy, this.#streams, this.signal);
-        return this.#login(socket, gateway, store);
+        const { socket, gateway } = await race([link.gateway], this.#policy, this.#streams, signal);
+        return this.#login(socket, gateway, store, signal);
       });
       if (await link.moving) return;
+      if (signal.aborted) continue;
       this.deps.endpoints.used(link.gateway.key); // it serves, by long poll: the network is at fault
       this.#avoid = '';
       this.#carrier.tried(performance.now(), this.#policy.pollFallback, Math.random());

@@ -16,6 +16,7 @@
  * @property {number} fallbackPull       having heard of nothing for so long, list and pull anyway
  * @property {number} markInterval       cursors of one conversation are sent at most this often
  * @property {number} pushAck            pushes are acknowledged at most so late
+ * @property {number} maxFrame           bytes that a frame should have at most on this network; 0: no such wish
  * @property {boolean} webTransport      it may be tried, at gateways that have it
  */
 
@@ -33,6 +34,7 @@ export const DEFAULT_POLICY = Object.freeze({
   fallbackPull: 60000,
   markInterval: 1000,
   pushAck: 200,
+  maxFrame: 0,
   webTransport: false,
 });
 
@@ -67,6 +69,7 @@ export function readPolicy(answer) {
     fallbackPull: bound('fallback_pull_ms', d.fallbackPull, 100, HOUR),
     markInterval: bound('mark_interval_ms', d.markInterval, 10, 60000),
     pushAck: bound('push_ack_ms', d.pushAck, 1, 10000),
+    maxFrame: wire.max_frame_bytes ? bound('max_frame_bytes', 0, 512, 1 << 20) : 0,
     webTransport: wire.webtransport === true,
   };
 }

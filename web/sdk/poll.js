@@ -48,10 +48,11 @@ export class PollSocket {
   /** the request that holds */
   #held = new AbortController();
 
-  /** @param {Post} post @param {number} patienceMs */
-  constructor(post, patienceMs) {
+  /** @param {Post} post @param {number} patienceMs @param {number} [wish]  the policy's maxFrame: bytes of the frames of one request; 0: no such wish */
+  constructor(post, patienceMs, wish = 0) {
     this.post = post;
     this.patienceMs = patienceMs;
+    this.wish = wish || Infinity;
   }
 
   /** @param {string} frame */
@@ -112,7 +113,7 @@ export class PollSocket {
         let count = 0;
         for (let sum = 0; count < Math.min(BATCH, this.#waiting.length); count++) {
           sum += size(this.#waiting[count]);
-          if (count > 0 && sum > this.#most) break;
+          if (count > 0 && sum > Math.min(this.#most, this.wish)) break;
         }
         const answer = await this.#exchange({ conn: this.#conn, number: ++this.#sent, frames: this.#waiting.splice(0, count) });
         if (answer.close) return this.#end({ code: answer.close }); // what it says is told to the request that holds, unless that is gone as well

@@ -134,6 +134,11 @@ export class Store {
     this.#set('rtt', JSON.stringify(rtts));
   }
 
+  /** They were measured in another network. */
+  forgetRTTs() {
+    this.#set('rtt', '{}');
+  }
+
   /** The gateway used last, region/id. */
   get last() {
     return this.#get('last') ?? '';

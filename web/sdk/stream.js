@@ -44,6 +44,11 @@ export class Streams {
   failed(now = performance.now()) {
     this.#leftOut = now;
   }
+
+  /** Another network may bear it. */
+  moved() {
+    this.#leftOut = -Infinity;
+  }
 }
 
 /**

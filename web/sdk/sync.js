@@ -6,6 +6,7 @@ import { Conversation } from './conversation.js';
 import { coversAll, formatCursor, mergeCursors, parseCursor } from './cursor.js';
 import { pause } from './emitter.js';
 import { Gaps } from './gaps.js';
+import { Pages } from './pages.js';
 import { regionOf } from './place.js';
 import { backOffMs } from './policy.js';
 
@@ -46,6 +47,8 @@ export class Sync {
   #marks = new Map();
   /** @type {Gaps} */
   #gaps;
+  #records = new Pages(PAGE);
+  #rows = new Pages(PAGE);
   #slots = PARALLEL;
   /** @type {(() => void)[]} */
   #waiting = [];
@@ -97,7 +100,9 @@ export class Sync {
         this.#again = false;
         for (let more = true; more; ) {
           const region = this.deps.region();
-          const answer = await this.deps.call('list', '', { cursor: this.#listCursor, limit: PAGE });
+          const frame = this.deps.policy().maxFrame;
+          const answer = await this.deps.call('list', '', { cursor: this.#listCursor, limit: this.#rows.limit(frame) });
+          this.#rows.came(answer.rows?.length ?? 0, answer, frame);
           for (const row of answer.rows ?? []) {
             const fresh = !this.conversations.has(row.conversation);
             const conversation = this.conversation(row.conversation);
@@ -252,7 +257,12 @@ export class Sync {
 
   /** @param {Conversation} conversation */
   #question({ id, timeline }, upto = '') {
-    return { conversation: id, cursor: formatCursor(timeline.cursor), limit: PAGE, ...(upto && { upto }) };
+    return { conversation: id, cursor: formatCursor(timeline.cursor), limit: this.#limit(), ...(upto && { upto }) };
+  }
+
+  /** Records of a page. */
+  #limit() {
+    return this.#records.limit(this.deps.policy().maxFrame);
   }
 
   /**
@@ -269,6 +279,7 @@ export class Sync {
    * @returns {boolean} whether there is more
    */
   #take(conversation, page, again = false) {
+    this.#records.came((page.records?.length ?? 0) + (page.repeats?.length ?? 0), page, this.deps.policy().maxFrame);
     if (conversation.hearOfMe(page.records ?? [])) void this.#pullAgain(conversation);
     for (const record of page.records ?? []) conversation.add(record, again);
     for (const repeat of page.repeats ?? []) conversation.timeline.addRepeat(repeat, again);
@@ -316,7 +327,7 @@ export class Sync {
     const target = mergeCursors(want, conversation.timeline.cursor); // all that was covered may have been hidden
     let cursor = '';
     for (;;) {
-      const page = await this.#ask(region, { conversation: conversation.id, cursor, limit: PAGE }, this.signal);
+      const page = await this.#ask(region, { conversation: conversation.id, cursor, limit: this.#limit() }, this.signal);
       const more = this.#take(conversation, page, true);
       if (!more) conversation.ended(region);
       if (!more || page.cursor === cursor) return coversAll(parseCursor(page.cursor), target);

@@ -63,7 +63,7 @@ export async function fetching(answer, fn) {
 
 /**
  * Sockets to gateways by script: a frame of the client's goes to the script, which answers with frames or closes.
- * @param {(socket: {url: string, send: (frame: object) => void, close: () => void}, frame: any) => void} script
+ * @param {(socket: {socket: object, url: string, send: (frame: object) => void, close: () => void}, frame: any) => void} script
  * @param {(url: string) => boolean} reachable
  * @param {() => Promise<void>} fn
  */
@@ -85,7 +85,7 @@ export async function socketing(script, reachable, fn) {
     }
     /** @param {string} text */
     send(text) {
-      const answers = { url: this.url, send: (/** @type {object} */ frame) => this.onmessage?.({ data: JSON.stringify(frame) }), close: () => this.close() };
+      const answers = { socket: this, url: this.url, send: (/** @type {object} */ frame) => this.onmessage?.({ data: JSON.stringify(frame) }), close: () => this.close() };
       setTimeout(() => script(answers, JSON.parse(text)));
     }
     close() {

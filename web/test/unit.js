@@ -15,6 +15,7 @@ import { MemoryShelf, Store } from '../sdk/store.js';
 import { Sync } from '../sdk/sync.js';
 import { Timeline } from '../sdk/timeline.js';
 import { gapsTests } from './gaps.js';
+import { networkTests } from './network.js';
 import { pollTests } from './poll.js';
 import { equal, fetching, record, socketing, throws, until } from './rig.js';
 import { streamTests } from './stream.js';
@@ -551,6 +552,7 @@ export const tests = {
   },
 
   ...gapsTests,
+  ...networkTests,
   ...pollTests,
   ...streamTests,
   ...typingTests,

@@ -114,7 +114,6 @@ function run({ uid, region }, endpoints) {
     client.wake();
     draw();
   });
-  addEventListener('online', () => client.wake());
   addEventListener('pagehide', () => client.stop());
   addEventListener('pageshow', (event) => event.persisted && location.reload());
 
