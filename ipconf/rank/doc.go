@@ -8,8 +8,8 @@
 //
 //	score  = room · cpu · net · sound · start · version
 //	room    = 1 − (conns + newcomers under way) / capacity
-//	cpu     = min(1, (1 − cpu used) / 0.5)                   no effect below half
-//	net     = min(1, (1 − bandwidth used) / 0.5)             the same
+//	cpu     = max(0.2, min(1, (1 − cpu used) / 0.5))         no effect below half, nor beyond 90 %
+//	net     = min(1, (1 − bandwidth used) / 0.5)             no effect below half
 //	sound   = (1 − error rate)²
 //	start   = min(1, 0.1 + 0.9 · served / 30 s)              slow start of a gateway newer than the others
 //	version = the weight that operators gave its version

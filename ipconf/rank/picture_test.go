@@ -36,7 +36,8 @@ func TestPicture(t *testing.T) {
 			line("room, by conns", "#0969da", 1, func(x float64) float64 {
 				return factor(rank.Gateway{Conns: int(x * 1000), Capacity: 1000, Served: -1}).Room
 			}),
-			line("cpu, net", "#1a7f37", 1, func(x float64) float64 { return factor(rank.Gateway{CPU: x, Served: -1}).CPU }),
+			line("cpu", "#1a7f37", 1, func(x float64) float64 { return factor(rank.Gateway{CPU: x, Served: -1}).CPU }),
+			line("net", "#8250df", 1, func(x float64) float64 { return factor(rank.Gateway{Net: x, Served: -1}).Net }),
 			line("sound, by error rate", "#cf222e", 1, func(x float64) float64 { return factor(rank.Gateway{Errors: x, Served: -1}).Sound }),
 		},
 	}

@@ -177,6 +177,43 @@ func TestFairShare(t *testing.T) {
 	}
 }
 
+// Gateways that are all at full CPU share newcomers by their room, whatever chance makes of the last tenth, and their region is open;
+// one that is idle beside them gets five times as much.
+func TestFullCPUIsShared(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const newcomers = 4_000
+		gateways := make([]Gateway, rapid.IntRange(2, 8).Draw(t, "gateways"))
+		for i := range gateways {
+			gateways[i] = Gateway{ID: fmt.Sprintf("%02d", i), Capacity: 1_000_000, CPU: rapid.Float64Range(0.9, 1).Draw(t, "cpu"), Served: -1}
+		}
+		share := func() []float64 {
+			table := Build(gateways, []Region{{Name: "eu", Share: 1}, {Name: "us", Share: 1}}, Settings{})
+			c := Nobody()
+			c.Near = 0
+			got := make([]float64, len(gateways))
+			var places []Place
+			for seed := range uint64(newcomers) {
+				places = table.Draw(places[:0], &c, seed)
+				if len(places) == 0 {
+					t.Fatal("a region at full CPU counts as full")
+				}
+				table.Take(places[0].Gateway)
+				got[places[0].Gateway] += float64(len(gateways)) / newcomers
+			}
+			return got
+		}
+		for i, part := range share() {
+			if math.Abs(part-1) > 0.03 {
+				t.Errorf("at full CPU, gateway %d of %d got %.3f of its fair share", i, len(gateways), part)
+			}
+		}
+		gateways[0].CPU = 0
+		if got := share(); math.Abs(got[0]/got[1]-5) > 0.2 {
+			t.Errorf("an idle gateway beside others at full CPU got %.2f times as much", got[0]/got[1])
+		}
+	})
+}
+
 // The alias method draws by weight.
 func TestPoolDrawsByWeight(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -97,6 +97,7 @@ const (
 	defaultCapacity = 10_000 // of gateways whose capacity nobody knows
 	unknownRoom     = 0.5    // of gateways in a region where no load is known
 	knee            = 0.5    // cpu and net have no effect while less than this is used
+	cpuFloor        = 0.2    // cpu of gateways that have none to spare: what is used beyond 90 % is noise
 	startFloor      = 0.1    // of a gateway that was heard of this moment
 	perRegion       = 4      // gateways of each region but the best: clients pull from other regions too
 )
@@ -213,7 +214,7 @@ func capacity(g *Gateway) float64 {
 }
 
 func own(g *Gateway) (room, cpu, net float64) {
-	return 1 - (float64(g.Conns)+g.InFlight)/capacity(g), beyondKnee(g.CPU), beyondKnee(g.Net)
+	return 1 - (float64(g.Conns)+g.InFlight)/capacity(g), max(cpuFloor, beyondKnee(g.CPU)), beyondKnee(g.Net)
 }
 
 func beyondKnee(used float64) float64 { return min(1, max(0, (1-used)/knee)) }
