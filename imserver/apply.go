@@ -332,7 +332,7 @@ func (a *applier) number(ctx, hard context.Context) error {
 	}
 	var deliveries []im.Delivery
 	for number, parts := range byShard {
-		deliveries = append(deliveries, a.owned[number].Take(parts, a.s.cfg.Region)...)
+		deliveries = append(deliveries, a.owned[number].Take(parts, a.s.cfg.Region, a.s.interest.trusted(a.s.deps.Now()))...)
 		for _, p := range parts {
 			a.ledger.Collect(p)
 		}

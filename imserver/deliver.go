@@ -120,6 +120,7 @@ func (s *Server) handOverPiece(ctx context.Context, deliveries []im.Delivery) er
 	for {
 		pushes, err := s.deps.Deliver.Deliver(ctx, deliveries)
 		if err == nil {
+			s.interest.seen(s.deps.Deliver.Interest(), s.deps.Now(), s.cfg.InterestAfter)
 			s.meter.delivered(ctx, len(deliveries), pushes)
 			return nil
 		}

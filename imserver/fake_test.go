@@ -262,6 +262,7 @@ type fakeRouter struct {
 	mu         sync.Mutex
 	deliveries []im.Delivery
 	step       func(ctx context.Context) error
+	interest   bool
 }
 
 func (r *fakeRouter) Deliver(ctx context.Context, deliveries []im.Delivery) (int, error) {
@@ -274,6 +275,12 @@ func (r *fakeRouter) Deliver(ctx context.Context, deliveries []im.Delivery) (int
 	defer r.mu.Unlock()
 	r.deliveries = append(r.deliveries, deliveries...)
 	return len(deliveries), nil
+}
+
+func (r *fakeRouter) Interest() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.interest
 }
 
 func (r *fakeRouter) take() []im.Delivery {

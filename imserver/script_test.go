@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,8 @@ import (
 //	entry topic=msg.us.direct partition=0 [n=offset] [at=1s]     body: a record that came from a peer: kind, sender, conversation, body
 //	beat origin=us [at=10s]                      a peer's heartbeats came
 //	deliveries                                   what routers were told since the last time
+//	interest taken=true                          whether all gateways take interest, as routers say
+//	roll of=$s                                   body: the uids that a gateway asks about
 //	log topic=…                                  what is in a log, from the first record that is no name
 //	down / up [what=store|log|router]            breaks and mends
 //	peers n                                      whether peers hold the log
@@ -82,7 +85,10 @@ func (f *faults) of(what string) error {
 	return nil
 }
 
-const scriptGroup = "g:eu:00dc6acf-ac00-7000-8000-000000000001" // made at 2000-01-01
+const (
+	scriptGroup = "g:eu:00dc6acf-ac00-7000-8000-000000000001" // made at 2000-01-01
+	scriptSuper = "s:eu:00dc6acf-ac00-7000-8000-000000000001"
+)
 
 func newRegion(t *testing.T) *scripted {
 	t.Helper()
@@ -128,7 +134,7 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 		d.ScanArgs(t, key, &v)
 		return v
 	}
-	text := strings.ReplaceAll(d.Input, "$g", scriptGroup)
+	text := strings.NewReplacer("$g", scriptGroup, "$s", scriptSuper).Replace(d.Input)
 	switch d.Cmd {
 	case "submit":
 		r.ids++
@@ -183,7 +189,17 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 	case "deliveries":
 		var b strings.Builder
 		for _, delivery := range r.router.take() {
-			fmt.Fprintf(&b, "%v notify=%v%s %s\n", delivery.Recipients, delivery.Notify, map[bool]string{true: " ephemeral"}[delivery.Ephemeral], event(t, delivery.Body))
+			more := map[bool]string{true: " ephemeral"}[delivery.Ephemeral]
+			if len(delivery.Join) > 0 {
+				more += fmt.Sprint(" join=", names(delivery.Join))
+			}
+			if i := delivery.Interest; i != nil {
+				more += fmt.Sprintf(" at=%s/%d changes=%s", i.Place.Origin, i.Place.Seq, i.Changes)
+				if len(i.Before) > 0 {
+					more += fmt.Sprintf(" before=%s changed=%v", i.Before, i.Changed)
+				}
+			}
+			fmt.Fprintf(&b, "%v notify=%v%s %s\n", names(delivery.Recipients), delivery.Notify, more, event(t, delivery.Body))
 		}
 		return b.String()
 	case "log":
@@ -202,6 +218,12 @@ func (r *scripted) run(t *testing.T, d *datadriven.TestData) string {
 			r.log.fail = r.broken.of(what)
 			r.log.mu.Unlock()
 		}
+	case "interest":
+		r.router.mu.Lock()
+		d.ScanArgs(t, "taken", &r.router.interest)
+		r.router.mu.Unlock()
+	case "roll":
+		return r.roll(t, name(arg("of")), im.UID(arg("as")), text)
 	case "peers":
 		r.held.set(d.CmdArgs[0].Key != "0")
 	case "sleep":
@@ -254,7 +276,45 @@ func (r *scripted) call(t *testing.T, d *datadriven.TestData, as, method, text s
 	if err := proto.Unmarshal(result.Body, response); err != nil {
 		t.Fatal(err)
 	}
+	if len(result.Join) > 0 {
+		return fmt.Sprintf("%s\njoin=%v all=%v", show(response), names(result.Join), result.All)
+	}
 	return show(response)
+}
+
+func names(uids []im.UID) []string {
+	all := make([]string, len(uids))
+	for i, uid := range uids {
+		all[i] = name(string(uid))
+	}
+	return all
+}
+
+// roll asks as a gateway does, in nobody's name.
+func (r *scripted) roll(t *testing.T, of string, as im.UID, text string) string {
+	var uids []im.UID
+	for _, uid := range strings.Fields(text) {
+		uids = append(uids, im.UID(uid))
+	}
+	body, err := wire.EncodeRollRequest(uids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.NewReplacer("$s", scriptSuper).Replace(of)
+	result, err := r.server.Call(t.Context(), im.Call{Service: "im", Method: wire.MethodRoll, Key: key, UID: as, Body: body})
+	if err != nil {
+		return err.Error()
+	}
+	roll, err := wire.DecodeRoll(result.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "changes=%s\n", roll.Changes)
+	for _, uid := range slices.Sorted(maps.Keys(roll.Members)) {
+		fmt.Fprintf(&b, "%s since %s/%d\n", uid, roll.Members[uid].Origin, roll.Members[uid].Seq)
+	}
+	return b.String()
 }
 
 // show prints a response for people: a row or record a line.
@@ -293,8 +353,11 @@ func show(m proto.Message) string {
 }
 
 func name(c string) string {
-	if c == scriptGroup {
+	switch c {
+	case scriptGroup:
 		return "$g"
+	case scriptSuper:
+		return "$s"
 	}
 	return c
 }

@@ -39,13 +39,16 @@ func (s *Server) call(ctx context.Context, c im.Call) (im.CallResult, error) {
 		wire.MethodTyping: s.typing,
 	}
 	method, ok := methods[c.Method]
-	if !ok {
+	_, err := im.ParseUID(string(c.UID))
+	if c.Method == wire.MethodRoll && c.UID == "" { // a gateway's own
+		method, ok, err = s.roll, true, nil
+	}
+	switch {
+	case !ok:
 		return im.CallResult{}, im.Errorf(im.CodeUnknownMethod, "service %q has no method %q", wire.ServiceIM, c.Method)
-	}
-	if _, err := im.ParseUID(string(c.UID)); err != nil {
+	case err != nil:
 		return im.CallResult{}, im.Errorf(im.CodeBadRequest, "%v", err)
-	}
-	if !s.ready.Load() {
+	case !s.ready.Load():
 		return im.CallResult{}, im.Errorf(im.CodeUnready, "this imserver is starting or ending")
 	}
 	if c.Method != wire.MethodSubmit {
@@ -116,7 +119,9 @@ func (s *Server) pull(ctx context.Context, c im.Call) (im.CallResult, error) {
 			Stamp: uint64(r.Place.Stamp), Origin: string(r.Place.Origin), Seq: r.Place.Seq,
 		})
 	}
-	return answer(wire.Marshal(response))
+	result, err := answer(wire.Marshal(response))
+	result.Join = joins([]im.Conversation{conversation}) // whether the caller still is in it, the gateway asks
+	return result, err
 }
 
 func (s *Server) list(ctx context.Context, c im.Call) (im.CallResult, error) {
@@ -147,7 +152,9 @@ func (s *Server) list(ctx context.Context, c im.Call) (im.CallResult, error) {
 		}
 		response.Rows = append(response.Rows, row)
 	}
-	return answer(wire.Marshal(response))
+	result, err := answer(wire.Marshal(response))
+	result.Join, result.All = joins(page.Groups), true
+	return result, err
 }
 
 func (s *Server) receipts(ctx context.Context, c im.Call) (im.CallResult, error) {

@@ -50,6 +50,7 @@ type Config struct {
 	BatchWait      time.Duration // for a piece to grow before it is delivered [2 ms]
 	CommitPace     time.Duration // between the beginnings of commits, unless a batch is full; 0: as soon as the last one landed
 	DeliverTimeout time.Duration // for routers to take a batch; after it the batch is given up and clients pull [5 s]
+	InterestAfter  time.Duration // for which all gateways must have taken interest before large groups are delivered so [3 min]
 	SentInterval   time.Duration // between saves of what was delivered [1 s]
 	Resend         int           // records that a new owner delivers again at most, per partition [2,000]
 	DrainTimeout   time.Duration // for what is under way when Run is told to end [5 s]
@@ -80,6 +81,7 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.BatchRows, 2000)
 	def(&c.BatchWait, 2*time.Millisecond)
 	def(&c.DeliverTimeout, 5*time.Second)
+	def(&c.InterestAfter, 3*time.Minute)
 	def(&c.SentInterval, time.Second)
 	def(&c.Resend, 2000)
 	def(&c.DrainTimeout, 5*time.Second)
@@ -180,6 +182,8 @@ type Store interface {
 // Deliverer hands what was applied to the region's routers. It returns when they took it.
 type Deliverer interface {
 	Deliver(ctx context.Context, deliveries []im.Delivery) (pushes int, err error)
+	// Interest tells whether all of the region's gateways take what is delivered to those interested in a group.
+	Interest() bool
 }
 
 // Holder waits until a peer holds the own log up to and including an offset. It fails when ctx ends, or at once when no
@@ -234,6 +238,7 @@ func (d Deps) withDefaults() (Deps, error) {
 
 // Server is one imserver.
 type Server struct {
+	interest  interest // of large groups
 	cfg       Config
 	deps      Deps
 	meter     *meter

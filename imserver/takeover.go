@@ -156,7 +156,7 @@ func (a *applier) resend(ctx, hard context.Context, sh *owner.Shard, sent im.Pos
 		return view.ErrFenced // the last owner is still at it
 	}
 	sh.Remember(ask, facts)
-	deliveries := sh.Again(part, a.s.cfg.Region)
+	deliveries := sh.Again(part, a.s.cfg.Region, a.s.interest.trusted(a.s.deps.Now()))
 	sh.Committed(0)
 	again, cancel := context.WithTimeout(hard, handOverGrace)
 	defer cancel()

@@ -159,8 +159,8 @@ func (sh *Shard) Remember(ask view.Ask, facts view.Facts) {
 }
 
 // Take gives the parts' records their seqs and their groups what they change, and makes the deliveries. Everything
-// that they need was remembered. region is the own one.
-func (sh *Shard) Take(parts []view.Part, region im.Region) []im.Delivery {
+// that they need was remembered. region is the own one. interest: large groups are delivered to whoever is interested.
+func (sh *Shard) Take(parts []view.Part, region im.Region, interest bool) []im.Delivery {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	rows := 0
@@ -179,7 +179,7 @@ func (sh *Shard) Take(parts []view.Part, region im.Region) []im.Delivery {
 			if j+1 == len(p.Records) || r.Stream() != p.Records[j+1].Stream() {
 				sh.seqs.hold(r.Stream(), r.Place.Seq, sh.batch)
 			}
-			deliveries = sh.deliver(deliveries, r, region)
+			deliveries = sh.deliver(deliveries, r, region, interest)
 		}
 		for _, c := range p.Cursors {
 			deliveries = sh.receipt(deliveries, c, p.Partition, region)
@@ -191,7 +191,7 @@ func (sh *Shard) Take(parts []view.Part, region im.Region) []im.Delivery {
 
 // Again makes the deliveries of a part that was applied before: its records are the last of their streams, so their
 // seqs end at the heads.
-func (sh *Shard) Again(part view.Part, region im.Region) []im.Delivery {
+func (sh *Shard) Again(part view.Part, region im.Region, interest bool) []im.Delivery {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	count := map[view.HeadKey]uint64{}
@@ -204,7 +204,7 @@ func (sh *Shard) Again(part view.Part, region im.Region) []im.Delivery {
 	})
 	var deliveries []im.Delivery
 	for i := range part.Records {
-		deliveries = sh.deliver(deliveries, &part.Records[i], region)
+		deliveries = sh.deliver(deliveries, &part.Records[i], region, interest)
 	}
 	for _, c := range part.Cursors {
 		deliveries = sh.receipt(deliveries, c, part.Partition, region)

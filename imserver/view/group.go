@@ -178,6 +178,7 @@ func TitleFor(titles []Title, intervals []Interval) string {
 // Group is what the changes of one group spell. It is not safe for concurrent use.
 type Group struct {
 	events  map[im.UID][]Event
+	changes im.Cursor // the last event of each origin; never written to
 	titles  []Title
 	spelled []member // of events, sorted by uid; nil: to be spelled anew
 }
@@ -207,6 +208,9 @@ func (g *Group) AddEvent(uid im.UID, e Event) {
 	}
 	g.events[uid] = append(g.events[uid], e)
 	g.spelled = nil
+	if !g.changes.Covers(e.Place.Origin, e.Place.Seq) {
+		g.changes = g.changes.Merge(im.Cursor{e.Place.Origin: e.Place.Seq})
+	}
 }
 
 // AddTitle takes one record's word on the title.
@@ -218,7 +222,7 @@ func (g *Group) AddTitle(t Title) {
 
 // Clone returns a group that shares nothing with g.
 func (g *Group) Clone() *Group {
-	c := &Group{events: make(map[im.UID][]Event, len(g.events)), titles: slices.Clone(g.titles)}
+	c := &Group{events: make(map[im.UID][]Event, len(g.events)), titles: slices.Clone(g.titles), changes: g.changes}
 	for uid, events := range g.events {
 		c.events[uid] = slices.Clone(events)
 	}
@@ -247,6 +251,34 @@ func (g *Group) Intervals(uid im.UID) []Interval { return Spell(g.events[uid]) }
 // Member tells whether the user is a member now.
 func (g *Group) Member(uid im.UID) bool {
 	return slices.ContainsFunc(g.spell(), func(m member) bool { return m.uid == uid && Current(m.intervals) })
+}
+
+// Changes are the changes of membership that the group has taken: the last from each origin. As each origin's come in order,
+// they say which ones. The cursor must not be written to.
+func (g *Group) Changes() im.Cursor { return g.changes }
+
+// Since is where the record stands that made the user a member; false: they are none now.
+func (g *Group) Since(uid im.UID) (since im.Place, ok bool) {
+	intervals := Spell(g.events[uid])
+	if !Current(intervals) {
+		return im.Place{}, false
+	}
+	return intervals[len(intervals)-1].From, true
+}
+
+// Moved are those whom the record at a place made members, and those whom it made none.
+func (g *Group) Moved(c Change) (in, out []im.UID) {
+	for _, m := range c.Members {
+		for _, i := range Spell(g.events[m.UID]) {
+			switch c.Place {
+			case i.From:
+				in = append(in, m.UID)
+			case i.To:
+				out = append(out, m.UID)
+			}
+		}
+	}
+	return in, out
 }
 
 // Members are the present members, sorted.

@@ -96,7 +96,8 @@ type ListQuery struct {
 // ListPage is a list's answer.
 type ListPage struct {
 	Rows   []ListRow
-	Cursor im.ListCursor // covers the rows and everything before
+	Groups []im.Conversation // that the user is in now, whether they have a row in this page or not
+	Cursor im.ListCursor     // covers the rows and everything before
 	More   bool
 }
 

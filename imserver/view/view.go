@@ -295,12 +295,17 @@ func (v *View) lastUpTo(c im.Conversation, end im.Place) im.Cursor {
 // List returns the rows of a user's list that changed, the latest first.
 func (v *View) List(q ListQuery) ListPage {
 	var touches []Touch
+	var groups []im.Conversation
 	for c, has := range v.conversations {
 		var events []Event
 		if has.group != nil {
 			events = has.group.events[q.UID]
 		}
-		if c.Names(q.UID) || Current(Spell(events)) {
+		in := Current(Spell(events))
+		if in {
+			groups = append(groups, c)
+		}
+		if c.Names(q.UID) || in {
 			for _, s := range has.streams {
 				touches = append(touches, Touch{c, v.partition(HeadKey{c, s.origin}), s.last()})
 			}
@@ -314,7 +319,8 @@ func (v *View) List(q ListQuery) ListPage {
 		next[p] = at.Next
 	}
 	picked, cursor, more := q.CutList(touches, next)
-	page := ListPage{Cursor: cursor, More: more}
+	slices.Sort(groups)
+	page := ListPage{Cursor: cursor, More: more, Groups: groups}
 	for _, c := range picked {
 		page.Rows = append(page.Rows, v.row(q.UID, c))
 	}

@@ -128,7 +128,7 @@ func (s *Site) tune(c *config.Config) error {
 	s.IMServer = imserver.Config{
 		MaxText: g.MaxText, MaxMembers: i.MaxMembers, Rate: i.Rate, Burst: i.Burst,
 		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
-		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace,
+		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace, InterestAfter: i.InterestAfter,
 	}
 	s.ApplyPace = i.FetchPace
 	s.ClockFile = i.ClockFile

@@ -449,6 +449,7 @@ func checkLimits(c *Config, bad report) {
 		"imserver.append_timeout": c.IMServer.AppendTimeout, "imserver.global_timeout": c.IMServer.GlobalTimeout,
 		"imserver.max_skew": c.IMServer.MaxSkew, "imserver.batch_wait": c.IMServer.BatchWait,
 		"imserver.commit_pace": c.IMServer.CommitPace, "imserver.fetch_pace": c.IMServer.FetchPace,
+		"imserver.interest_after": c.IMServer.InterestAfter,
 		"replicator.link_timeout": c.Replicator.LinkTimeout, "replicator.join_lag": c.Replicator.JoinLag,
 	}
 	for _, key := range slices.Sorted(maps.Keys(times)) {

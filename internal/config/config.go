@@ -294,6 +294,7 @@ type IMServer struct {
 	BatchRows     int           `yaml:"batch_rows"`           // of one transaction
 	BatchWait     time.Duration `yaml:"batch_wait"`           // for records to gather before they are delivered
 	CommitPace    time.Duration `yaml:"commit_pace"`          // between the beginnings of commits, unless a batch is full; deliveries do not wait for them, pulls and lists do
+	InterestAfter time.Duration `yaml:"interest_after"`       // for which every gateway of the region must have taken what is for those interested in a group, before super groups are delivered so
 	FetchPace     time.Duration `yaml:"fetch_pace"`           // between fetches of logs and copies; what this instance appended is applied without one
 	ClockFile     string        `yaml:"clock_file,omitempty"` // holds a duration by which this clock is off, for game days; empty: none
 }
@@ -386,6 +387,7 @@ func Defaults() *Config {
 			MaxMembers: 500, Rate: 20, Burst: 40,
 			AppendTimeout: 5 * time.Second, GlobalTimeout: 3 * time.Second, MaxSkew: im.MaxSkew,
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond, CommitPace: 10 * time.Millisecond, FetchPace: 10 * time.Millisecond,
+			InterestAfter: 3 * time.Minute,
 		},
 		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},

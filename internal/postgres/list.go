@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -51,8 +52,10 @@ func (t *Timelines) list(ctx context.Context, q view.ListQuery, txs []pgx.Tx) (v
 	page := view.ListPage{Cursor: cursor, More: more}
 	for i := range listers {
 		page.Rows = append(page.Rows, listers[i].rows...)
+		page.Groups = append(page.Groups, listers[i].current...)
 	}
 	view.SortRows(page.Rows)
+	slices.Sort(page.Groups)
 	return page, nil
 }
 
@@ -63,6 +66,7 @@ type lister struct {
 	uid       im.UID
 	intervals map[im.Conversation][]view.Interval // of the groups that the user ever was in
 	next      map[im.Partition]int64              // how far the view is
+	current   []im.Conversation                   // of these, those that the user is in now
 	touches   []view.Touch                        // what changed at or past the query's cursor
 	rows      []view.ListRow
 }
@@ -130,14 +134,13 @@ func (l *lister) readTouches(q view.ListQuery) error {
 	}); err != nil {
 		return err
 	}
-	var current []im.Conversation
 	for c, of := range events {
 		l.intervals[c] = view.Spell(of)
 		if view.Current(l.intervals[c]) {
-			current = append(current, c)
+			l.current = append(l.current, c)
 		}
 	}
-	rows, err = l.tx.Query(l.ctx, `SELECT conversation, topic, part, log_offset FROM heads WHERE conversation = ANY($1)`, texts(current))
+	rows, err = l.tx.Query(l.ctx, `SELECT conversation, topic, part, log_offset FROM heads WHERE conversation = ANY($1)`, texts(l.current))
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func (s *server) resend(rd *reading, sent im.Position) bool {
 		return false
 	}
 	s.shard.Remember(ask, facts)
-	deliveries := s.shard.Again(part, s.r.name)
+	deliveries := s.shard.Again(part, s.r.name, false)
 	s.shard.Committed(0)
 	s.say("delivers %v %d to %d again", rd.l.p, sent.Next, end)
 	s.hand(deliveries)
@@ -289,7 +289,7 @@ func (s *server) read(rd *reading) bool {
 
 // number gives what was read its seqs, hands it over, and collects it.
 func (s *server) number(parts []view.Part) {
-	deliveries := s.shard.Take(parts, s.r.name)
+	deliveries := s.shard.Take(parts, s.r.name, false)
 	for i := range parts {
 		s.ledger.Collect(parts[i])
 	}
