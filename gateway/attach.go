@@ -88,7 +88,7 @@ func (h handler) push(pushes []im.Push) {
 			}
 			// A group's, or of one that ended and whose release is on its way.
 			if group := h.g.interests.byConn(no); group != nil && !p.Ephemeral {
-				h.g.interests.take(group, groupPush{push: prepared, interest: p.Interest, at: now})
+				h.g.interests.take(group, groupPush{push: prepared, interest: p.Interest, at: now, traced: traced})
 			}
 		}
 	}

@@ -184,7 +184,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g.interests = newInterests(cfg.Region, cfg.Gateway.ID, func() uint64 { return g.connNo.Add(1) }, g.claims.putFor, g.metrics.shed)
-	g.interests.hand = func(s *session, p *groupPush) { g.pushTo(s, p.push, p.at, false) }
+	g.interests.hand = func(s *session, p *groupPush, traced bool) { g.pushTo(s, p.push, p.at, traced) }
 	if err := g.listen(); err != nil {
 		return nil, err
 	}

@@ -19,10 +19,10 @@ const maxInterests = 1024
 type interests struct {
 	region  im.Region
 	gateway string
-	number  func() uint64                   // the next conn number
-	put     func(im.Claim, func(bool)) bool // queues a claim; called in the order of changes
-	shed    func(string)                    // counts what was left out
-	hand    func(*session, *groupPush)      // to a session that a push is for
+	number  func() uint64                    // the next conn number
+	put     func(im.Claim, func(bool)) bool  // queues a claim; called in the order of changes
+	shed    func(string)                     // counts what was left out
+	hand    func(*session, *groupPush, bool) // to a session that a push is for; whether it is traced
 	asks    *asks
 
 	mu     sync.RWMutex // before that of an interest

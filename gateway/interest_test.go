@@ -32,7 +32,7 @@ func newCrowd() *crowd {
 			c.put, c.done = append(c.put, claim), append(c.done, done)
 			return true
 		}, func(string) { c.sheds++ })
-	c.hand = func(s *session, p *groupPush) {
+	c.hand = func(s *session, p *groupPush, _ bool) {
 		c.handed = append(c.handed, fmt.Sprintf("%s to %s", p.push.Trace(), c.names[s]))
 	}
 	return c

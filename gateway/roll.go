@@ -45,6 +45,7 @@ type groupPush struct {
 	push     *wire.PreparedPush
 	interest *im.Interest
 	at       time.Time
+	traced   bool
 }
 
 // take hands a push to those of a group's sessions that it is for, at once or when that is known.
@@ -94,11 +95,13 @@ func (g *interest) knows(p *groupPush) bool {
 	return g.unsure == 0 && g.changes.CoversAll(p.interest.Changes)
 }
 
-// give hands a push on. The caller holds mu.
-func (g *interest) give(p *groupPush, hand func(*session, *groupPush)) {
+// give hands a push on, traced for some. The caller holds mu.
+func (g *interest) give(p *groupPush, hand func(s *session, p *groupPush, traced bool)) {
+	given := 0
 	for s, m := range g.sessions {
 		if m.since.Compare(p.interest.Place) <= 0 {
-			hand(s, p)
+			hand(s, p, p.traced && given < maxTracedConns)
+			given++
 		}
 	}
 }
