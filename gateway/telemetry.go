@@ -73,7 +73,7 @@ func (x *metrics) begin() {
 	}
 	x.conns(0)
 	x.sessions(0)
-	for _, reason := range []string{"admission", "astray", "behind", "calls", "ephemeral", "handshake", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
+	for _, reason := range []string{"admission", "astray", "behind", "calls", "ephemeral", "group", "groups", "handshake", "interest", "logins", "queue", "rate", "replies", "slow", "sockets", "tls"} {
 		x.sheds.Add(ctx, 0, x.labels.One("reason", reason))
 	}
 	for _, how := range []string{"resumed", "taken", "refused"} {
