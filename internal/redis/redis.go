@@ -2,9 +2,9 @@
 //
 // Everything of one partition number, of every origin, lives in one slot ({route.<n>} is the hash tag), so that the rows
 // and the position they came from change in one script. The script compares the stored position first: a router that
-// lost the partition cannot write. Dead rows are not searched for: a gateway_down raises the gateway's fence, a jump
-// raises the origin's floor, whoever reads compares, and keys expire. A fence counts for as long as what it voids could, and
-// goes some time after that.
+// lost the partition cannot write. Dead rows are not searched for: a gateway_down leaves a fence with its place in the log, by
+// which whoever reads tells the rows that it took away, a jump raises the origin's floor, and keys expire. A fence counts for as
+// long as what it voids could, and goes some time after that.
 package redis
 
 import (
@@ -109,7 +109,8 @@ func (s *Routes) Apply(ctx context.Context, batch im.RouteBatch) (ok bool, err e
 			args = append(args, "r", key(r.UID), string(r.Device), encodeRow(r))
 		case im.KindGatewayDown:
 			// Rows below the fence were claimed before it: those dead of age keep nobody out, and it is not needed any more.
-			args = append(args, "d", r.Gateway.ID, hex(r.Gateway.Epoch), hex(uint64(r.Claimed)), hex(uint64(before(r.Claimed, keep))))
+			args = append(args, "d", r.Gateway.ID, hex(r.Gateway.Epoch), hex(uint64(r.Claimed)), hex(uint64(before(r.Claimed, keep))),
+				hex(uint64(r.Offset)))
 		}
 	}
 	copy(args, []any{

@@ -36,6 +36,8 @@ func Run(t *testing.T, client, admin goredis.UniversalClient, model func(t *test
 		{"keeps a partition in one slot", func(t *testing.T, s *redis.Routes) { oneSlot(t, s, admin) }},
 		{"loads its scripts again", func(t *testing.T, s *redis.Routes) { forgotten(t, s, admin) }},
 		{"forgets fences", func(t *testing.T, s *redis.Routes) { fences(t, s, admin) }},
+		{"takes a claim that an older fence let in", lowerEpoch},
+		{"knows what builds before wrote of fences", func(t *testing.T, s *redis.Routes) { olderFences(t, s, admin) }},
 		{"is cleared", func(t *testing.T, s *redis.Routes) { cleared(t, s, admin) }},
 		{"equals the table", func(t *testing.T, s *redis.Routes) { equals(t, s, model) }},
 	}
@@ -197,11 +199,13 @@ func forgotten(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
 	}
 }
 
-// equals applies random records to Redis and to the table, and compares the rows after each batch.
+// equals applies the same random records to Redis and to the table, and compares the rows after each batch: those dead of age as
+// well, which decide what is taken next. Clocks are off by hours and go back, and gateways are declared down under epochs lower
+// than before.
 func equals(t *testing.T, s *redis.Routes, model func(t *testing.T) Model) {
 	uids, devices := []im.UID{"ann", "bob"}, []im.DeviceID{"phone", "web 1"}
 	origins := []im.Origin{"eu", "us"}
-	for seed := range uint64(8) {
+	for seed := range uint64(24) {
 		s, m := redis.NewRoutes(s.Client(), fmt.Sprintf("%s%d:", prefix(t), seed)), model(t)
 		rng := rand.New(rand.NewPCG(seed, 2))
 		next, at := map[im.Origin]int64{}, map[im.Origin]*im.RoutePosition{}
@@ -220,16 +224,20 @@ func equals(t *testing.T, s *redis.Routes, model func(t *testing.T) Model) {
 			}
 			var records []im.RouteRecord
 			for range 1 + rng.IntN(5) {
-				clock = clock.Add(time.Duration(rng.IntN(300)) * time.Second)
+				clock = clock.Add(time.Duration(rng.IntN(900)) * time.Second)
+				off := time.Duration(rng.IntN(20)-10) * time.Second
+				if rng.IntN(4) == 0 {
+					off *= 1000
+				}
 				r := im.RouteRecord{Kind: im.KindClaim, Route: im.Route{
 					UID: uids[rng.IntN(2)], Device: devices[rng.IntN(2)], Platform: "ios", Region: o.Region(),
-					Gateway: im.Gateway{ID: fmt.Sprint("g", rng.IntN(2)), Epoch: uint64(1 + rng.IntN(3))}, Conn: uint64(rng.IntN(2)),
-					Login: uint64(rng.IntN(4)), Offset: next[o], Claimed: im.StampAt(clock), Offline: rng.IntN(4) == 0,
+					Gateway: im.Gateway{ID: fmt.Sprint("g", rng.IntN(2)), Epoch: uint64(1 + rng.IntN(4))}, Conn: uint64(rng.IntN(2)),
+					Login: uint64(rng.IntN(4)), Offset: next[o], Claimed: im.StampAt(clock.Add(off)), Offline: rng.IntN(4) == 0,
 				}}
 				switch rng.IntN(10) {
-				case 0, 1, 2:
+				case 0, 1:
 					r.Kind = im.KindRelease
-				case 3:
+				case 2, 3:
 					r.Kind = im.KindGatewayDown
 				}
 				next[o]++
@@ -242,17 +250,12 @@ func equals(t *testing.T, s *redis.Routes, model func(t *testing.T) Model) {
 			}
 			at[o] = &to
 			for _, uid := range uids {
-				if got, want := alive(lookup(t, s, 0, uid), clock), alive(m.Rows(uid), clock); !slices.Equal(got, want) {
+				if got, want := lookup(t, s, 0, uid), m.Rows(uid); !slices.Equal(got, want) {
 					t.Fatalf("seed %d: rows of %s\n got %+v\nwant %+v", seed, uid, got, want)
 				}
 			}
 		}
 	}
-}
-
-// alive leaves out what is dead of age: who declares what down again uncovers it in Redis, which removes nothing for that.
-func alive(rows []im.Route, now time.Time) []im.Route {
-	return slices.DeleteFunc(rows, func(r im.Route) bool { return now.Sub(r.Claimed.Time()) > 2*time.Hour })
 }
 
 // fences checks that gateways which come and go for ever leave a bounded number of fences, and that one keeps out what is
@@ -301,6 +304,60 @@ func fences(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
 	do(late)
 	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 {
 		t.Errorf("%d rows of a gateway that was declared down longer ago than routes live, and claims again", len(rows))
+	}
+}
+
+// lowerEpoch: epoch 5 of a gateway was declared down, by a clock that is behind, and long after it epoch 3. What the first took away
+// stays away, and holds no later login up.
+func lowerEpoch(t *testing.T, s *redis.Routes) {
+	gone := claim("ann", 9, 0)
+	gone.Route.Gateway.Epoch, gone.Route.Claimed = 5, im.StampAt(noon.Add(time.Hour))
+	down := func(epoch uint64, offset int64, at time.Time) im.RouteRecord {
+		return im.RouteRecord{Kind: im.KindGatewayDown, Route: im.Route{Gateway: im.Gateway{ID: "g 1", Epoch: epoch}, Offset: offset, Claimed: im.StampAt(at)}}
+	}
+	first := im.RoutePosition{Next: 3, Local: 3}
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, To: first, Records: []im.RouteRecord{
+		gone, down(5, 1, noon), down(3, 2, noon.Add(2*time.Hour+time.Minute)),
+	}})
+	if rows := lookup(t, s, 0, "ann"); len(rows) > 0 {
+		t.Errorf("a row that was taken away is there again: %+v", rows)
+	}
+	later := claim("ann", 2, 3)
+	later.Route.Gateway.Epoch, later.Route.Claimed = 6, im.StampAt(noon.Add(2*time.Hour+2*time.Minute))
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, From: &first, To: im.RoutePosition{Next: 4, Local: 4}, Records: []im.RouteRecord{later}})
+	if rows := lookup(t, s, 0, "ann"); len(rows) != 1 || rows[0] != later.Route {
+		t.Errorf("rows: %+v, want the one that was claimed last", rows)
+	}
+}
+
+// olderFences: fences without a place in the log count by their stamps, as when they were written, or always if they have none.
+func olderFences(t *testing.T, s *redis.Routes, client goredis.UniversalClient) {
+	key := prefix(t) + "{route.0}:fences"
+	for gateway, value := range map[string]string{
+		"stamped": fmt.Sprintf("%016x%016x", 7, uint64(im.StampAt(noon))), "bare": fmt.Sprintf("%016x", 7),
+	} {
+		if err := client.HSet(t.Context(), key, "eu "+gateway, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var records []im.RouteRecord
+	for i, c := range []struct {
+		gateway string
+		epoch   uint64
+		after   time.Duration
+	}{{"stamped", 7, time.Hour}, {"stamped", 7, 3 * time.Hour}, {"stamped", 8, 0}, {"bare", 7, 3 * time.Hour}, {"bare", 8, 0}} {
+		r := claim("ann", 1, int64(i))
+		r.Route.Device, r.Route.Gateway = im.DeviceID(fmt.Sprint(i)), im.Gateway{ID: c.gateway, Epoch: c.epoch}
+		r.Route.Claimed = im.StampAt(noon.Add(c.after))
+		records = append(records, r)
+	}
+	apply(t, s, im.RouteBatch{Partition: im.Partition{Topic: "route.eu"}, To: im.RoutePosition{Next: 5, Local: 5}, Records: records})
+	var there []im.DeviceID
+	for _, r := range lookup(t, s, 0, "ann") {
+		there = append(there, r.Device)
+	}
+	if !slices.Equal(there, []im.DeviceID{"1", "2", "4"}) {
+		t.Errorf("claims %q count, want 1, 2 and 4", there)
 	}
 }
 
