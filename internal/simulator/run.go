@@ -2,6 +2,9 @@ package simulator
 
 import (
 	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
@@ -22,30 +25,7 @@ type Result struct {
 // Run runs one world to its end, or until it is broken.
 func Run(o Options, trace bool) *Result {
 	w := newWorld(o, trace)
-	w.agenda = make([]event, 0, len(w.plan.ops))
-	for i, op := range w.plan.ops {
-		if o.Ops.has(i) {
-			w.made++
-			w.agenda = append(w.agenda, event{at: op.at, n: w.made, run: func() { w.do(i+1, op) }})
-		}
-	}
-	for i, f := range w.plan.faults {
-		if o.Faults.has(i) {
-			w.schedule(f.at, func() { w.fail(i, f) })
-		}
-	}
-	w.schedule(faultsEnd, w.heal)
-	w.schedule(runTime-2*minute, func() {
-		for _, d := range w.devices {
-			for _, c := range d.chats {
-				c.pull()
-			}
-		}
-	})
-	w.loop(runTime)
-	if len(w.violations) == 0 {
-		w.checkEnd()
-	}
+	w.guard(w.play)
 	w.stats.Events = int(w.made)
 	for _, end := range w.seals {
 		w.stats.Records += int(end)
@@ -61,6 +41,65 @@ func Run(o Options, trace bool) *Result {
 		Options: o, Violations: w.violations, Stats: w.stats, Print: w.print, Plan: w.plan.describe(w), Trace: w.trace,
 		Ops: len(w.plan.ops), Faults: len(w.plan.faults),
 	}
+}
+
+// play lets the world run to its end.
+func (w *world) play() {
+	w.agenda = make([]event, 0, len(w.plan.ops))
+	for i, op := range w.plan.ops {
+		if w.Ops.has(i) {
+			w.made++
+			w.agenda = append(w.agenda, event{at: op.at, n: w.made, run: func() { w.do(i+1, op) }})
+		}
+	}
+	for i, f := range w.plan.faults {
+		if w.Faults.has(i) {
+			w.schedule(f.at, func() { w.fail(i, f) })
+		}
+	}
+	w.schedule(faultsEnd, w.heal)
+	w.schedule(runTime-2*minute, func() {
+		for _, d := range w.devices {
+			for _, c := range d.chats {
+				c.pull()
+			}
+		}
+	})
+	w.loop(runTime)
+	if len(w.violations) == 0 {
+		w.checkEnd()
+	}
+}
+
+// Panics is what a violation names where code panicked: no invariant allows that.
+const Panics = "panic"
+
+// guard makes a panic of the code under test a violation, with where it was, so that it is traced and made small as any other.
+func (w *world) guard(run func()) {
+	defer func() {
+		if why := recover(); why != nil {
+			w.violate(Panics, "%v, at %s", why, panicked())
+		}
+	}()
+	run()
+}
+
+// panicked lists the innermost calls that a recovered panic came through.
+func panicked() string {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs[:])])
+	var at []string
+	for inside := false; len(at) < 6; {
+		f, more := frames.Next()
+		if inside && !strings.HasPrefix(f.Function, "runtime.") {
+			at = append(at, fmt.Sprintf("%s (%s:%d)", f.Function[strings.LastIndexByte(f.Function, '/')+1:], filepath.Base(f.File), f.Line))
+		}
+		inside = inside || f.Function == "runtime.gopanic"
+		if !more {
+			break
+		}
+	}
+	return strings.Join(at, " < ")
 }
 
 // schedule is push at a time.

@@ -27,6 +27,7 @@ type server struct {
 	owns  bool // it believes so
 
 	shard   *owner.Shard
+	reign   int // grows where a deliberate bug keeps the shard that a fence voids
 	ledger  *owner.Ledger
 	tails   []*reading
 	taking  bool // it is taking over
@@ -243,9 +244,9 @@ func (s *server) poll() {
 		ask.Partitions = append(ask.Partitions, parts[i].Partition)
 	}
 	s.asking = true
-	shard := s.shard
+	shard, reign := s.shard, s.reign
 	s.after(s.dice.between(200, 2*ms), func() {
-		if s.shard != shard {
+		if s.shard != shard || s.reign != reign {
 			return
 		}
 		facts := s.r.store.known(ask)
@@ -256,7 +257,7 @@ func (s *server) poll() {
 			return
 		}
 		s.after(s.dice.between(100, ms), func() {
-			if s.shard != shard {
+			if s.shard != shard || s.reign != reign {
 				return
 			}
 			s.asking = false
@@ -370,6 +371,7 @@ func (s *server) fenced() {
 	if s.w.Bug == BugRemembersAfterFence && s.ledger.Flying() != nil {
 		s.ledger.Land(false)
 		s.ledger.Void()
+		s.reign++
 		for _, rd := range s.tails {
 			at := s.r.store.view.Position(rd.l.p)
 			t, err := view.NewTail(at, 1)

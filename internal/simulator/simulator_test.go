@@ -177,6 +177,26 @@ func TestMutations(t *testing.T) {
 	}
 }
 
+// Code that panics breaks the run, which ends there and is traced as any that breaks an invariant.
+func TestPanicIsAViolation(t *testing.T) {
+	w := newWorld(Options{Seed: 1, Records: 300}, true)
+	w.push(minute, w.regions[1].router.proc, func() {
+		var none *world
+		none.now = 1
+	})
+	w.guard(w.play)
+	if len(w.violations) != 1 {
+		t.Fatalf("%d violations", len(w.violations))
+	}
+	v := w.violations[0]
+	if v.Invariant != Panics || v.At != minute || !strings.Contains(v.Detail, "nil pointer") || !strings.Contains(v.Detail, "simulator_test.go") {
+		t.Errorf("it is told as %v", v)
+	}
+	if last := w.trace[len(w.trace)-1]; !strings.Contains(last, v.Detail) || len(w.trace) < 10 {
+		t.Errorf("the trace ends with %q", last)
+	}
+}
+
 // A failing run becomes a small one that fails alike.
 func TestShrinks(t *testing.T) {
 	o := Options{Seed: 1, Records: 400, Bug: BugStampWallClock}
