@@ -26,7 +26,8 @@ type Config struct {
 	Region     im.Region // own
 	Origin     im.Origin // own log's
 	Peers      []Peer
-	Partitions int // of every topic, in every region
+	Sealed     []im.Origin // whose logs are sealed in other regions: what is lacking of them is taken from there
+	Partitions int         // of every topic, in every region
 
 	Via          map[im.Region]im.Region // of a peer that cannot be reached: the region from whose copy its log is taken, always
 	StandIns     []im.Region             // from whose copies, in turn, any log is taken while its own way does not work; none: it is waited for

@@ -7,11 +7,15 @@ import (
 )
 
 // Ends is, of each peer whose link is open, where the peer said last that its log of messages and read cursors ends. Peers
-// whose link is not open, or of which the region in between has not heard, are there without any.
+// whose link is not open, or of which the region in between has not heard, are there without any; those that were lost are not
+// there (see Sealed).
 func (r *Replicator) Ends() map[im.Region]map[im.Partition]int64 {
 	all := map[im.Region]map[im.Partition]int64{}
 	for _, p := range r.all() {
 		c := p.in
+		if r.inherited.has(c.peer.Origin) || c.isLost() {
+			continue
+		}
 		all[c.peer.Region] = nil
 		c.mu.Lock()
 		open := c.open && (c.told.via == "" || r.now().Sub(c.told.at) <= r.cfg.LinkTimeout)

@@ -21,6 +21,8 @@ import (
 
 // Copies reads the copies of other regions.
 type Copies interface {
+	// CopyStates tells what the copies of an origin hold.
+	CopyStates(ctx context.Context, peer im.Region, o im.Origin) ([]im.CopyState, error)
 	// ReadCopy calls take with batches of the records [from, to) of a partition, in order.
 	ReadCopy(ctx context.Context, peer im.Region, p im.Partition, from, to int64, take func(*wire.LinkBatch) error) error
 }
@@ -372,13 +374,14 @@ func (r *Replicator) CopyFill(ctx context.Context, o im.Origin, generation uint3
 		if !ok {
 			return nil
 		}
-		return c.fill(ctx, p, generation, f)
+		return c.fill(ctx, p, generation, f, fmt.Sprintf("if no region that is left has them any more, the timelines of %s cannot have them either: "+
+			"give it up as well (--accept-loss-of %s)", r.cfg.Region, r.cfg.Region))
 	})
 }
 
-// fill fetches what a copy lacks until it has it, or nothing came for too long: the other copy may have lost it meanwhile. What
-// is missing of routes is passed by.
-func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.CopyFill) error {
+// fill fetches what a copy lacks until it has it, or nothing came for too long: the other copy may have lost it meanwhile, and
+// remedy says what is left to do. What is missing of routes is passed by.
+func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.CopyFill, remedy string) error {
 	wait, came := c.r.backoff(), time.Now()
 	sources := c.r.cfg.sources(f.From, c.peer.Region)
 	for try := 0; ; try++ {
@@ -412,9 +415,8 @@ func (c *receiving) fill(ctx context.Context, p *part, generation uint32, f im.C
 				p.leaveOut(f.To)
 				continue
 			default:
-				return im.Errorf(im.CodeUnavailable, "%v: of records %d to %d nothing came from the copy in %s for %v: %v; if no region that is left has them any more, "+
-					"the timelines of %s cannot have them either: give it up as well (--accept-loss-of %s)",
-					p.p, s.Next, f.To-1, f.From, took.Round(time.Second), err, c.r.cfg.Region, c.r.cfg.Region)
+				return im.Errorf(im.CodeUnavailable, "%v: of records %d to %d nothing came from the copy in %s for %v: %v; %s",
+					p.p, s.Next, f.To-1, f.From, took.Round(time.Second), err, remedy)
 			}
 			c.r.log.Warn("what a copy lacks cannot be fetched", "partition", p.p.String(), "from", string(from), "next", s.Next, "error", err.Error())
 			if !pause(ctx, wait.NextBackOff()) {
@@ -518,7 +520,7 @@ func (r *Replicator) lostTo(peer im.Region, own im.Origin) (im.Stamp, bool) {
 		if own == "" {
 			own = c.peer.Origin
 		}
-		if c.peer.Origin == own && c.isLost() {
+		if c.peer.Origin == own && (c.isLost() || r.inherited.has(own)) {
 			return max(c.heldStamp(), 1), true
 		}
 		if c.peer.Origin.Epoch() > own.Epoch() {

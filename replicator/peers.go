@@ -46,8 +46,9 @@ func (r *Replicator) peer(region im.Region) *peer {
 }
 
 // Follow makes the peers those that are named. Links to others end, links to those that were peers before go on as they are;
-// a peer that writes another origin than before is another. It may be called at any time.
-func (r *Replicator) Follow(peers []Peer) error {
+// a peer that writes another origin than before is another. What is lacking of the logs that are sealed is taken from other
+// regions' copies. It may be called at any time.
+func (r *Replicator) Follow(peers []Peer, sealed []im.Origin) error {
 	cfg := r.cfg
 	cfg.Peers, cfg.Caps = peers, nil // a cap may name a region that is gone
 	if err := cfg.check(); err != nil {
@@ -87,6 +88,7 @@ func (r *Replicator) Follow(peers []Peer) error {
 		now = append(now, fresh)
 	}
 	r.peers.Store(&now)
+	r.inherit(sealed)
 	return nil
 }
 

@@ -42,10 +42,10 @@ func TestPeersComeAndGo(t *testing.T) {
 		}
 		return all
 	}
-	if err := m.nodes["eu"].replicator().Follow(peers("us", alone)); err != nil {
+	if err := m.nodes["eu"].replicator().Follow(peers("us", alone), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.nodes["us"].replicator().Follow(peers("eu", alone)); err != nil {
+	if err := m.nodes["us"].replicator().Follow(peers("eu", alone), nil); err != nil {
 		t.Fatal(err)
 	}
 	m.caughtUp(t)
@@ -53,7 +53,7 @@ func TestPeersComeAndGo(t *testing.T) {
 		t.Errorf("the link from us was opened at %v, and anew at %v", opened, now)
 	}
 
-	if err := m.nodes["eu"].replicator().Follow(peers(alone)); err != nil {
+	if err := m.nodes["eu"].replicator().Follow(peers(alone), nil); err != nil {
 		t.Fatal(err)
 	}
 	if in := m.nodes["eu"].replicator().Status().In; len(in) != 1 || in[0].Peer != alone {
@@ -70,7 +70,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	if states, err := m.nodes["eu"].replicator().CopyHold(t.Context(), "us", 0); err != nil || len(states) == 0 {
 		t.Errorf("eu's copies of us are not readable any more: %v", err)
 	}
-	if err := m.nodes["eu"].replicator().Follow(peers("eu")); err == nil {
+	if err := m.nodes["eu"].replicator().Follow(peers("eu"), nil); err == nil {
 		t.Error("a region is its own peer")
 	}
 	var refused *im.Error

@@ -157,6 +157,9 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	if c.isLost() {
 		return c.errLost()
 	}
+	if c.r.inherited.has(c.peer.Origin) { // and more of it must not come here than counts
+		return im.Errorf(im.CodeWrongRegion, "origin %s was declared lost, and what counts of its log is taken from other regions", c.peer.Origin)
+	}
 	l, err := c.dial(ctx, sender)
 	if err != nil {
 		return err

@@ -29,10 +29,13 @@ type Replicator struct {
 	clocks  clocks
 	peers   atomic.Pointer[[]*peer] // replaced under mu
 
+	inherited inheritances
+
 	receiving sync.WaitGroup // links from peers; entered under mu
 	linger    sync.WaitGroup // goroutines that outlive a call of Link by a moment
 
-	// mu guards what follows. It is held for a moment only and taken before no other lock.
+	// mu guards what follows. It is held for a moment only and taken before no other lock but that of
+	// inherited.
 	mu       sync.Mutex
 	ctx      context.Context // of Run; nil before, ended after
 	end      context.CancelCauseFunc
@@ -76,14 +79,16 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 	r := &Replicator{
 		cfg: cfg, deps: deps, own: cfg.partitions(cfg.Origin),
 		log: deps.Logger, tracer: deps.Tracer, codec: codec, held: newHeld(),
-		ends:     ends{names: map[im.Partition]im.LogName{}},
-		sendings: map[endpoint][]openSending{},
+		ends:      ends{names: map[im.Partition]im.LogName{}},
+		sendings:  map[endpoint][]openSending{},
+		inherited: inheritances{of: map[im.Origin]*inheritance{}},
 	}
 	peers := make([]*peer, len(cfg.Peers))
 	for i, p := range cfg.Peers {
 		peers[i] = r.newPeer(p)
 	}
 	r.peers.Store(&peers)
+	r.inherit(cfg.Sealed)
 	if r.metrics, err = newMetrics(deps.Meter, cfg.Peers, r.Status); err != nil {
 		return nil, err
 	}
@@ -104,6 +109,7 @@ func (r *Replicator) Run(ctx context.Context) error {
 	for _, p := range r.all() {
 		r.start(p)
 	}
+	r.inherit(r.inherited.all())
 	r.mu.Unlock()
 	defer r.end(nil)
 	defer r.metrics.close()

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -44,9 +45,45 @@ func (o *Operator) addable(m im.Member, said []im.Member, states map[im.Region]i
 	if states[m.Region].State.Gone() || slices.Contains(o.site.Regions, m.Region) && !announced(m, said) {
 		return fmt.Errorf("region %s is known already: one that was lost or removed comes back by antipode region return", m.Region)
 	}
+	return nil
+}
+
+// sealed are the regions of which the log of some epoch is sealed: no link tells a new region that there were any.
+func (o *Operator) sealed(states map[im.Region]im.RegionState) (sealed []im.Region) {
 	for _, origin := range o.site.Origins {
-		if newest, _ := o.site.newest(origin.Region()); newest != origin || states[origin.Region()].State.Gone() {
-			return fmt.Errorf("the log of %s is sealed, and no link brings it to a new region: the timelines of %s would lack it. Nothing was changed", origin, m.Region)
+		r := origin.Region()
+		if newest, _ := o.site.newest(r); (newest != origin || states[r].State.Gone()) && !slices.Contains(sealed, r) {
+			sealed = append(sealed, r)
+		}
+	}
+	return sealed
+}
+
+// tellSealed has a region that is added hear of all logs that are sealed, also where only the configuration of the others names them:
+// its timelines are derived from them as well.
+func (o *Operator) tellSealed(ctx context.Context, said []im.Member, states map[im.Region]im.RegionState) error {
+	for _, r := range o.sealed(states) {
+		m := im.Member{Region: r, Replicator: o.site.Peers[r], Stamp: im.StampAt(time.Now())}
+		if r == o.site.Region {
+			m.Replicator = o.addr
+		}
+		for _, origin := range o.site.Origins {
+			if origin.Region() == r {
+				m.Origins = append(m.Origins, origin)
+			}
+		}
+		slices.SortFunc(m.Origins, func(a, b im.Origin) int { return cmp.Compare(a.Epoch(), b.Epoch()) })
+		known := slices.ContainsFunc(said, func(has im.Member) bool {
+			return has.Region == r && !slices.ContainsFunc(m.Origins, func(o im.Origin) bool { return !slices.Contains(has.Origins, o) })
+		})
+		if known {
+			continue
+		}
+		if err := m.Check(); err != nil {
+			return fmt.Errorf("a log of region %s is sealed, and discovery cannot be told of it: %w", r, err)
+		}
+		if err := o.env.Discovery.SetMember(ctx, m); err != nil {
+			return fmt.Errorf("discovery was not told that a log of region %s is sealed: %w", r, err)
 		}
 	}
 	return nil
@@ -79,6 +116,9 @@ func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) 
 		return err
 	}
 	if !announced(m, said) {
+		if err := o.tellSealed(ctx, said, states); err != nil {
+			return fmt.Errorf("region %s is not added: %w", m.Region, err)
+		}
 		if err := o.env.Discovery.SetMember(ctx, m); err != nil {
 			return fmt.Errorf("region %s is not added: %w", m.Region, err)
 		}

@@ -83,7 +83,14 @@ func (d *Dev) addRegion(ctx context.Context, name im.Region, first func(*devRegi
 
 // announce has the others follow a region, unless they do.
 func (d *Dev) announce(ctx context.Context, r *devRegion) error {
-	operator, err := d.Operator(d.all()[0].site.Region)
+	states, err := d.RegionStates(ctx)
+	if err != nil {
+		return err
+	}
+	by := slices.IndexFunc(d.all(), func(other *devRegion) bool {
+		return !slices.ContainsFunc(states, func(s im.RegionState) bool { return s.Region == other.site.Region && s.State.Gone() })
+	})
+	operator, err := d.Operator(d.all()[by].site.Region) // there is one: the new region itself is not gone
 	if err != nil || slices.Contains(operator.site.Regions, r.site.Region) {
 		return err
 	}

@@ -30,6 +30,8 @@ const (
 type joinLinks interface {
 	// Ends are, by region, where its log ends by its own word; none of one that does not answer.
 	Ends() map[im.Region]map[im.Partition]int64
+	// Sealed are the ends of logs that are sealed, and those of which the region has not all yet.
+	Sealed() (seals map[im.Partition]int64, missing []im.Origin)
 	// Empty tells whether nothing of any other region is here.
 	Empty(ctx context.Context) (bool, error)
 }
@@ -108,6 +110,11 @@ func (j *joiner) wanted(patient bool) (map[im.Partition]int64, string) {
 	if answering == 0 && len(ends) > 0 {
 		return nil, "no other region answers, which would tell what this one lacks"
 	}
+	seals, missing := j.links.Sealed()
+	if len(missing) > 0 { // and whoever has it is waited for, as nothing else would bring it later
+		return nil, fmt.Sprintf("the sealed log of %s is not here yet", missing[0])
+	}
+	maps.Copy(want, seals)
 	return want, ""
 }
 

@@ -18,6 +18,8 @@ type fakeWorld struct {
 	mu      sync.Mutex
 	ends    map[im.Region]map[im.Partition]int64
 	applied map[im.Partition]int64
+	seals   map[im.Partition]int64
+	lacks   []im.Origin // sealed logs
 	err     error
 }
 
@@ -29,6 +31,12 @@ func (w *fakeWorld) Ends() map[im.Region]map[im.Partition]int64 {
 		all[r] = maps.Clone(ends)
 	}
 	return all
+}
+
+func (w *fakeWorld) Sealed() (map[im.Partition]int64, []im.Origin) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.seals), w.lacks
 }
 
 func (w *fakeWorld) Empty(context.Context) (bool, error) { return true, nil }
@@ -125,6 +133,24 @@ func TestJoining(t *testing.T) {
 			set(func() { w.err, w.applied[us] = nil, 2000 })
 			if !caught() {
 				t.Error("it is near")
+			}
+		},
+		"waits for the log of a region that was lost, however long": func(t *testing.T) {
+			w := &fakeWorld{ends: map[im.Region]map[im.Partition]int64{"us": {us: 1}}, applied: map[im.Partition]int64{us: 1}, lacks: []im.Origin{"ap"}}
+			set, caught, missing := rig(t, w)
+			for range 20 {
+				set(func() {})
+			}
+			if caught() || !strings.Contains(missing(), "the sealed log of ap is not here yet") {
+				t.Fatalf("nothing of ap is here, and it waits for %q", missing())
+			}
+			set(func() { w.lacks, w.seals = nil, map[im.Partition]int64{ap: 7} })
+			if caught() {
+				t.Fatal("nothing of ap is applied")
+			}
+			set(func() { w.applied[ap] = 7 })
+			if !caught() {
+				t.Error("everything is applied")
 			}
 		},
 		"is near by itself where there is no other": func(t *testing.T) {

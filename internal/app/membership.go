@@ -80,6 +80,12 @@ func (m *membership) live() []im.Origin {
 	return live
 }
 
+// sealed are the origins that are written no more.
+func (m *membership) sealed() []im.Origin {
+	live := m.live()
+	return slices.DeleteFunc(slices.Clone(m.origins), func(o im.Origin) bool { return slices.Contains(live, o) })
+}
+
 // linked are the newest origins of the regions that links are kept open to: a region that was lost is told so over a link, one
 // that was removed is not expected.
 func (m *membership) linked(own im.Region) []im.Origin {

@@ -239,7 +239,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	}
 	cfg := p.site.Replicator
 	cfg.Region, cfg.Origin, cfg.Partitions = p.site.Region, p.site.Origin, p.site.Partitions
-	cfg.Peers = peersOf(p.members(), p.site.Region)
+	cfg.Peers, cfg.Sealed = peersOf(p.members(), p.site.Region), p.members().sealed()
 	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
 		addr, ok := p.members().addrs[peer]
 		if !ok {
@@ -265,7 +265,7 @@ func (p *process) replicator(ctx context.Context) (*replicator.Replicator, error
 	rpc.RegisterReplicator(server, r, rpc.ReplicatorAccess{Region: p.site.Region, Identify: certs.Identify})
 	p.push("rpc", server.Run)
 	p.push("replicator", p.confess(r.Run))
-	p.followMembers(log, func(m *membership) error { return r.Follow(peersOf(m, p.site.Region)) })
+	p.followMembers(log, func(m *membership) error { return r.Follow(peersOf(m, p.site.Region), m.sealed()) })
 	if err := p.join(ctx, r, views); err != nil {
 		return nil, err
 	}

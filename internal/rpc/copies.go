@@ -97,6 +97,16 @@ func (l *Links) ReadCopy(ctx context.Context, peer im.Region, p im.Partition, fr
 	return NewCopies(conn, peer).Read(ctx, p, from, to, take)
 }
 
+// CopyStates tells what another region's copies of an origin hold.
+func (l *Links) CopyStates(ctx context.Context, peer im.Region, o im.Origin) ([]im.CopyState, error) {
+	conn, err := l.Dial(peer)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return NewCopies(conn, peer).Hold(ctx, o, 0)
+}
+
 // Dial returns a connection to a region's replicator for a few calls. The caller closes it.
 func (l *Links) Dial(peer im.Region) (*grpc.ClientConn, error) {
 	t, err := l.target(peer)

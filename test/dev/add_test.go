@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/checker"
 	"github.com/antipode-im/antipode/internal/config"
+	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/demo"
 	"github.com/antipode-im/antipode/ipconf"
 )
@@ -104,4 +106,60 @@ func handsOut(t *testing.T, d *app.Dev, asked, region im.Region) bool {
 	t.Helper()
 	e, ok := explained(t, d, asked)
 	return ok && slices.ContainsFunc(e.Ranked, func(r ipconf.Reason) bool { return r.Region == region })
+}
+
+// TestRegionAddedAfterALoss: eu is lost for good, and ap, which knows nothing of it, takes its place. It takes clients once it has the
+// log of eu that counts, as us has it; who wrote in eu and goes on there finds everything. Then all that are left hold the same.
+func TestRegionAddedAfterALoss(t *testing.T) {
+	d := start(t, t.TempDir(), "eu", "us")
+	chat := im.Direct("ann", "bob")
+	ann, bob := connect(t, d, "ann", "eu"), connect(t, d, "bob", "us")
+	var want []string
+	for n := range 30 {
+		text := fmt.Sprintf("before %02d", n)
+		want = append(want, text)
+		from, to := ann, bob
+		if n%3 == 2 {
+			from, to = bob, ann
+		}
+		from.send(t, chat, text)
+		to.next(t, text)
+	}
+	ann.Close()
+	if err := d.Kill(t.Context(), console.Target{Region: "eu"}); err != nil {
+		t.Fatal(err)
+	}
+	log := func(line string) { t.Log(line) }
+	operator, err := d.Operator("us")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.Lose(patient(t), app.LoseOrder{Region: "eu", Progress: log}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.AddRegion(patient(t), "ap"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "ap has caught up, and us names it", func() bool {
+		return stateOf(t, d, "ap") == im.StateActive && handsOut(t, d, "us", "ap")
+	})
+	if got := pulled(t, d, "ap", "ann", chat, nil); !slices.Equal(got, want) {
+		t.Errorf("ap takes clients, and has %d of %d messages of before, or in another order: %q", len(got), len(want), got)
+	}
+	ann = connect(t, d, "ann", "ap")
+	if ack := ann.send(t, chat, "after"); ack.Origin != "ap" {
+		t.Errorf("ap takes messages as %q", ack.Origin)
+	}
+	bob.next(t, "after")
+	bob.send(t, chat, "welcome")
+	ann.next(t, "welcome")
+	left := d.Without("eu")
+	await(t, "both hold the same", func() bool {
+		digests, err := left.Digests(t.Context())
+		return err == nil && len(digests) == 2 && len(checker.Check(&checker.History{Digests: digests})) == 0
+	})
+	settled, err := operator.Lose(patient(t), app.LoseOrder{Region: "eu", Progress: log})
+	if err != nil || !settled[0].Already {
+		t.Errorf("us and ap do not agree where eu ends: %+v, %v", settled, err)
+	}
 }
