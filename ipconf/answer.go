@@ -98,7 +98,7 @@ func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64
 	home := &v.regions[v.table.Gateway(first.Gateway).Region]
 	busy = busy || home.Share < 1 || first.Why == rank.Displaced
 	policy, variant := s.policies.of(kindOf(q.platform), classOf(q.network), busy)
-	etag := s.tag(v, &c, variant)
+	etag := s.tag(v, &c, variant>>1) // which of the two a draw leads to says nothing of the other
 	if have == etag && q.failed == "" {
 		return outcome{etag: etag, first: -1}
 	}
@@ -134,10 +134,10 @@ func (s *IPConf) answer(w *work, v *view, q *request, ip netip.Addr, have uint64
 	return outcome{etag: etag, first: first.Gateway}
 }
 
-// tag names what a client's list depends on: the fleet, the policy, and where and who the client is as far as it counts. A
-// list of the same tag is as good.
-func (s *IPConf) tag(v *view, c *rank.Client, variant uint64) uint64 {
-	who := uint64(c.Want+1)<<24 | uint64(c.Home+1)<<16 | variant<<1
+// tag names what a client's list depends on: the fleet, its class of policies, and where and who the client is as far as it counts, but no
+// chance. A list of the same tag is as good.
+func (s *IPConf) tag(v *view, c *rank.Client, class uint64) uint64 {
+	who := uint64(c.Want+1)<<24 | uint64(c.Home+1)<<16 | class<<1
 	if c.Canary {
 		who |= 1
 	}

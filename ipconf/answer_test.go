@@ -113,6 +113,26 @@ func steady(t *testing.T, p *IPConf, path string) string {
 	return ""
 }
 
+// measured waits until answers are made of all gateways' loads.
+func measured(t *testing.T, p *IPConf) {
+	t.Helper()
+	eventually(t, p, "", "e0 e1 u0 u1")
+	known := func() bool {
+		v := p.current.Load()
+		for i := range v.gateways {
+			if v.table.Gateway(i).Age < 0 {
+				return false
+			}
+		}
+		return len(v.gateways) == 4
+	}
+	for end := time.Now().Add(time.Minute); !known(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("some gateway never told its load")
+		}
+	}
+}
+
 // A list that is still good is not sent again; one whose gateways changed is. Errors are not cached.
 func TestETag(t *testing.T) {
 	s := halfFull()
@@ -143,6 +163,79 @@ func TestETag(t *testing.T) {
 	eventually(t, p, "", "")
 	if resp, _ := ask(t, p, "/v1/endpoints", nil); resp.StatusCode != 503 || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%s %v", resp.Status, resp.Header)
+	}
+}
+
+// A tag names what is so, not what chance made of it: which region a client was drawn into, or on which side of a tenth the room of a
+// moment is.
+func TestETagStays(t *testing.T) {
+	s := two(2)
+	for id, l := range s.loads {
+		if l.Conns = 20_000; id[0] == 'e' {
+			l.Conns = 90_000 // half of its newcomers are sent on
+		}
+		s.loads[id] = l
+	}
+	cfg := quick()
+	cfg.GatewayRate = 1e9
+	p := run(t, s, cfg, nil)
+	measured(t, p)
+	const path = "/v1/endpoints?uid=ann&rtt=eu:10,us:100"
+	resp, _ := ask(t, p, path, nil)
+	tag := resp.Header.Get("ETag")
+	first := map[string]bool{}
+	for i := range 400 {
+		if i == 200 {
+			s.change(func() {
+				for id, l := range s.loads {
+					l.Conns += 1_000
+					s.loads[id] = l
+				}
+			})
+		}
+		resp, b := ask(t, p, path, nil)
+		var list wire.Endpoints
+		if err := json.Unmarshal(b, &list); err != nil {
+			t.Fatal(err)
+		}
+		first[string(list.Gateways[0].Region)] = true
+		if now := resp.Header.Get("ETag"); now != tag {
+			t.Fatalf("answer %d: the tag went from %s to %s", i, tag, now)
+		}
+	}
+	if len(first) != 2 {
+		t.Errorf("the first gateways were all of %v: nothing was left to chance", first)
+	}
+}
+
+// All ipconfs that see the same give the same tag, however they came to see it: behind a balancer they answer by turns.
+func TestETagOfAnotherIPConf(t *testing.T) {
+	s := halfFull()
+	p := start(t, s)
+	eventually(t, p, "", "e0 e1 u0 u1")
+	s.change(func() {
+		s.of["gateway/eu"][0].URL = "http://elsewhere.example:80"
+		s.of["gateway/eu"][0].Epoch++
+	})
+	const path = "/v1/endpoints?uid=ann"
+	measured(t, p)
+	other := start(t, s)
+	measured(t, other)
+	if one, two := steady(t, p, path), steady(t, other, path); one != two {
+		t.Errorf("one gives %s, the other %s", one, two)
+	}
+}
+
+// Room between two tenths counts as what it was before, until it clearly is not.
+func TestTenths(t *testing.T) {
+	was := 5
+	for _, step := range []struct {
+		free float64
+		want int
+	}{{0.5, 5}, {0.499, 5}, {0.46, 5}, {0.64, 5}, {0.66, 6}, {0.599, 6}, {0.56, 6}, {0.54, 5}, {0.1, 1}, {0.06, 1}, {0.04, 0}, {0, 0}, {1, 10}} {
+		if was = tenth(step.free, was); was != step.want {
+			t.Errorf("with %g free: %d tenths, want %d", step.free, was, step.want)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ type gateway struct {
 	instance im.Instance
 	endpoint wire.Endpoint
 	json     []byte    // of the endpoint, up to the score
+	print    uint64    // a hash of that
 	since    time.Time // when the catalogue first named it
 	served   time.Time // when it was first heard of, if others had served for a while; zero: they began together
 	load     im.Load
@@ -121,6 +122,7 @@ func (f *fleet) catalogue(name im.Region, instances []im.Instance, second bool, 
 		}
 		if e := wire.EndpointOf(i); e != g.endpoint {
 			g.endpoint, g.json = e, endpointJSON(e)
+			g.print = fingerprint(g.json)
 			f.changes++
 		}
 		g.instance = i

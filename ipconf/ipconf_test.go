@@ -135,7 +135,9 @@ func start(t *testing.T, s *site) *IPConf {
 
 func run(t *testing.T, s *site, cfg Config, geo Geo) *IPConf {
 	t.Helper()
+	s.mu.Lock()
 	s.of["ipconf/us"] = []im.Instance{{Service: "ipconf", ID: "ipconf-us", Region: "us", URL: "http://ipconf-us.example"}}
+	s.mu.Unlock()
 	p, err := New(cfg, Deps{Discovery: s, Gateways: s, Peers: s, States: s, Geo: geo})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package ipconf
 
 import (
 	"context"
+	"encoding/binary"
 	"hash/fnv"
 	"time"
 
@@ -18,6 +19,8 @@ type view struct {
 	open      float64 // usable gateways of open regions
 	ipconfs   float64 // that share the work, as far as is known, this one included
 	epoch     uint64  // changes when lists that were handed out should be asked for again
+	rooms     []int   // of the regions: which tenth of their capacity is free, as far as epoch goes
+	scarce    bool    // less than the reserve is free, as far as epoch goes
 	catalogue *signed // nil: none
 }
 
@@ -37,33 +40,64 @@ func (s *IPConf) view(now time.Time) *view {
 		v.regions[i] = r
 	}
 	v.table = rank.Build(list, v.regions, rank.Settings{Limit: s.cfg.MaxAnswer})
-	h := fnv.New64a()
-	note := func(n float64) { h.Write([]byte{byte(n), byte(int(n) >> 8)}) }
 	for i, r := range v.regions {
-		usable, free := v.table.State(i)
-		if r.Share > 0 {
+		if usable, _ := v.table.State(i); r.Share > 0 {
 			v.open += float64(usable)
 		}
-		note(float64(usable))
-		note(10 * free)
-		note(10 * r.Share)
+	}
+	v.settle(s.current.Load(), s.cfg.Reserve)
+	return v
+}
+
+// settle makes the view's epoch of what lists depend on, and not of how the view came about: all ipconfs that see the same have the
+// same. Room fluctuates all the time: the last view's word for it stands until it is clearly wrong.
+func (v *view) settle(last *view, reserve float64) {
+	free := v.table.Free(0)
+	v.scarce = free < reserve || last != nil && last.scarce && free < 1.5*reserve
+	h := fnv.New64a()
+	note := func(n uint64) { h.Write(binary.LittleEndian.AppendUint64(nil, n)) }
+	v.rooms = make([]int, len(v.regions))
+	for i, r := range v.regions {
+		_, free := v.table.State(i)
+		v.rooms[i] = int(10 * free)
+		if last != nil && i < len(last.regions) && last.regions[i].Name == r.Name {
+			v.rooms[i] = tenth(free, last.rooms[i])
+		}
+		for _, n := range []int{v.rooms[i], int(10 * r.Share), int(10 * r.Ramp)} {
+			note(uint64(n))
+		}
+	}
+	if v.scarce {
+		note(1)
 	}
 	if v.catalogue != nil {
 		h.Write([]byte(v.catalogue.version))
 	}
-	canaries := make([]int, len(v.regions))
-	for i := range list {
-		if list[i].Canary && !list[i].Dead && !list[i].Draining {
-			canaries[list[i].Region]++
+	for i, g := range v.gateways {
+		switch known := v.table.Gateway(i); {
+		case known.Dead || known.Draining:
+		case known.Canary:
+			note(mix(g.print))
+		default:
+			note(g.print)
 		}
 	}
-	for _, n := range canaries {
-		note(float64(n))
-	}
-	_, changes := s.fleet.all(nil)
-	note(float64(changes))
 	v.epoch = mix(h.Sum64())
-	return v
+}
+
+// tenth is the tenth in which a part lies, or the last one while it is no more than half a tenth beyond it.
+func tenth(part float64, last int) int {
+	if low := float64(last) / 10; part >= low-0.05 && part < low+0.15 {
+		return last
+	}
+	return int(10 * part)
+}
+
+// fingerprint is a hash.
+func fingerprint(b []byte) uint64 {
+	h := fnv.New64a()
+	h.Write(b)
+	return h.Sum64()
 }
 
 // peerCount is how many ipconfs share the work. Of other regions those count that answered when they were last asked: a dead
