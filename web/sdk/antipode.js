@@ -37,6 +37,7 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {string} uid
  * @property {string[]} ipconf           base URLs, the preferred region's first
  * @property {string} [region]           the preferred region; empty: the nearest
+ * @property {string} [home]             the region that the user is at home in: it counts as three times as near
  * @property {() => Promise<{token: string, expiresMs: number}>} token  called when none is held or it has expired
  * @property {Record<string, string>} [catalogueKeys]  public keys in base64 (raw Ed25519), by id: only gateways of a catalogue that one of
  *                                       them signed are used. A browser may lack Ed25519 (canVerify): then no list is taken
@@ -95,8 +96,8 @@ export class Client extends Emitter {
     this.uid = options.uid;
     this.#endpoints = new Endpoints({ ipconf: options.ipconf, catalogueKeys: options.catalogueKeys });
     const tokens = new Tokens(options.token);
-    const { uid, region, agent } = options;
-    this.#links = new Links({ uid, region, agent, endpoints: this.#endpoints, tokens, patienceMs: CALL_MS }, this.#stopping.signal);
+    const { uid, region, home, agent } = options;
+    this.#links = new Links({ uid, region, home, agent, endpoints: this.#endpoints, tokens, patienceMs: CALL_MS }, this.#stopping.signal);
     this.#links.on('state', (change) => this.#set(change));
     this.#links.on('welcome', (welcomed) => this.#welcomed(welcomed));
     this.#links.on('event', (event) => this.#heard(event));

@@ -225,12 +225,18 @@ export class Connection extends Emitter {
     if (this.socket.poke) return;
     this.#heardAt = performance.now();
     this.#ping(); // measures the round trip early
+    const tick = Math.max(50, Math.min(1000, everyMs / 5));
+    const drawn = () => everyMs * (1 - 0.1 * Math.random()) - tick; // never late; and at random, so that the pings of many form no tide
+    let rest = drawn();
     this.#ticker = setInterval(() => {
       const now = performance.now();
       const quiet = Math.min(now - this.#pingAt, now - this.#heardAt);
       if (this.#pingAt && quiet > this.#patienceMs) this.leave(new AntipodeError('unavailable', 'the gateway fell silent'));
-      else if (now - this.#sentAt >= everyMs * 0.9 || now - this.#heardAt >= everyMs) this.#ping();
-    }, Math.max(50, Math.min(1000, everyMs / 5)));
+      else if (now - this.#sentAt >= rest || now - this.#heardAt >= everyMs) {
+        rest = drawn();
+        this.#ping();
+      }
+    }, tick);
   }
 
   #ping() {

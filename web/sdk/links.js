@@ -37,6 +37,7 @@ import { Streams, StreamSocket } from './stream.js';
  * @typedef {object} LinksDeps
  * @property {string} uid
  * @property {string} [region]  the preferred one
+ * @property {string} [home]  where the user is at home
  * @property {string} [agent]
  * @property {import('./endpoints.js').Endpoints} endpoints
  * @property {import('./tokens.js').Tokens} tokens
@@ -316,11 +317,11 @@ export class Links extends Emitter {
    * @param {Store} store @param {boolean} force @param {string[]} alternatives @param {AbortSignal} signal
    */
   async #order(store, force, alternatives, signal) {
-    const { uid, region = '' } = this.deps;
+    const { uid, region = '', home = '' } = this.deps;
     const rtt = Object.entries(store.rtts())
       .map(([name, ms]) => `${name}:${ms}`)
       .join(',');
-    const query = { uid, device: store.device, platform: 'web', network: this.network, region, last: store.last, rtt };
+    const query = { uid, device: store.device, platform: 'web', network: this.network, region, home, last: store.last, rtt };
     const first = this.deps.endpoints.named(alternatives);
     /** @type {Gateway[]} */
     let list = [];

@@ -18,9 +18,9 @@ const GATEWAYS = ['g1', 'g2'].map((id) => ({ id, region: 'eu', url: `ws://${id}/
 /**
  * Ann's client, in a network by script. Gateways welcome her, and answer pings unless they are silent.
  * @param {(world: {client: Client, asked: URL[], hellos: any[], silent: Set<number>, cut: () => void}) => Promise<void>} fn
- * @param {{policy?: object, answer?: (url: URL, headers: Headers) => import('./rig.js').Answer | undefined, reachable?: () => boolean}} [network]
+ * @param {{policy?: object, answer?: (url: URL, headers: Headers) => import('./rig.js').Answer | undefined, reachable?: () => boolean, options?: object}} [network]
  */
-async function inNetwork(fn, { policy = {}, answer = () => undefined, reachable = () => true } = {}) {
+async function inNetwork(fn, { policy = {}, answer = () => undefined, reachable = () => true, options = {} } = {}) {
   /** @type {any[]} */
   const hellos = [];
   /** @type {Set<number>} sockets, in the order of their hellos */
@@ -45,7 +45,7 @@ async function inNetwork(fn, { policy = {}, answer = () => undefined, reachable 
       fetching(
         (url, headers) => answer(url, headers) ?? { body: list, headers: { ETag: 'W/"7"' } },
         async (asked) => {
-          const client = new Client({ uid: 'ann', ipconf: ['http://ipconf'], token: async () => ({ token: 't', expiresMs: Date.now() + 60000 }), shelf: new MemoryShelf() });
+          const client = new Client({ uid: 'ann', ipconf: ['http://ipconf'], token: async () => ({ token: 't', expiresMs: Date.now() + 60000 }), shelf: new MemoryShelf(), ...options });
           client.start();
           try {
             await fn({ client, asked, hellos, silent, cut: () => cut() });
@@ -127,6 +127,13 @@ export const networkTests = {
       equal(tags, [null, null]);
       equal(hellos[1].resume.session, 's', 'its session comes along:');
     }, { answer });
+  },
+
+  async 'client: it asks by where its user wants to be and is at home'() {
+    await inNetwork(async ({ client, asked }) => {
+      await until(() => client.state.phase === 'online', 'it is connected');
+      equal([asked[0].searchParams.get('region'), asked[0].searchParams.get('home')], ['us', 'eu']);
+    }, { options: { region: 'us', home: 'eu' } });
   },
 
   async 'client: another network cuts a wait short, unless a server said how long it is'() {
