@@ -93,6 +93,10 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	bare50, bare99, err := floorAt(ctx, o, ours.fanRate/2)
+	if err != nil {
+		return fmt.Errorf("floor at half of the gateway's rate: %w", err)
+	}
 	over, err := idleTLS(ctx, o, w)
 	if err != nil {
 		return fmt.Errorf("gateway, TLS: %w", err)
@@ -119,6 +123,8 @@ func run(ctx context.Context, o options) error {
 	figure("fan-out-cpu-over-write-loop", ours.fanCPU/floor, ratio, "ratio")
 	figure("fan-out-half-rate-p50", ours.halfP50, theirs.halfP50, "ms")
 	figure("fan-out-half-rate-p99", ours.halfP99, theirs.halfP99, "ms")
+	figure("fan-out-half-rate-p50-of-write-loop", bare50, -1, "ms")
+	figure("fan-out-half-rate-p99-of-write-loop", bare99, -1, "ms")
 	perCore := func(cpu float64) float64 {
 		if cpu <= 0 {
 			return -1
