@@ -81,7 +81,7 @@ func (l *sending) pump(ctx context.Context) error {
 	reader := l.source.reader(from, l.packs)
 	defer reader.Close()
 	wait := l.r.backoff()
-	paused := make([]bool, len(l.lanes))
+	paused := make([]bool, len(l.parts)) // while the shelf is full of them
 	for {
 		batches, err := l.poll(ctx, reader)
 		if ctx.Err() != nil {
@@ -96,7 +96,7 @@ func (l *sending) pump(ctx context.Context) error {
 			}
 			l.r.log.Warn("a log cannot be read", "peer", string(l.peer), "origin", string(l.source.origin()), "error", err.Error())
 			for p, i := range l.index { // a partition that the reader gave up begins again
-				if part := &l.parts[i]; part.next >= 0 && !paused[part.lane] {
+				if part := &l.parts[i]; part.next >= 0 && !paused[i] {
 					reader.Seek(p, part.next)
 				}
 			}
@@ -144,22 +144,26 @@ func (l *sending) seek(reader Reader, paused []bool) {
 			continue
 		}
 		part.next = offset
-		if !paused[part.lane] {
+		if !paused[i] {
 			reader.Seek(part.p, offset)
 		}
 		l.r.metrics.seeks(l.peer)
 	}
 	for _, lane := range roomy {
-		paused[lane] = false
 		for i := range l.parts {
-			if part := &l.parts[i]; part.lane == lane && part.next >= 0 && part.refused == "" {
+			part := &l.parts[i]
+			if part.lane != lane || !paused[i] {
+				continue
+			}
+			paused[i] = false
+			if part.next >= 0 {
 				reader.Seek(part.p, part.next)
 			}
 		}
 	}
 }
 
-// readOn has the pump read lanes on.
+// readOn has the pump read on what it stopped of lanes.
 func (l *sending) readOn(lanes []int) {
 	l.seeks.Lock()
 	defer l.seeks.Unlock()
@@ -178,7 +182,7 @@ func (l *sending) standing() map[im.Partition]int64 {
 	return next
 }
 
-// store puts what a poll brought on the shelf, and stops reading the lanes that are full.
+// store puts what a poll brought on the shelf, and stops reading what has more than its share there.
 func (l *sending) store(reader Reader, polled []im.Batch, paused []bool) error {
 	var all []item
 	for _, b := range polled {
@@ -202,13 +206,9 @@ func (l *sending) store(reader Reader, polled []im.Batch, paused []bool) error {
 		}
 		all = append(all, items...)
 	}
-	for _, lane := range l.shelf.put(all) {
-		paused[lane] = true
-		for i := range l.parts {
-			if part := &l.parts[i]; part.lane == lane && part.refused == "" {
-				reader.Drop(part.p)
-			}
-		}
+	for _, i := range l.shelf.put(all) {
+		paused[i] = true
+		reader.Drop(l.parts[i].p)
 	}
 	return nil
 }

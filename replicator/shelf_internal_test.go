@@ -3,6 +3,7 @@ package replicator
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,8 +22,8 @@ func TestACrowdDelaysNoOtherLane(t *testing.T) {
 	for i := range 100 {
 		crowd = append(crowd, item{lane: 2, part: i, records: 1, bytes: 100_000})
 	}
-	if full := s.put(crowd); len(full) != 1 || full[0] != 2 {
-		t.Fatalf("full are %v; 10 MB wait in lane 2", full)
+	if full := s.put(crowd); len(full) != len(crowd) {
+		t.Fatalf("%v are not read on; 10 MB wait in lane 2", full)
 	}
 	for round := range 10 {
 		s.put([]item{{lane: 0, part: 1000 + round, records: 1, bytes: 300}})
@@ -64,13 +65,79 @@ func TestLanesShareByBytes(t *testing.T) {
 	}
 }
 
-// TestFullLanesAreReadOn: a lane that was full is read on when half of it is gone, sent or purged.
+// TestACrowdedPartitionDelaysNoOther: a record of a quiet partition goes with the next message, however much waits of another in its
+// lane, and it is read on while that is not.
+func TestACrowdedPartitionDelaysNoOther(t *testing.T) {
+	const most = 512 << 10
+	s := newShelf(1)
+	var crowd []item
+	for range 100 {
+		crowd = append(crowd, item{part: 7, records: 1, bytes: 100_000})
+	}
+	if full := s.put(crowd); !slices.Equal(full, []int{7}) {
+		t.Fatalf("%v are not read on; 10 MB wait of part 7", full)
+	}
+	for round := range 10 {
+		if full := s.put([]item{{part: round % 3, records: 1, bytes: 300}}); slices.Contains(full, round%3) {
+			t.Fatalf("round %d: %v are not read on", round, full)
+		}
+		items, _ := s.take(most, always)
+		size := 0
+		for _, it := range items {
+			size += it.bytes
+		}
+		if !slices.ContainsFunc(items, func(it item) bool { return it.part == round%3 }) {
+			t.Fatalf("round %d: the record of part %d waits behind part 7", round, round%3)
+		}
+		if size < most/2 || size > most {
+			t.Fatalf("round %d: a message of %d bytes, of %d at most, and more waits", round, size, most)
+		}
+	}
+}
+
+// TestPartitionsShareByBytes: those of a lane that always have something get the same, whatever the size of what they have. No more of
+// them waits than the lane may hold, and a piece of each.
+func TestPartitionsShareByBytes(t *testing.T) {
+	s := newShelf(1)
+	sizes := []int{600_000, 500, 40_000}
+	var sent [3]int
+	var stopped [3]bool
+	for range 2000 {
+		for part, size := range sizes {
+			for !stopped[part] && (s.lanes[0].queues[part] == nil || s.lanes[0].queues[part].bytes < 700_000) {
+				for _, p := range s.put([]item{{part: part, records: 1, bytes: size}}) {
+					stopped[p] = true
+				}
+			}
+		}
+		if most := shelfBytes + 3*600_000; s.lanes[0].bytes > most {
+			t.Fatalf("%d bytes wait, of %d at most", s.lanes[0].bytes, most)
+		}
+		items, roomy := s.take(64<<10, always)
+		if len(items) == 0 {
+			t.Fatal("nothing goes though all have something")
+		}
+		if len(roomy) > 0 {
+			stopped = [3]bool{}
+		}
+		for _, it := range items {
+			sent[it.part] += it.bytes
+		}
+	}
+	for part, size := range sizes {
+		if ratio := float64(sent[part]) / float64(sent[0]); ratio < 0.9 || ratio > 1.1 {
+			t.Errorf("%d bytes went in pieces of %d, %d in pieces of %d", sent[part], size, sent[0], sizes[0])
+		}
+	}
+}
+
+// TestFullLanesAreReadOn: what was stopped of a lane that was full is read on when half of it is gone, sent or purged.
 func TestFullLanesAreReadOn(t *testing.T) {
 	fill := func() *shelf {
 		s := newShelf(1)
 		for i := range 9 {
 			full := s.put([]item{{part: i, records: 1, bytes: 256 << 10}})
-			if want := i == 8; (len(full) == 1) != want {
+			if want := i == 8; (len(full) == 9) != want || !want && len(full) > 0 {
 				t.Fatalf("full after %d bytes: %v", (i+1)*256<<10, full)
 			}
 		}
