@@ -43,7 +43,7 @@ func SiteOf(c *config.Config) (Site, error) {
 		return Site{}, err
 	}
 	s.Kafka = kafka.Config{
-		Brokers: c.Log.Brokers, TLS: logTLS,
+		Brokers: c.Log.Brokers, TLS: logTLS, Linger: c.Log.Linger, Gather: c.Log.Gather,
 		SASL: kafka.SASL{Mechanism: c.Log.SASL.Mechanism, User: c.Log.SASL.User, Password: c.Log.SASL.Password.Reveal()},
 	}
 	for _, u := range c.Timelines.URLs {
@@ -130,10 +130,11 @@ func (s *Site) tune(c *config.Config) error {
 		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
 		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace, InterestAfter: i.InterestAfter,
 	}
-	s.ApplyPace = i.FetchPace
+	s.ApplyPace, s.LinkPace = i.FetchPace, c.Replicator.FetchPace
 	s.ClockFile = i.ClockFile
 	s.Replicator = replicator.Config{
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
+		HeldLinger:  c.Replicator.HeldLinger,
 		Compression: replicator.Compression(c.Replicator.Compression),
 		Via:         c.Replicator.Via, StandIns: c.Replicator.StandIns, StandInAfter: c.Replicator.StandInAfter,
 	}

@@ -293,7 +293,7 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 	c.Region, c.Origins, c.Partitions = name, origins, devPartitions
 	c.OriginEpoch = max(d.cfg.Epochs[name], 1)
 	c.Discovery = config.Discovery{Kind: "memory", TTL: registryTTL}
-	c.Log = config.Log{Brokers: []string{d.ports.region(index, portKafka)}, Replication: 1, MinInSync: 1}
+	c.Log.Brokers, c.Log.Replication, c.Log.MinInSync = []string{d.ports.region(index, portKafka)}, 1, 1
 	c.Routes.Addrs = []string{d.ports.region(index, portRedis)}
 	c.Auth.Keys = []config.AuthKey{{ID: key.ID, Alg: key.Algorithm, Key: config.Secret(key.Public)}}
 	c.Gateway.WebOrigins = []string{d.URL(), "http://localhost:" + portOf(d.ports.at(0))}

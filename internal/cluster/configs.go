@@ -72,7 +72,7 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 	c.Listen, c.RPC, c.Admin = "", "", ""
 	c.Drain, c.StartWait = 5*time.Second, 30*time.Second
 	brokers := r.Of(backendKafka)
-	c.Log = config.Log{Replication: len(brokers), MinInSync: (len(brokers) + 1) / 2}
+	c.Log.Replication, c.Log.MinInSync = len(brokers), (len(brokers)+1)/2
 	for _, k := range brokers {
 		c.Log.Brokers = append(c.Log.Brokers, k.Listen)
 	}
@@ -101,8 +101,16 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 			c.Replicator.Peers[l.From] = l.Addr
 		}
 	}
+	spare(c)
 	c.Telemetry.OTLP, c.Telemetry.SampleRatio = p.File.Traces, 0 // clients decide about their own submits
 	return c
+}
+
+// spare has a region's services do more with one request than they would with a machine of their own: whatever a message waits for
+// here it would otherwise wait for a processor. What another region waits for is spared most: it is far away anyway.
+func spare(c *config.Config) {
+	c.IMServer.FetchPace, c.IMServer.CommitPace = 20*time.Millisecond, 40*time.Millisecond
+	c.Replicator.FetchPace, c.Replicator.HeldLinger = 20*time.Millisecond, 40*time.Millisecond
 }
 
 func (p *Plan) passwordFile() string { return filepath.Join(p.KeysDir(), "postgres-password") }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -100,7 +101,16 @@ func quiet(err error) error {
 	return err
 }
 
-// environment is this process's without what configures services: their files do, alone.
-func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ANTIPODE_") })
+// environment is this process's without what configures services: their files do, alone. A service uses its region's share of
+// the processors, at least one, unless the environment says otherwise: many runtimes that each look for work on all of them spend
+// much of them on looking.
+func environment(processors, regions int) []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ANTIPODE_") })
+	if os.Getenv(procs) == "" {
+		env = append(env, procs+"="+strconv.Itoa(max(1, processors/regions)))
+	}
+	return env
 }
+
+// procs is the variable that tells Go how many processors to use.
+const procs = "GOMAXPROCS"

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -84,7 +85,7 @@ func New(cfg Config) (_ *Supervisor, err error) {
 			return nil, err
 		}
 	}
-	s := &Supervisor{cfg: cfg, env: environment()}
+	s := &Supervisor{cfg: cfg, env: environment(runtime.NumCPU(), len(plan.Regions))}
 	s.standing.Store(&standing{plan: plan})
 	s.closing, s.cancel = context.WithCancel(context.Background())
 	if s.lock, err = openFolder(plan, cfg.Fresh); err != nil {

@@ -301,6 +301,9 @@ func checkBackends(c *Config, bad report) {
 	if c.Log.MinInSync > c.Log.Replication {
 		bad("log.min_in_sync", "%d is more than log.replication, %d: no append would succeed", c.Log.MinInSync, c.Log.Replication)
 	}
+	if c.Log.Gather < 0 {
+		bad("log.gather", "%v: must be 0 or more", c.Log.Gather)
+	}
 	checkDialTLS("log.tls", c.Log.TLS.Enabled, c.Log.TLS.CA, c.Log.TLS.Cert, c.Log.TLS.Key, bad)
 	d := c.Discovery.TLS
 	checkDialTLS("discovery.tls", d.Enabled, d.CA, d.Cert, d.Key, bad)
@@ -434,7 +437,7 @@ func checkLimits(c *Config, bad report) {
 	times := map[string]time.Duration{
 		"timelines.connect_timeout": c.Timelines.ConnectTimeout, "timelines.statement_timeout": c.Timelines.StatementTimeout,
 		"timelines.lock_timeout": c.Timelines.LockTimeout, "timelines.conn_lifetime": c.Timelines.ConnLifetime,
-		"start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
+		"log.linger": c.Log.Linger, "start_wait": c.StartWait, "drain": c.Drain, "discovery.ttl": c.Discovery.TTL,
 		"gateway.hello_timeout": g.HelloTimeout, "gateway.call_timeout": g.CallTimeout, "gateway.heartbeat": g.Heartbeat,
 		"gateway.idle_timeout": g.IdleTimeout, "gateway.poll_hold": g.PollHold, "gateway.resume_window": g.ResumeWindow,
 		"gateway.move_timeout": g.MoveTimeout,
@@ -450,6 +453,7 @@ func checkLimits(c *Config, bad report) {
 		"imserver.max_skew": c.IMServer.MaxSkew, "imserver.batch_wait": c.IMServer.BatchWait,
 		"imserver.commit_pace": c.IMServer.CommitPace, "imserver.fetch_pace": c.IMServer.FetchPace,
 		"imserver.interest_after": c.IMServer.InterestAfter,
+		"replicator.fetch_pace":   c.Replicator.FetchPace, "replicator.held_linger": c.Replicator.HeldLinger,
 		"replicator.link_timeout": c.Replicator.LinkTimeout, "replicator.join_lag": c.Replicator.JoinLag,
 	}
 	for _, key := range slices.Sorted(maps.Keys(times)) {

@@ -69,6 +69,9 @@ type Log struct {
 	SASL        SASL     `yaml:"sasl"`
 	Replication int      `yaml:"replication"` // of topics, when they are created and checked
 	MinInSync   int      `yaml:"min_in_sync"` // replicas that an append waits for
+
+	Linger time.Duration `yaml:"linger"` // appends are gathered this long while a request to their broker is under way
+	Gather time.Duration `yaml:"gather"` // and this long while none is: more in one request, for a broker that is short of CPU; 0: a lone append waits for nothing
 }
 
 // LogTLS says how brokers are reached.
@@ -309,6 +312,8 @@ type Replicator struct {
 	StandIns     []im.Region             `yaml:"stand_ins,omitempty"` // regions, of replicator.peers, from whose copies, in turn, a log may be taken while its own way does not work; empty: it is waited for
 	StandInAfter time.Duration           `yaml:"stand_in_after"`      // for how long it must not have worked
 	Caps         []Cap                   `yaml:"caps,omitempty"`      // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
+	FetchPace    time.Duration           `yaml:"fetch_pace"`          // between fetches of logs and copies, while records keep coming; what is shipped may wait so long
+	HeldLinger   time.Duration           `yaml:"held_linger"`         // between reads of a copy that bring something; a global ack may wait so long
 	LinkTimeout  time.Duration           `yaml:"link_timeout"`        // a link silent for longer is opened anew
 	JoinLag      time.Duration           `yaml:"join_lag"`            // how far behind the others a new region may be when it begins to take clients
 }
@@ -356,7 +361,7 @@ func Defaults() *Config {
 		Admin:       ":7402",
 		StartWait:   10 * time.Second,
 		Drain:       15 * time.Second,
-		Log:         Log{Replication: 3, MinInSync: 2},
+		Log:         Log{Replication: 3, MinInSync: 2, Linger: 2 * time.Millisecond},
 		Timelines: Timelines{
 			MaxConns: 8, ConnectTimeout: 5 * time.Second, StatementTimeout: 10 * time.Second, LockTimeout: 3 * time.Second,
 			ConnLifetime: 30 * time.Minute,
@@ -389,7 +394,7 @@ func Defaults() *Config {
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond, CommitPace: 10 * time.Millisecond, FetchPace: 10 * time.Millisecond,
 			InterestAfter: 3 * time.Minute,
 		},
-		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
+		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, FetchPace: 3 * time.Millisecond, HeldLinger: 10 * time.Millisecond, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
 	}
 }

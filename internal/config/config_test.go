@@ -157,6 +157,7 @@ func TestErrors(t *testing.T) {
 		{name: "no database", yaml: "region: eu\ntimelines: {urls: ['postgres://a@db']}\n", want: []string{"FILE:2: timelines.urls[0]: ", "names no database"}},
 		{name: "bad mechanism", yaml: "region: eu\nlog: {sasl: {mechanism: md5}}\n", want: []string{`FILE:2: log.sasl.mechanism: "md5" is not one of plain, scram-sha-256, scram-sha-512`}},
 		{name: "sasl without user", yaml: "region: eu\nlog: {sasl: {mechanism: plain}}\n", want: []string{"log.sasl.user: must be set", "log.sasl.password: must be set, or password_file"}},
+		{name: "gathered for less than nothing", yaml: "region: eu\nlog: {gather: -1ms}\n", want: []string{"FILE:2: log.gather: -1ms: must be 0 or more"}},
 		{name: "more in sync than there are", yaml: "region: eu\nlog: {replication: 1}\n", want: []string{"FILE:2: log.min_in_sync: 2 is more than log.replication, 1"}},
 		{name: "tls that is off", yaml: "region: eu\nlog: {tls: {ca: /dev/null}}\n", want: []string{"log.tls.enabled: must be true"}},
 		{name: "half a log certificate", yaml: "region: eu\nlog: {tls: {enabled: true, cert: /dev/null}}\n", want: []string{"FILE:2: log.tls: cert and key go together"}},

@@ -245,8 +245,8 @@ func (a *appender) run() {
 
 // dispatch sends what may be sent and returns when to look again at the latest.
 //
-// A leader with nothing under way is sent to at once; while a request is under way, appends gather for Linger. Batches
-// grow with the load by themselves, and a lone append waits for nothing.
+// A leader with nothing under way is sent to at once, or after Gather; while a request is under way, appends gather for
+// Linger. Batches grow with the load by themselves, and a lone append waits for nothing else.
 func (a *appender) dispatch(now time.Time) (next time.Time) {
 	lay := a.c.lay.layout()
 	var (
@@ -307,13 +307,15 @@ func (a *appender) dispatch(now time.Time) (next time.Time) {
 			f = &flight{}
 			a.flights[leader] = f
 		}
+		wait := a.c.cfg.Gather
 		if f.requests > 0 {
-			if due := oldest[leader].Add(a.c.cfg.Linger); f.requests >= maxFlights || now.Before(due) {
-				if f.requests < maxFlights {
-					earliest(due)
-				}
-				continue // the end of a request wakes the dispatcher too
+			wait = max(wait, a.c.cfg.Linger)
+		}
+		if due := oldest[leader].Add(wait); f.requests >= maxFlights || now.Before(due) {
+			if f.requests < maxFlights {
+				earliest(due)
 			}
+			continue // the end of a request wakes the dispatcher too
 		}
 		a.launch(leader, f, queues, lay.broker(leader))
 	}

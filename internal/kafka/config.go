@@ -22,6 +22,7 @@ type Config struct {
 	SASL     SASL        // no mechanism: no authentication
 
 	Linger         time.Duration // appends are gathered this long while a request to the leader is under way; 2 ms
+	Gather         time.Duration // and this long while none is: for callers that append to many partitions at a time; 0
 	AppendTimeout  time.Duration // an append that has not been acknowledged by then fails, retries included; 10 s
 	RequestTimeout time.Duration // one request, as told to the broker; 5 s
 	FetchWait      time.Duration // how long a broker holds a fetch that finds nothing; 500 ms
@@ -79,7 +80,7 @@ func (c Config) withDefaults() (Config, error) {
 	or(&c.FetchBytes, 4<<20)
 	or(&c.PartitionFetchBytes, 512<<10)
 	switch {
-	case c.Linger < 0 || c.AppendTimeout < 0 || c.RequestTimeout < 0 || c.FetchWait < 0 || c.FetchPace < 0 || c.DialTimeout < 0:
+	case c.Linger < 0 || c.Gather < 0 || c.AppendTimeout < 0 || c.RequestTimeout < 0 || c.FetchWait < 0 || c.FetchPace < 0 || c.DialTimeout < 0:
 		return c, errors.New("kafka: a negative duration in the configuration")
 	case c.QueueBytes < c.BatchBytes:
 		return c, fmt.Errorf("kafka: queue of %d bytes is smaller than one batch of %d", c.QueueBytes, c.BatchBytes)
