@@ -45,7 +45,7 @@ type receiving struct {
 	opens uint64
 	told  statusReading // the last one
 	now   *session      // that is open; nil between sessions
-	ways  *ways
+	ways  *Ways
 
 	lost lost
 }
@@ -124,7 +124,7 @@ func (c *receiving) closed(reason string) {
 		c.since = now
 	}
 	c.open, c.err = false, reason
-	c.ways.closed(now)
+	c.ways.Closed(now)
 }
 
 // session is one open link.
@@ -314,7 +314,7 @@ func (c *receiving) opened(m *wire.LinkResponse, sender im.Region) ([]*part, err
 	c.open, c.since, c.err = true, now, ""
 	c.opens++
 	c.hear(sender, o.ClockMs, o.News)
-	c.ways.open(now)
+	c.ways.Open(now)
 	c.mu.Unlock()
 	c.r.metrics.linkOpened(c.peer.Region)
 	c.r.log.Info("link opened", "direction", "in", "peer", string(c.peer.Region), "via", string(sender), "partitions", len(c.parts), "refused", len(c.parts)-len(good))

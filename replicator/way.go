@@ -11,20 +11,20 @@ import (
 	"github.com/antipode-im/antipode/wire"
 )
 
-// What a receiver does with its ways to an origin's log: it takes the one that package-private ways names, tells it what becomes
+// What a receiver does with its ways to an origin's log: it takes the one that Ways names, tells it what becomes
 // of links, and looks whether the first way works again.
 
 // errFirstWay ends a link over a region that stands in.
 var errFirstWay = errors.New("the way that it stands in for works again")
 
 // ways are those to the log of a peer.
-func (c Config) ways(peer im.Region, now time.Time) *ways {
+func (c Config) ways(peer im.Region, now time.Time) *Ways {
 	first := peer
 	if via := c.Via[peer]; via != "" {
 		first = via
 	}
 	others := slices.DeleteFunc(slices.Clone(c.StandIns), func(r im.Region) bool { return r == peer || r == first })
-	return newWays(first, others, c.StandInAfter, now)
+	return NewWays(first, others, c.StandInAfter, now)
 }
 
 // sources are where records of a region's copy can be read that may not be reached: there, or in the region in between on the way to
@@ -52,7 +52,7 @@ func (c *receiving) via() im.Region {
 
 // between is via, for callers that hold mu.
 func (c *receiving) between() im.Region {
-	if way := c.ways.way(); way != c.peer.Region {
+	if way := c.ways.Way(); way != c.peer.Region {
 		return way
 	}
 	return ""
@@ -88,7 +88,7 @@ func (c *receiving) watchWay(ctx context.Context, end context.CancelCauseFunc) {
 	}
 	for {
 		c.mu.Lock()
-		wait, standing := c.ways.look(c.r.now())
+		wait, standing := c.ways.Look(c.r.now())
 		c.mu.Unlock()
 		if !standing {
 			wait = c.ways.after
@@ -100,8 +100,8 @@ func (c *receiving) watchWay(ctx context.Context, end context.CancelCauseFunc) {
 		}
 		c.mu.Lock()
 		heard := c.told.at
-		left, _ := c.ways.look(c.r.now())
-		giveUp := c.told.via != "" && c.ways.giveUp(heard, c.r.now())
+		left, _ := c.ways.Look(c.r.now())
+		giveUp := c.told.via != "" && c.ways.GiveUp(heard, c.r.now())
 		c.mu.Unlock()
 		if giveUp {
 			end(im.Errorf(im.CodeUnavailable, "it has not heard of region %s since %s", c.peer.Region, heard.UTC().Format(time.RFC3339)))
@@ -112,7 +112,7 @@ func (c *receiving) watchWay(ctx context.Context, end context.CancelCauseFunc) {
 		}
 		works := c.reaches(ctx, c.ways.first)
 		c.mu.Lock()
-		back := c.ways.lookedAt(works, c.r.now())
+		back := c.ways.LookedAt(works, c.r.now())
 		c.mu.Unlock()
 		if back {
 			end(errFirstWay)

@@ -6,14 +6,14 @@ import (
 	"github.com/antipode-im/antipode/im"
 )
 
-// ways decides over which region a copy's records come: its first way, which is the origin's own region or the one that is
+// Ways decides over which region a copy's records come: its first way, which is the origin's own region or the one that is
 // configured instead, or a third region's copy that stands in while the first way does not work. It has no clock and opens
 // nothing: it is told what became of links, and asked what to do next.
 //
 // A stand-in is taken once the first way has not worked for after, and left when that works again. A first way that was
 // returned to and was refused, closed within after, or deaf did not work: the next look at it comes later, up to waysPatience
 // times after. Between two stand-ins the first way is tried.
-type ways struct {
+type Ways struct {
 	first  im.Region
 	others []im.Region // that may stand in, in turn; none: never
 	after  time.Duration
@@ -31,23 +31,24 @@ type ways struct {
 // waysPatience is how many times after a look at a first way may come late that did not last.
 const waysPatience = 16
 
-func newWays(first im.Region, others []im.Region, after time.Duration, now time.Time) *ways {
-	return &ways{first: first, others: others, after: after, down: now}
+// NewWays returns those whose first one goes over a region, which does not work yet.
+func NewWays(first im.Region, others []im.Region, after time.Duration, now time.Time) *Ways {
+	return &Ways{first: first, others: others, after: after, down: now}
 }
 
-// way is the region to take records from now.
-func (w *ways) way() im.Region {
+// Way is the region to take records from now.
+func (w *Ways) Way() im.Region {
 	if w.standing {
 		return w.others[w.turn%len(w.others)]
 	}
 	return w.first
 }
 
-// open notes that the link over the way opened.
-func (w *ways) open(now time.Time) { w.opened = now }
+// Open notes that the link over the way opened.
+func (w *Ways) Open(now time.Time) { w.opened = now }
 
-// closed notes that the link over the way closed, or could not be opened.
-func (w *ways) closed(now time.Time) {
+// Closed notes that the link over the way closed, or could not be opened.
+func (w *Ways) Closed(now time.Time) {
 	lasted := !w.opened.IsZero() && now.Sub(w.opened) >= w.after
 	tried := w.returned || !w.opened.IsZero()
 	w.opened, w.returned = time.Time{}, false
@@ -69,8 +70,8 @@ func (w *ways) closed(now time.Time) {
 	}
 }
 
-// look tells how long to wait until it is to be looked whether the first way works again; only while a stand-in is taken.
-func (w *ways) look(now time.Time) (wait time.Duration, ok bool) {
+// Look tells how long to wait until it is to be looked whether the first way works again; only while a stand-in is taken.
+func (w *Ways) Look(now time.Time) (wait time.Duration, ok bool) {
 	if !w.standing {
 		return 0, false
 	}
@@ -78,8 +79,8 @@ func (w *ways) look(now time.Time) (wait time.Duration, ok bool) {
 	return max(0, w.looked.Add(every).Sub(now)), true
 }
 
-// lookedAt notes what was seen, and tells whether to close the link: the next one goes over the first way.
-func (w *ways) lookedAt(works bool, now time.Time) (back bool) {
+// LookedAt notes what was seen, and tells whether to close the link: the next one goes over the first way.
+func (w *Ways) LookedAt(works bool, now time.Time) (back bool) {
 	if !w.standing {
 		return false
 	}
@@ -87,9 +88,9 @@ func (w *ways) lookedAt(works bool, now time.Time) (back bool) {
 	return works
 }
 
-// giveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for
+// GiveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for
 // longer than after, and there is another way. heard is when it did.
-func (w *ways) giveUp(heard, now time.Time) bool {
+func (w *Ways) GiveUp(heard, now time.Time) bool {
 	if len(w.others) == 0 || w.opened.IsZero() || now.Sub(w.opened) < w.after || now.Sub(heard) < w.after {
 		return false
 	}

@@ -14,7 +14,7 @@ import (
 func TestWays(t *testing.T) {
 	datadriven.Walk(t, "testdata/ways", func(t *testing.T, path string) {
 		began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-		var w *ways
+		var w *Ways
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			moment := func(arg string) time.Time {
 				var s string
@@ -43,33 +43,33 @@ func TestWays(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				w = newWays(im.Region(first), others, patience, began)
+				w = NewWays(im.Region(first), others, patience, began)
 			case "opened":
-				w.open(moment("at"))
+				w.Open(moment("at"))
 			case "closed":
-				w.closed(moment("at"))
+				w.Closed(moment("at"))
 			case "look":
-				wait, ok := w.look(moment("at"))
+				wait, ok := w.Look(moment("at"))
 				if !ok {
 					return "not to be looked\n"
 				}
 				return fmt.Sprintf("look in %v\n", wait)
 			case "works", "fails":
 				answer = "stays\n"
-				if w.lookedAt(d.Cmd == "works", moment("at")) {
+				if w.LookedAt(d.Cmd == "works", moment("at")) {
 					answer = "closes\n"
-					w.closed(moment("at"))
+					w.Closed(moment("at"))
 				}
 			case "heard": // when the origin was, as the region in between says
 				answer = "stays\n"
-				if w.giveUp(moment("of"), moment("at")) {
+				if w.GiveUp(moment("of"), moment("at")) {
 					answer = "closes\n"
-					w.closed(moment("at"))
+					w.Closed(moment("at"))
 				}
 			default:
 				d.Fatalf(t, "unknown command %q", d.Cmd)
 			}
-			return answer + fmt.Sprintf("way: %s\n", w.way())
+			return answer + fmt.Sprintf("way: %s\n", w.Way())
 		})
 	})
 }

@@ -19,7 +19,9 @@ type shipper struct {
 type link struct {
 	s       *shipper
 	peer    *region
-	session uint64 // 0: closed
+	ways    *replicator.Ways
+	sender  *region // of the session: the peer, or one that has a copy of its log; nil before the first
+	session uint64  // 0: closed
 	parts   []*shipped
 	heldAt  bool  // it is about to say what it holds
 	last    int64 // when the last message of the session arrives: they keep their order
@@ -29,7 +31,8 @@ type link struct {
 // shipped is one partition of a link.
 type shipped struct {
 	l        *log // the copy
-	from     *log // the origin's log
+	from     *log // the origin's log, or another region's copy of it
+	check    *lastSeen
 	follower im.Follower
 	read     int64 // of the copy, by local offset
 	open     bool
@@ -53,7 +56,8 @@ func newShipper(r *region, n int, p *proc) *shipper {
 
 func (s *shipper) closeAll() {
 	for i := range s.links {
-		s.links[i] = &link{s: s, peer: s.r.w.regions[i]}
+		peer := s.r.w.regions[i]
+		s.links[i] = &link{s: s, peer: peer, ways: s.r.w.ways(s.r, peer)}
 	}
 }
 
@@ -72,6 +76,7 @@ func (k *link) fail(why string) {
 	}
 	k.s.say("link from %s closes: %s", k.peer.name, why)
 	k.session, k.parts = 0, nil
+	k.ways.Closed(k.s.w.time())
 	k.s.after(k.s.dice.between(50*ms, 3*second), k.open)
 }
 
@@ -84,6 +89,9 @@ func (k *link) open() {
 	s.w.made++
 	k.session, k.parts, k.heldAt, k.last, k.back = s.w.made, nil, false, 0, 0
 	session := k.session
+	if k.sender = s.w.called(k.ways.Way()); k.sender != k.peer {
+		s.r.endRelays(k.peer)
+	}
 	var wants []*wire.LinkPartition
 	for _, l := range s.r.order {
 		if l.origin != k.peer.origin {
@@ -98,7 +106,7 @@ func (k *link) open() {
 		}
 		wants = append(wants, want)
 	}
-	d, ok := s.w.net(s.r, k.peer, &s.dice)
+	d, ok := s.w.wan(s.r, k.sender, &s.dice)
 	if ok {
 		s.w.push(d, nil, func() { k.opened(session, wants) })
 	}
@@ -131,7 +139,11 @@ func (r *region) applied(l *log) int64 {
 
 // opened is the sender's decision, partition by partition.
 func (k *link) opened(session uint64, wants []*wire.LinkPartition) {
-	if k.session != session || k.peer.lost {
+	if k.session != session || k.sender.lost {
+		return
+	}
+	if k.sender != k.peer {
+		k.relayed(session, wants)
 		return
 	}
 	refused := make([]bool, len(wants))
@@ -154,7 +166,7 @@ func (k *link) opened(session uint64, wants []*wire.LinkPartition) {
 			refused[i] = true
 		}
 	}
-	d, ok := k.s.w.net(k.peer, k.s.r, &k.s.dice)
+	d, ok := k.s.w.wan(k.peer, k.s.r, &k.s.dice)
 	if !ok {
 		return
 	}
@@ -162,6 +174,7 @@ func (k *link) opened(session uint64, wants []*wire.LinkPartition) {
 		if k.session != session {
 			return
 		}
+		k.ways.Open(k.s.w.time())
 		for i, p := range k.parts {
 			if refused[i] {
 				continue
@@ -179,10 +192,16 @@ func (k *link) alive(session uint64) {
 		if k.session != session {
 			return
 		}
-		_, there := k.s.w.net(k.s.r, k.peer, &k.s.dice)
-		_, back := k.s.w.net(k.peer, k.s.r, &k.s.dice)
+		_, there := k.s.w.wan(k.s.r, k.sender, &k.s.dice)
+		_, back := k.s.w.wan(k.sender, k.s.r, &k.s.dice)
 		if !there || !back {
 			k.fail("silence")
+			return
+		}
+		if k.sender == k.peer {
+			k.s.r.heard[k.peer.i] = k.s.w.now
+		}
+		if k.watchWay() {
 			return
 		}
 		for _, p := range k.parts {
@@ -202,9 +221,17 @@ func (k *link) more(l *log) {
 	}
 }
 
+// end is where the log ends of which a partition is sent, or the copy of it.
+func (k *link) end(p *shipped) int64 {
+	if k.sender != k.peer {
+		return k.sender.copyOf(p.l.p.Topic).end()
+	}
+	return int64(len(p.from.entries))
+}
+
 // send sends what comes next of a partition, soon.
 func (k *link) send(p *shipped) {
-	if !p.open || p.sending || p.cursor < 0 || p.cursor >= int64(len(p.from.entries)) {
+	if !p.open || p.sending || p.cursor < 0 || p.cursor >= k.end(p) {
 		return
 	}
 	p.sending = true
@@ -214,12 +241,30 @@ func (k *link) send(p *shipped) {
 			return
 		}
 		p.sending = false
-		if p.cursor < 0 || p.cursor >= int64(len(p.from.entries)) || k.peer.lost {
+		end := k.end(p)
+		if p.cursor < 0 || p.cursor >= end || k.sender.lost {
 			return
 		}
+		var c *copied
+		if k.sender != k.peer {
+			if c = k.sender.copyOf(p.l.p.Topic); c.held {
+				k.fail("its origin was declared lost")
+				return
+			}
+			if p.check != nil && (!k.compared(p, c) || p.cursor >= end) {
+				return
+			}
+		}
 		first := p.cursor
-		p.cursor = min(int64(len(p.from.entries)), first+int64(w.plan.chunk))
-		entries := p.from.entries[first:p.cursor]
+		p.cursor = min(end, first+int64(w.plan.chunk))
+		var entries []im.Entry
+		if c == nil {
+			entries = p.from.entries[first:p.cursor]
+		} else {
+			for at := first; at < p.cursor; at++ {
+				entries = append(entries, c.at(at))
+			}
+		}
 		k.ship(session, p, first, entries)
 		k.send(p)
 	})
@@ -228,12 +273,12 @@ func (k *link) send(p *shipped) {
 // ship puts a batch on the wire.
 func (k *link) ship(session uint64, p *shipped, first int64, entries []im.Entry) {
 	w := k.s.w
-	d, ok := w.net(k.peer, k.s.r, &k.s.dice)
+	d, ok := w.wan(k.sender, k.s.r, &k.s.dice)
 	if !ok {
 		return // a session over a cut link is noticed as silent, and what it lost is asked for again
 	}
 	times := 1
-	if g := w.garble[k.peer.i][k.s.r.i]; g > 0 && k.s.dice.chance(g) {
+	if g := w.garble[k.sender.i][k.s.r.i]; g > 0 && k.s.dice.chance(g) {
 		switch k.s.dice.n(3) {
 		case 0:
 			times = 0
@@ -275,7 +320,7 @@ func (k *link) offer(p *shipped, first int64, entries []im.Entry) {
 
 // seek asks the sender to go on from an offset.
 func (k *link) seek(p *shipped, offset int64) {
-	d, ok := k.s.w.net(k.s.r, k.peer, &k.s.dice)
+	d, ok := k.s.w.wan(k.s.r, k.sender, &k.s.dice)
 	if !ok {
 		return
 	}
@@ -284,6 +329,9 @@ func (k *link) seek(p *shipped, offset int64) {
 	k.s.w.push(k.back-k.s.w.now, nil, func() {
 		if k.session == session {
 			p.cursor = offset
+			if p.check != nil {
+				p.cursor = min(offset, p.check.offset)
+			}
 			k.send(p)
 		}
 	})
@@ -389,11 +437,15 @@ func (k *link) hold() {
 			return
 		}
 		k.heldAt = false
-		d, ok := k.s.w.net(k.s.r, k.peer, &k.s.dice)
+		d, ok := k.s.w.wan(k.s.r, k.sender, &k.s.dice)
 		for _, p := range k.parts {
 			next, topic := p.follower.Next, p.l.p.Topic
 			if next > p.told && ok {
 				p.told = next
+				if k.sender != k.peer {
+					k.tellOn(d, p, next)
+					continue
+				}
 				k.s.w.push(d, nil, func() { k.peer.held[topic] = max(k.peer.held[topic], next) })
 			}
 			// The sender forgot to go on, or what it sent was lost.
@@ -401,5 +453,22 @@ func (k *link) hold() {
 				k.seek(p, p.expect)
 			}
 		}
+	})
+}
+
+// tellOn lets the region in between tell the origin what the receiver holds, as far as it holds that itself.
+func (k *link) tellOn(d int64, p *shipped, next int64) {
+	w, hub, topic := k.s.w, k.sender, p.l.p.Topic
+	if p.check != nil { // it was not compared yet
+		return
+	}
+	w.push(d, nil, func() {
+		c := hub.copyOf(topic)
+		further, ok := w.wan(hub, k.peer, &k.s.dice)
+		if c == nil || !ok || hub.lost {
+			return
+		}
+		next := min(next, c.follower.Next)
+		w.push(further, nil, func() { k.peer.held[topic] = max(k.peer.held[topic], next) })
 	})
 }

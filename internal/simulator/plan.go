@@ -85,6 +85,7 @@ const (
 
 // plan is what is to happen, and how the world is.
 type plan struct {
+	topology
 	users, devices int
 	directs        [][2]int // of users
 	groups         []group
@@ -114,6 +115,7 @@ func makePlan(o *Options) *plan {
 	p := &plan{
 		users: 3 + d.n(3), page: []int{3, 10, 50, 200}[d.n(4)], window: []int{4, 16, 64, 256, 1 << 20}[d.n(5)], chunk: []int{1, 8, 64, 512}[d.n(4)],
 	}
+	p.topology = makeTopology(o)
 	p.devices = p.users + d.n(2)
 	for a := range regionCount {
 		p.skew[a] = d.between(-1200, 1200) * ms
@@ -238,6 +240,12 @@ func (p *plan) makeFaults(d *dice) {
 // describe shows what is kept of a plan, in order.
 func (p *plan) describe(w *world) string {
 	var b strings.Builder
+	if p.hub >= 0 {
+		fmt.Fprintf(&b, "the others reach each other through %s alone, always: %v\n", w.regions[p.hub].name, p.via)
+	}
+	if p.standIns {
+		fmt.Fprintf(&b, "a third region stands in for a link that has not worked for %d ms\n", p.patience/ms)
+	}
 	for i, f := range p.faults {
 		if w.Faults.has(i) {
 			fmt.Fprintf(&b, "fault %d: %v\n", i, f)

@@ -215,7 +215,7 @@ func (o *router) deliver(deliveries []im.Delivery, tell bool) {
 			continue // notifies may be lost
 		}
 		peer := o.w.regions[i]
-		if d, ok := o.w.net(o.r, peer, &o.dice); ok {
+		if d, ok := o.w.wan(o.r, peer, &o.dice); ok {
 			o.w.push(d, peer.router.proc, func() { peer.router.deliver(out, false) })
 		}
 	}

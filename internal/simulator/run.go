@@ -119,7 +119,7 @@ func newWorld(o Options, trace bool) *world {
 		w.convs = append(w.convs, im.Conversation(string(g.lane)+string(c[1:])))
 	}
 	for i, name := range names {
-		r := &region{w: w, i: i, name: name, origin: im.Origin(name), logs: map[string]*log{}, held: map[string]int64{}}
+		r := &region{w: w, i: i, name: name, origin: im.Origin(name), logs: map[string]*log{}, held: map[string]int64{}, copies: map[string]*copied{}}
 		w.regions = append(w.regions, r)
 	}
 	for _, r := range w.regions {

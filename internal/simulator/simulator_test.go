@@ -76,7 +76,7 @@ func TestSimulator(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d runs of an hour in %v: %d records written, %d applied, %d faults", runs, time.Since(begun).Round(time.Millisecond), records.Load(), applied.Load(), faults.Load())
 	t.Logf("in them: %+v", sum)
-	if runs >= 100 && (sum.Repeats == 0 || sum.Skipped == 0 || sum.Gaps == 0 || sum.Fenced == 0 || sum.Refusals == 0 || sum.Kicks == 0 || sum.Lost == 0) {
+	if runs >= 100 && (sum.Repeats == 0 || sum.Skipped == 0 || sum.Gaps == 0 || sum.Fenced == 0 || sum.Refusals == 0 || sum.Kicks == 0 || sum.Lost == 0 || sum.Relayed == 0) {
 		t.Errorf("something never went wrong: %+v", sum)
 	}
 	if failed == nil {

@@ -59,6 +59,7 @@ type Stats struct {
 	Records                                                                int // in the origins' own logs
 	Applied                                                                int // over all regions
 	Repeats, Skipped, Gaps, Fenced, Crashes, Refusals, Kicks, Lost, Events int // how often what
+	Relayed                                                                int // links that opened over a third region's copy
 }
 
 func (w *world) violate(invariant, format string, args ...any) {
@@ -107,6 +108,8 @@ type region struct {
 	procs       []*proc
 	owner       int              // of servers, by discovery
 	held        map[string]int64 // of the own log, by topic: what a peer said that it holds
+	copies      map[string]*copied
+	heard       [regionCount]int64 // when a replicator last heard of each region, from itself
 
 	lost      bool // for good, or out of reach and declared so
 	alone     int  // greater than 0: isolated
@@ -185,6 +188,13 @@ func (r *region) wake(l *log) {
 	}
 	for _, p := range r.replicators {
 		p.links[r.w.of(l.origin).i].readBack(l)
+	}
+	for _, other := range r.w.regions {
+		for _, p := range other.replicators {
+			if k := p.links[r.w.of(l.origin).i]; other != r && k.sender == r {
+				k.more(l)
+			}
+		}
 	}
 }
 
