@@ -24,8 +24,10 @@ type Config struct {
 	// the gateway, or there is none. With TLS, no other process can take sockets over.
 	Certificate   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	MaxHandshakes int    // TLS connections whose first request has not come, each for HelloTimeout at most
-	QUIC          string // host:port, of UDP, on which WebTransport is served with the same certificate; empty: nowhere
+	QUIC          string // host:port, of UDP, on which WebTransport is served; empty: nowhere
 	MaxQUIC       int    // conns by WebTransport, which count as sockets too
+	// QUICCertificate gives the certificate of WebTransport, where it is not the other one.
+	QUICCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 	Handoff    string // path of the Unix socket by which the next process of this gateway takes over; empty: none may
 	Goroutines bool   // every socket is read and written by goroutines of its own, as where there is no epoll
@@ -168,7 +170,7 @@ func (c Config) Check() error {
 		switch {
 		case err != nil:
 			return fmt.Errorf("gateway: quic %q: want host:port", c.QUIC)
-		case c.Certificate == nil:
+		case c.Certificate == nil && c.QUICCertificate == nil:
 			return fmt.Errorf("gateway: quic: there is no QUIC without TLS: set the certificate")
 		case c.Handoff != "" && port == "0":
 			return fmt.Errorf("gateway: quic %q: the next process needs to find the port: choose one", c.QUIC)

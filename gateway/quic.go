@@ -55,8 +55,12 @@ const (
 func (g *Gateway) newQUIC() (*quicServer, error) {
 	q := &quicServer{g: g}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
+	secure := g.clientTLS()
+	if g.cfg.QUICCertificate != nil {
+		secure.GetCertificate = g.cfg.QUICCertificate
+	}
 	h3 := &http3.Server{
-		Handler: http.HandlerFunc(q.handle), TLSConfig: http3.ConfigureTLSConfig(g.clientTLS()), MaxHeaderBytes: 16 << 10,
+		Handler: http.HandlerFunc(q.handle), TLSConfig: http3.ConfigureTLSConfig(secure), MaxHeaderBytes: 16 << 10,
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context { return context.WithValue(ctx, quicConn{}, c) },
 	}
 	q.server = &webtransport.Server{

@@ -181,6 +181,18 @@ func TestWebTransportTakesASessionUp(t *testing.T) {
 	})
 }
 
+// With a certificate of its own it is served beside sockets whose TLS ends elsewhere.
+func TestWebTransportBesidePlainSockets(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Certificate, c.QUICCertificate = nil, c.Certificate })
+	if !strings.HasPrefix(r.g.URL(), "http://") {
+		t.Fatal("its URL is ", r.g.URL())
+	}
+	r.login(wire.SubprotocolJSON, "ann", 1)
+	p := r.dialStream(wire.SubprotocolJSON)
+	p.send(r.hello("bob", 1))
+	expect(p, (*wire.Frame).GetWelcome)
+}
+
 // A frame that is too large is refused by its length, a hello included, and one of just the size is not.
 func TestWebTransportFrameTooLarge(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxFrame, c.MaxText = 4096, 1024 })

@@ -25,6 +25,7 @@ type devFlags struct {
 	fresh   bool
 	verbose bool
 	sample  float64
+	quic    bool
 }
 
 func (f *devFlags) config() app.DevConfig {
@@ -34,7 +35,7 @@ func (f *devFlags) config() app.DevConfig {
 	}
 	return app.DevConfig{
 		Regions: f.regions, Delay: f.delay, Listen: f.listen, Data: f.data, Fresh: f.fresh,
-		LogLevel: level, Sample: f.sample, Progress: func(line string) { fmt.Fprintln(os.Stderr, "  "+line) }, Pages: true,
+		LogLevel: level, Sample: f.sample, Progress: func(line string) { fmt.Fprintln(os.Stderr, "  "+line) }, Pages: true, WebTransport: f.quic,
 	}
 }
 
@@ -54,6 +55,7 @@ func newDevCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.listen, "listen", devListen, "host:port of the pages; all other ports are counted from it, 0 finds free ones")
 	cmd.Flags().StringVar(&f.data, "data", ".antipode/dev", "folder of everything that lasts")
 	cmd.Flags().BoolVar(&f.fresh, "fresh", false, "forget what the data folder holds")
+	cmd.Flags().BoolVar(&f.quic, "webtransport", false, "have gateways serve WebTransport too, and the chat page use it where the browser can")
 	cmd.Flags().BoolVar(&f.verbose, "verbose", false, "log at debug level (to antipode.log in the data folder)")
 	cmd.Flags().Float64Var(&f.sample, "sample", 0, "part of the traces begun by servers that is kept, 0 to 1; the chat page traces its own")
 	return cmd

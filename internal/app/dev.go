@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +43,8 @@ type DevConfig struct {
 	Progress func(string) // told one line at a time what takes long; may be nil
 	Pages    bool         // serve chat, console and their API
 
+	WebTransport bool // gateways serve it, with a certificate that the chat page is told of
+
 	// Configure changes the configuration of each region before it is built; may be nil.
 	Configure func(*config.Config)
 
@@ -53,6 +57,8 @@ type Dev struct {
 	ports    ports
 	listener net.Listener // of the pages; it also keeps the ports
 	postgres *embedded.Postgres
+	brief    *tls.Certificate // of WebTransport; nil: there is none
+	hash     string           // of that, in base64
 	region1  func(index int, name im.Region, origins []im.Origin) (*devRegion, error)
 
 	mu      sync.Mutex
@@ -111,6 +117,13 @@ func NewDev(cfg DevConfig) (_ *Dev, err error) {
 			d.Close()
 		}
 	}()
+	if cfg.WebTransport {
+		cert, hash, err := certs.Brief(time.Now(), net.ParseIP(ports.host))
+		if err != nil {
+			return nil, err
+		}
+		d.brief, d.hash = cert, base64.StdEncoding.EncodeToString(hash[:])
+	}
 	if err := d.openData(); err != nil {
 		return nil, err
 	}
@@ -306,12 +319,17 @@ func (d *Dev) site(index int, name im.Region, origins []im.Origin) (Site, error)
 			c.Replicator.Peers[peer] = d.ports.link(j, index) // the link that brings that region's log here
 		}
 	}
+	c.IPConf.Policy.WebTransport = d.brief != nil
 	if d.cfg.Configure != nil {
 		d.cfg.Configure(c)
 	}
 	site, err := SiteOf(c)
 	if err != nil {
 		return Site{}, fmt.Errorf("region %s: %w", name, err)
+	}
+	if d.brief != nil {
+		site.Gateway.QUIC = net.JoinHostPort(d.ports.host, "0")
+		site.Gateway.QUICCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.brief, nil }
 	}
 	site.Kafka.Embedded = true
 	// Some twenty readers and three brokers share this machine, and each fetch costs both ends.
@@ -460,9 +478,13 @@ func (d *Dev) missing(ctx context.Context) string {
 func (d *Dev) servePages() error {
 	var endpoints []console.Endpoint
 	for _, r := range d.all() {
-		endpoints = append(endpoints, console.Endpoint{Region: r.site.Region, IPConf: d.IPConf(r.site.Region)})
+		endpoints = append(endpoints, console.Endpoint{Region: r.site.Region, IPConf: d.IPConf(r.site.Region), Certificate: d.hash})
 	}
-	handler, err := console.New(console.Config{Endpoints: endpoints, Hosts: []string{d.ports.host}}, console.Deps{
+	cfg := console.Config{Endpoints: endpoints, Hosts: []string{d.ports.host}}
+	if d.brief != nil {
+		cfg.Connect = []string{"https://127.0.0.1:*", "https://localhost:*"}
+	}
+	handler, err := console.New(cfg, console.Deps{
 		Watcher: d.watcher, Links: d, Switch: d, Tokens: d.Token, Traces: traces{d.spans}, Log: d.log,
 	})
 	if err != nil {

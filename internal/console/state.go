@@ -146,4 +146,6 @@ type Traces interface {
 type Endpoint struct {
 	Region im.Region `json:"region"`
 	IPConf string    `json:"ipconf"` // base URL
+
+	Certificate string `json:"certificate,omitempty"` // SHA-256 in base64 of the one that gateways show to WebTransport, where no authority vouches for it
 }

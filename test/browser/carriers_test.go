@@ -52,7 +52,8 @@ func (c *carriers) networks() (kinds []string) {
 	return kinds
 }
 
-// newCarriers starts both. change has the list of gateways told otherwise.
+// newCarriers starts both. Without an identity, only WebTransport is by TLS, with a certificate that the page knows by its hash. change has
+// the list of gateways told otherwise.
 func newCarriers(t *testing.T, b *Browser, identity *certs.Identity, change func(*wire.Endpoints)) *carriers {
 	t.Helper()
 	issuer, err := issue.New("k1", nil)
@@ -68,10 +69,21 @@ func newCarriers(t *testing.T, b *Browser, identity *certs.Identity, change func
 		t.Fatal(err)
 	}
 	c := &carriers{Region: &gatewaytest.Region{Origin: Here}}
-	g, err := gateway.New(gateway.Config{
+	cfg := gateway.Config{
 		Gateway: im.Gateway{ID: "g1", Epoch: 7}, Region: Here, Origin: Here, Listen: "127.0.0.1:0", QUIC: "127.0.0.1:0", Origins: []string{"*"},
-		Certificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &identity.Certificate, nil },
-	}, gateway.Deps{Backend: c, Routers: c, Tokens: tokens, NextEpoch: func(context.Context) (uint64, error) { return 8, nil }})
+	}
+	certificates := []string{}
+	if identity != nil {
+		cfg.Certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &identity.Certificate, nil }
+	} else {
+		brief, hash, err := certs.Brief(time.Now(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.QUICCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return brief, nil }
+		certificates = append(certificates, base64.StdEncoding.EncodeToString(hash[:]))
+	}
+	g, err := gateway.New(cfg, gateway.Deps{Backend: c, Routers: c, Tokens: tokens, NextEpoch: func(context.Context) (uint64, error) { return 8, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,11 +121,15 @@ func newCarriers(t *testing.T, b *Browser, identity *certs.Identity, change func
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 
+	trusted, err := json.Marshal(certificates)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.Page = b.Open(t, server.URL+"/")
 	Eval[any](c.Page, fmt.Sprintf(`import("/sdk/antipode.js").then(({ Client }) => {
-		window.client = new Client({ uid: "ann", ipconf: [location.origin], token: async () => ({ token: %q, expiresMs: Date.now() + 3600000 }) });
+		window.client = new Client({ uid: "ann", ipconf: [location.origin], certificates: %s, token: async () => ({ token: %q, expiresMs: Date.now() + 3600000 }) });
 		client.start();
-	})`, token))
+	})`, trusted, token))
 	return c
 }
 
@@ -216,4 +232,13 @@ func TestCarriers(t *testing.T) {
 		c.Kick(im.CodeReplaced)
 		c.Until("it hears why it is closed", `client.state.phase === "stopped" && client.state.error.code === "replaced"`)
 	})
+}
+
+// Where no authority vouches for a gateway, a browser takes its WebTransport by the hash of its certificate, beside plain WebSockets.
+func TestCertificateByHash(t *testing.T) {
+	b := Start(t, chromedp.Flag("disable-quic", false))
+	c := newCarriers(t, b, nil, func(*wire.Endpoints) {})
+	c.by("WebTransport")
+	other := newCarriers(t, b, nil, func(e *wire.Endpoints) { e.Policy.WebTransport = false })
+	other.by("WebSocket")
 }

@@ -42,7 +42,7 @@ const at = encodeURIComponent;
 export const dev = {
   /** @returns {Promise<State>} */
   state: () => get('/dev/state.json'),
-  /** @returns {Promise<{region: string, ipconf: string}[]>} */
+  /** @returns {Promise<{region: string, ipconf: string, certificate?: string}[]>} */
   endpoints: async () => (await get('/dev/endpoints.json')).regions,
   /** @param {string} uid @returns {Promise<{token: string, expiresMs: number}>} */
   token: async (uid) => {

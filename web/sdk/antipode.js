@@ -41,6 +41,7 @@ export { formatPlace, regionOf, stampMillis } from './place.js';
  * @property {() => Promise<{token: string, expiresMs: number}>} token  called when none is held or it has expired
  * @property {Record<string, string>} [catalogueKeys]  public keys in base64 (raw Ed25519), by id: only gateways of a catalogue that one of
  *                                       them signed are used. A browser may lack Ed25519 (canVerify): then no list is taken
+ * @property {string[]} [certificates]   of gateways that no authority vouches for, SHA-256 in base64: WebTransport takes no others then
  * @property {import('./store.js').Shelf} [shelf]
  * @property {string} [agent]            name and version, for operators
  */
@@ -96,8 +97,8 @@ export class Client extends Emitter {
     this.uid = options.uid;
     this.#endpoints = new Endpoints({ ipconf: options.ipconf, catalogueKeys: options.catalogueKeys });
     const tokens = new Tokens(options.token);
-    const { uid, region, home, agent } = options;
-    this.#links = new Links({ uid, region, home, agent, endpoints: this.#endpoints, tokens, patienceMs: CALL_MS }, this.#stopping.signal);
+    const { uid, region, home, agent, certificates } = options;
+    this.#links = new Links({ uid, region, home, agent, certificates, endpoints: this.#endpoints, tokens, patienceMs: CALL_MS }, this.#stopping.signal);
     this.#links.on('state', (change) => this.#set(change));
     this.#links.on('welcome', (welcomed) => this.#welcomed(welcomed));
     this.#links.on('event', (event) => this.#heard(event));

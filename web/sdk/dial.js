@@ -64,7 +64,7 @@ async function dial(gateway, policy, streams, ended) {
   const signal = AbortSignal.any([ended, AbortSignal.timeout(policy.connectTimeout)]);
   if (!streams.may(gateway, policy)) return openWebSocket(gateway, signal);
   /** @type {((gateway: Gateway, signal: AbortSignal) => Promise<Socket>)[]} */
-  const ways = [openStream, openWebSocket];
+  const ways = [(g, over) => openStream(g, over, streams.certificates), openWebSocket];
   const socket = await staggered(ways, policy.raceStagger, signal, (open, over) => open(gateway, over), { drop: (late) => late.close() });
   if (!(socket instanceof StreamSocket)) streams.failed();
   return socket;

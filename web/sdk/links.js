@@ -39,6 +39,7 @@ import { Streams, StreamSocket } from './stream.js';
  * @property {string} [region]  the preferred one
  * @property {string} [home]  where the user is at home
  * @property {string} [agent]
+ * @property {string[]} [certificates]  SHA-256 in base64
  * @property {import('./endpoints.js').Endpoints} endpoints
  * @property {import('./tokens.js').Tokens} tokens
  * @property {number} patienceMs  how long a long poll is repeated without an answer
@@ -89,12 +90,14 @@ export class Links extends Emitter {
   #avoid = '';
   #region = '';
   #carrier = new Carrier(performance.now());
-  #streams = new Streams();
+  /** @type {Streams} */
+  #streams;
 
   /** @param {LinksDeps} deps @param {AbortSignal} signal  ends everything */
   constructor(deps, signal) {
     super();
     this.deps = deps;
+    this.#streams = new Streams(deps.certificates);
     this.signal = signal;
   }
 

@@ -20,6 +20,11 @@ export const canStream = () => typeof WebTransport === 'function' && 'protocol' 
 export class Streams {
   #leftOut = -Infinity;
 
+  /** @param {string[]} [certificates]  of gateways that no authority vouches for, SHA-256 in base64 */
+  constructor(certificates = []) {
+    this.certificates = certificates;
+  }
+
   /**
    * Whether to try a gateway by WebTransport: policy and gateway offer it, the browser has it, and nothing says that it fails.
    * @param {import('./dial.js').Gateway} gateway @param {import('./policy.js').Policy} policy @param {number} [now]
@@ -54,11 +59,12 @@ export class Streams {
 /**
  * Opens a session and its stream.
  * @param {import('./dial.js').Gateway} gateway @param {AbortSignal} signal  gives it up
+ * @param {string[]} [certificates]
  */
-export async function openStream(gateway, signal) {
+export async function openStream(gateway, signal, certificates = []) {
   signal.throwIfAborted();
   /** @type {any} */
-  const transport = new WebTransport(gateway.streamUrl, /** @type {any} */ ({ protocols: [SUBPROTOCOL] }));
+  const transport = new WebTransport(gateway.streamUrl, /** @type {any} */ ({ protocols: [SUBPROTOCOL], ...(certificates.length > 0 && { serverCertificateHashes: certificates.map(hashOf) }) }));
   const leave = () => transport.close();
   signal.addEventListener('abort', leave);
   transport.closed.catch(() => {}); // ready says it too
@@ -73,6 +79,9 @@ export async function openStream(gateway, signal) {
     signal.removeEventListener('abort', leave);
   }
 }
+
+/** @param {string} base64 */
+const hashOf = (base64) => ({ algorithm: 'sha-256', value: Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)) });
 
 /** @implements {Socket} */
 export class StreamSocket {

@@ -37,7 +37,7 @@ dev.endpoints().then(
 
 /**
  * @param {{uid: string, region: string}} who
- * @param {{region: string, ipconf: string}[]} endpoints
+ * @param {{region: string, ipconf: string, certificate?: string}[]} endpoints
  */
 function run({ uid, region }, endpoints) {
   byID('start').hidden = true;
@@ -52,6 +52,7 @@ function run({ uid, region }, endpoints) {
     uid,
     region,
     ipconf: [...preferred, ...rest].map((endpoint) => endpoint.ipconf),
+    certificates: [...new Set(endpoints.flatMap(({ certificate }) => certificate ?? []))],
     token: () => dev.token(uid),
     agent: 'antipode-chat-page/1',
   });
