@@ -33,6 +33,8 @@ const RETIRE_MS = 2000;
  * @extends {Emitter<{welcome: Welcome, push: Push, behind: bigint, goaway: {withinMs: number, alternatives: string[]}, rtt: number, closed: AntipodeError}>}
  */
 export class Connection extends Emitter {
+  /** how many frames came */
+  heard = 0;
   /** @type {Map<number, Waiting>} */
   #calls = new Map();
   /** told when none of them is left */
@@ -133,11 +135,6 @@ export class Connection extends Emitter {
     this.#send({ pushAck: { number: number.toString() } });
   }
 
-  /** When the last frame came, on the clock of performance.now. */
-  get heardAt() {
-    return this.#heardAt;
-  }
-
   /** Asks for a sign of life now: after a sleep, a socket may look open and be dead. */
   probe() {
     if (this.ended.aborted || this.#heartbeatMs === 0) return;
@@ -186,6 +183,7 @@ export class Connection extends Emitter {
   #receive(data) {
     if (this.ended.aborted) return;
     this.#heardAt = performance.now();
+    this.heard++;
     /** @type {any} */
     let frame;
     try {

@@ -139,7 +139,7 @@ export class Links extends Emitter {
     if (!this.#told) this.#hurry.abort();
     const link = this.#link;
     if (!link || !store) return;
-    const before = performance.now();
+    const before = link.connection.heard;
     link.connection.probe();
     if (link.polled) return; // its requests find the new network by themselves
     link.moving = Promise.resolve(link.moving).then((next) => next ?? this.#makeSure(link, store, before));
@@ -400,14 +400,14 @@ export class Links extends Emitter {
 
   /**
    * Leaves a connection that is not heard of in another network: it may belong to an address that the device has no more.
-   * @param {Link} link @param {Store} store @param {number} before  the move
+   * @param {Link} link @param {Store} store @param {number} before  how many frames had come at the move
    * @returns {Promise<Link | undefined>}
    */
   async #makeSure(link, store, before) {
     const { connection } = link;
     const here = this.#here();
     await pause(this.#policy.connectTimeout * HEAD_START, AbortSignal.any([connection.ended, here])).catch(() => {});
-    if (connection.ended.aborted || here.aborted || connection.heardAt > before) return undefined;
+    if (connection.ended.aborted || here.aborted || connection.heard > before) return undefined;
     return this.#replace(link, () => this.#connect(store));
   }
 

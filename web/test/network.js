@@ -36,7 +36,7 @@ async function inNetwork(fn, { policy = {}, answer = () => undefined, reachable 
         cut = close;
         send({ welcome: { uid: 'ann', session: 's', resumeSecret: 'x', resumed: frame.hello.resume !== undefined, region: 'eu', origin: 'eu', serverTimeMs: String(Date.now()) } });
       } else if (!silent.has(numbers.get(socket) ?? 0)) {
-        if (frame.ping) send({ pong: {} });
+        if (frame.ping) setTimeout(() => send({ pong: {} }), 2); // longer than the least time that browsers tell
         if (frame.call) send({ reply: { id: frame.call.id, body: {} } });
       }
     },
@@ -155,19 +155,25 @@ export const networkTests = {
     }, { answer: () => overloaded });
   },
 
-  async 'client: a connection that comes along to another network stays, one that falls silent is replaced'() {
+  async 'client: a connection that comes along to another network stays'() {
+    await inNetwork(async ({ client, hellos }) => {
+      await until(() => client.state.rttMs > 0, 'it is connected');
+      const before = client.state;
+      client.networkChanged();
+      await until(() => client.state !== before && client.state.rttMs > 0, 'it answers');
+      equal(hellos.length, 1);
+    }, { policy: { connect_timeout_ms: 60000 } });
+  },
+
+  async 'client: a connection that falls silent in another network is replaced, with its session'() {
     await inNetwork(async ({ client, hellos, silent }) => {
       await until(() => client.state.rttMs > 0, 'it is connected');
-      const first = client.state;
-      client.networkChanged();
-      await until(() => client.state !== first && client.state.rttMs > 0, 'the first answers');
-      equal(hellos.length, 1);
       silent.add(1);
       client.networkChanged();
-      await until(() => hellos.length === 2, 'another one');
-      equal([hellos[1].resume.session, hellos[1].url], ['s', GATEWAYS[0].url]);
+      await until(() => hellos.length > 1, 'another one');
+      equal(hellos[1].resume.session, 's');
       await until(() => client.state.phase === 'online' && client.state.rttMs > 0, 'it serves');
-    }, { policy: { connect_timeout_ms: 1000 } });
+    }, { policy: { connect_timeout_ms: 2500 } });
   },
 
   async 'client: what is dialled in the old network is given up'() {
