@@ -161,3 +161,21 @@ func (d *Dev) Linked(region im.Region) ([]im.Region, error) {
 	}
 	return linked, nil
 }
+
+// KillIMServer stops the imserver of a region like a crash: nothing is applied, accepted or pulled there until it is started again.
+func (d *Dev) KillIMServer(region im.Region) error {
+	return d.ofIMServer(region, func(u *Unit) error { u.Kill(); return nil })
+}
+
+// StartIMServer starts it again.
+func (d *Dev) StartIMServer(region im.Region) error { return d.ofIMServer(region, (*Unit).Start) }
+
+func (d *Dev) ofIMServer(region im.Region, do func(*Unit) error) error {
+	r, err := d.region(region)
+	if err != nil {
+		return err
+	}
+	r.switching.Lock()
+	defer r.switching.Unlock()
+	return do(r.services[slices.IndexFunc(r.services, func(u *Unit) bool { return u.Name == string(region)+"/"+ServiceIMServer })])
+}
