@@ -19,8 +19,9 @@ type caught struct {
 }
 
 // catchUps measures both on the same records.
-func (w *world) catchUps(ctx context.Context, name string, trip time.Duration) error {
-	w.distance(trip)
+func (w *world) catchUps(ctx context.Context, d distance) error {
+	name := d.name
+	w.distance(d.trip)
 	if err := w.fill(ctx, w.o.records); err != nil {
 		return fmt.Errorf("fill: %w", err)
 	}

@@ -97,7 +97,7 @@ func (w *world) pace(ctx context.Context, rate int, length time.Duration, acked 
 	r := rand.New(rand.NewPCG(7, uint64(time.Now().UnixNano())))
 	began := time.Now()
 	for sent := 0; time.Since(began) < length && ctx.Err() == nil; {
-		due := int(time.Since(began).Seconds() * float64(rate))
+		due := 1 + int(time.Since(began).Seconds()*float64(rate))
 		for ; sent < due; sent++ {
 			number, e := w.stamps.entry(r, w.o.size, began.Add(time.Duration(float64(sent)/float64(rate)*float64(time.Second))))
 			p := im.Partition{Topic: source(), Number: r.IntN(partitions)}

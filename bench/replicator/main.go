@@ -27,6 +27,7 @@ type options struct {
 	trip    time.Duration // round trip of the distant runs
 	rate    int           // records per second of the steady runs
 	steady  time.Duration // how long they take
+	warm    time.Duration // how long a steady flow goes before it counts
 	kills   int           // of ours; MirrorMaker is killed once
 	only    string
 	mirror  bool
@@ -38,9 +39,10 @@ func main() {
 	o := options{}
 	flag.IntVar(&o.records, "records", 200_000, "records of each catch-up (the goals are set for 1000000)")
 	flag.IntVar(&o.size, "size", 300, "bytes of text in a record")
-	flag.DurationVar(&o.trip, "trip", 80*time.Millisecond, "round trip of the distant runs")
+	flag.DurationVar(&o.trip, "trip", 80*time.Millisecond, "round trip of the distant runs; 0: none")
 	flag.IntVar(&o.rate, "rate", 2000, "records per second of the steady runs")
 	flag.DurationVar(&o.steady, "steady", 10*time.Second, "length of a steady run")
+	flag.DurationVar(&o.warm, "warm", 30*time.Second, "how long a steady flow goes before it counts: brokers' and MirrorMaker's Java compiler need it")
 	flag.IntVar(&o.kills, "kills", 10, "how often the replicators are killed in the middle (the goal is set for 100)")
 	flag.StringVar(&o.only, "only", "catchup,steady,kill", "parts to run")
 	flag.BoolVar(&o.mirror, "mirror", true, "measure MirrorMaker 2 as well")
@@ -56,6 +58,12 @@ func main() {
 	}
 }
 
+// distance is a round trip between the regions.
+type distance struct {
+	name string
+	trip time.Duration
+}
+
 func run(ctx context.Context, o *options) (err error) {
 	w, err := build(ctx, o)
 	if err != nil {
@@ -63,11 +71,19 @@ func run(ctx context.Context, o *options) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
 	parts := strings.Split(o.only, ",")
-	if slices.Contains(parts, "catchup") {
-		err = errors.Join(w.catchUps(ctx, "near", 0), w.catchUps(ctx, "far", o.trip))
+	distances := []distance{{"near", 0}}
+	if o.trip > 0 {
+		distances = append(distances, distance{"far", o.trip})
 	}
-	if err == nil && slices.Contains(parts, "steady") {
-		err = errors.Join(w.steadies(ctx, "near", 0), w.steadies(ctx, "far", o.trip))
+	for _, d := range distances {
+		if err == nil && slices.Contains(parts, "catchup") {
+			err = w.catchUps(ctx, d)
+		}
+	}
+	for _, d := range distances {
+		if err == nil && slices.Contains(parts, "steady") {
+			err = w.steadies(ctx, d)
+		}
 	}
 	if err == nil && slices.Contains(parts, "kill") {
 		err = w.kills(ctx)

@@ -19,19 +19,14 @@ type steady struct {
 	peak    float64
 }
 
-// steadies measures both at the same rate, one after the other.
-func (w *world) steadies(ctx context.Context, name string, trip time.Duration) error {
-	w.distance(trip)
-	var floor times
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
-	err := w.follow(reading, "eu", source(), false, func(e *im.Entry) {
-		if _, due, ok := decode(e); ok {
-			floor.add(time.Since(due))
-		}
-	})
-	if err != nil {
-		return err
+// steadies measures both at the same rate, one after the other, and before them a reader at the source, which is what the
+// broker itself takes.
+func (w *world) steadies(ctx context.Context, d distance) error {
+	name := d.name
+	w.distance(d.trip)
+	floor := &times{}
+	if err := w.flow(ctx, "eu", source(), floor, nil); err != nil {
+		return fmt.Errorf("steady flow at the source: %w", err)
 	}
 	ours, err := w.steady(ctx, "steady-"+name, w.ours, source())
 	if err != nil {
@@ -66,46 +61,59 @@ func (w *world) steady(ctx context.Context, name string, start func() ([]*runnin
 		return s, err
 	}
 	defer func() { err = w.stop(ps, err) }()
-	reading, stop := context.WithCancel(ctx)
-	defer stop()
 	if err := w.level(ctx, copied); err != nil {
 		return s, err
 	}
+	used := 0.0
+	var profiles []func()
+	err = w.flow(ctx, "us", copied, s.latency, func() {
+		for _, p := range ps {
+			profiles = append(profiles, w.profiled(ctx, name, p, w.o.steady))
+		}
+		used = cpu(ps)
+	})
+	for _, wait := range profiles {
+		wait()
+	}
+	if err != nil {
+		return s, err
+	}
+	s.cpu = (cpu(ps) - used) / float64(len(s.latency.all)) * 1e6
+	s.peak = peak(ps)
+	return s, nil
+}
+
+// flow appends records at the rate and takes the time from when each was due to when a reader of a topic has it. What comes
+// first warms up brokers, connections and Java's compiler; begin is called where it begins to count.
+func (w *world) flow(ctx context.Context, r im.Region, topic string, latency *times, begin func()) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	var from atomic.Uint64
 	var seen atomic.Int64
-	from.Store(1 << 63) // what is sent first warms up: connections, and Java's compiler
-	err = w.follow(reading, "us", copied, false, func(e *im.Entry) {
+	from.Store(1 << 63)
+	err := w.follow(ctx, r, topic, false, func(e *im.Entry) {
 		if number, due, ok := decode(e); ok && number > from.Load() {
-			s.latency.add(time.Since(due))
+			latency.add(time.Since(due))
 			seen.Add(1)
 		}
 	})
 	if err != nil {
-		return s, err
+		return err
 	}
-	if err := w.pace(ctx, w.o.rate, 3*time.Second, func(uint64) {}); err != nil {
-		return s, err
+	if err := w.pace(ctx, w.o.rate, w.o.warm, func(uint64) {}); err != nil {
+		return err
 	}
-	if name != "" {
-		for _, p := range ps {
-			defer w.profiled(ctx, name, p, w.o.steady)()
-		}
+	if begin != nil {
+		begin()
 	}
 	from.Store(w.stamps.made.Load())
-	used := cpu(ps)
 	var sent atomic.Int64
 	if err := w.pace(ctx, w.o.rate, w.o.steady, func(uint64) { sent.Add(1) }); err != nil {
-		return s, err
+		return err
 	}
-	err = await.Within(ctx, patience, time.Millisecond, func() (bool, string) {
+	return await.Within(ctx, patience, time.Millisecond, func() (bool, string) {
 		return seen.Load() >= sent.Load(), fmt.Sprintf("%d of %d records came", seen.Load(), sent.Load())
 	})
-	if err != nil {
-		return s, err
-	}
-	s.cpu = (cpu(ps) - used) / float64(sent.Load()) * 1e6
-	s.peak = peak(ps)
-	return s, nil
 }
 
 // level waits until the copy has all that the source has: a run before may have left a rest.

@@ -76,7 +76,7 @@ func build(ctx context.Context, o *options) (_ *world, err error) {
 			settings["listener.security.protocol.map"] = "PLAIN:PLAINTEXT,FAR:PLAINTEXT,CONTROLLER:PLAINTEXT"
 		}
 		w.brokers[r] = backend.NewKafka(backend.KafkaConfig{
-			Name: "kafka of " + string(r), Dir: e.Dir("kafka-" + string(r)), Host: host, Heap: 512, Settings: settings,
+			Name: "kafka of " + string(r), Dir: e.Dir("kafka-" + string(r)), Host: host, Heap: 1024, Settings: settings,
 		})
 		w.consuls[r] = backend.NewConsul(backend.ConsulConfig{
 			Name: "consul of " + string(r), Dir: e.Dir("consul-" + string(r)), Host: host, Datacenter: string(r),
