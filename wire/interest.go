@@ -12,7 +12,7 @@ func InterestMessage(i *im.Interest) *antipodev1.Interest {
 	}
 	return &antipodev1.Interest{
 		Stamp: uint64(i.Place.Stamp), Origin: string(i.Place.Origin), Seq: i.Place.Seq,
-		Changes: i.Changes.String(), Before: i.Before.String(), Changed: textsOf(i.Changed),
+		Changes: i.Changes.String(), Before: i.Before.String(), Changed: Texts(i.Changed),
 	}
 }
 
@@ -31,13 +31,13 @@ func InterestOf(m *antipodev1.Interest) *im.Interest {
 	}
 	return &im.Interest{
 		Place:   im.Place{Stamp: im.Stamp(m.Stamp), Origin: im.Origin(m.Origin), Seq: m.Seq},
-		Changes: changes, Before: before, Changed: uidsOf(m.Changed),
+		Changes: changes, Before: before, Changed: UIDs(m.Changed),
 	}
 }
 
 // EncodeRollRequest asks about users.
 func EncodeRollRequest(uids []im.UID) ([]byte, error) {
-	return Marshal(&antipodev1.RollRequest{Uids: textsOf(uids)})
+	return Marshal(&antipodev1.RollRequest{Uids: Texts(uids)})
 }
 
 // EncodeRoll answers.
@@ -66,26 +66,4 @@ func DecodeRoll(b []byte) (im.Roll, error) {
 		r.Members[im.UID(one.Uid)] = im.Place{Stamp: im.Stamp(one.Stamp), Origin: im.Origin(one.Origin), Seq: one.Seq}
 	}
 	return r, nil
-}
-
-func textsOf(all []im.UID) []string {
-	if len(all) == 0 {
-		return nil
-	}
-	out := make([]string, len(all))
-	for i, u := range all {
-		out[i] = string(u)
-	}
-	return out
-}
-
-func uidsOf(all []string) []im.UID {
-	if len(all) == 0 {
-		return nil
-	}
-	out := make([]im.UID, len(all))
-	for i, u := range all {
-		out[i] = im.UID(u)
-	}
-	return out
 }

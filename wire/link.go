@@ -354,17 +354,17 @@ func kindOf(b []byte) im.Kind {
 func NotifyOf(from, to im.Region, ds []im.Delivery) *NotifyRequest {
 	r := &NotifyRequest{From: string(from), To: string(to), Deliveries: make([]*antipodev1.Delivery, len(ds))}
 	for i := range ds {
-		r.Deliveries[i] = &antipodev1.Delivery{
-			Service: ds[i].Service, Method: ds[i].Method, Key: ds[i].Key,
-			Recipients: make([]string, len(ds[i].Recipients)),
-			Body:       ds[i].Body, Trace: ds[i].Trace, Notify: ds[i].Notify, Ephemeral: ds[i].Ephemeral,
-			Interest: InterestMessage(ds[i].Interest), Join: textsOf(ds[i].Join),
-		}
-		for j, u := range ds[i].Recipients {
-			r.Deliveries[i].Recipients[j] = string(u)
-		}
+		r.Deliveries[i] = DeliveryMessage(&ds[i])
 	}
 	return r
+}
+
+// DeliveryMessage is a delivery as it travels, on links and to routers.
+func DeliveryMessage(d *im.Delivery) *antipodev1.Delivery {
+	return &antipodev1.Delivery{
+		Service: d.Service, Method: d.Method, Key: d.Key, Recipients: Texts(d.Recipients), Body: d.Body, Trace: d.Trace, Notify: d.Notify,
+		Ephemeral: d.Ephemeral, Interest: InterestMessage(d.Interest), Join: Texts(d.Join),
+	}
 }
 
 // DeliveriesOf returns the deliveries of a notify. Recipients that are neither uids nor groups are left out.
@@ -373,7 +373,7 @@ func DeliveriesOf(r *NotifyRequest) []im.Delivery {
 	for _, d := range r.Deliveries {
 		v := im.Delivery{
 			Service: d.Service, Method: d.Method, Key: d.Key, Body: d.Body, Trace: d.Trace, Notify: d.Notify, Ephemeral: d.Ephemeral,
-			Interest: InterestOf(d.Interest), Join: uidsOf(d.Join),
+			Interest: InterestOf(d.Interest), Join: UIDs(d.Join),
 			Recipients: make([]im.UID, 0, len(d.Recipients)),
 		}
 		for _, u := range d.Recipients {

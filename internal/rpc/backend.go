@@ -39,7 +39,7 @@ func (s *backendServer) Call(ctx context.Context, r *antipodev1.BackendCallReque
 		return &antipodev1.BackendCallResponse{Error: wire.ErrorFrame(err)}, nil
 	}
 	return &antipodev1.BackendCallResponse{
-		Body: result.Body, Stamp: uint64(result.Stamp), Interests: texts(result.Join), AllInterests: result.All,
+		Body: result.Body, Stamp: uint64(result.Stamp), Interests: wire.Texts(result.Join), AllInterests: result.All,
 	}, nil
 }
 
@@ -70,27 +70,5 @@ func (b *Backend) Call(ctx context.Context, c im.Call) (im.CallResult, error) {
 	case r.Error != nil:
 		return im.CallResult{}, wire.ErrorOf(r.Error)
 	}
-	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp), Join: uids(r.Interests), All: r.AllInterests}, nil
-}
-
-func texts(all []im.UID) []string {
-	if len(all) == 0 {
-		return nil
-	}
-	out := make([]string, len(all))
-	for i, u := range all {
-		out[i] = string(u)
-	}
-	return out
-}
-
-func uids(all []string) []im.UID {
-	if len(all) == 0 {
-		return nil
-	}
-	out := make([]im.UID, len(all))
-	for i, u := range all {
-		out[i] = im.UID(u)
-	}
-	return out
+	return im.CallResult{Body: r.Body, Stamp: im.Stamp(r.Stamp), Join: wire.UIDs(r.Interests), All: r.AllInterests}, nil
 }

@@ -116,7 +116,7 @@ func (p *RouterPool) spread(deliveries []im.Delivery, call func(string, antipode
 	groups := make([][]*antipodev1.Delivery, len(live))
 	for i := range deliveries {
 		n := wire.Partition(deliveries[i].Key, len(live))
-		groups[n] = append(groups[n], deliveryOf(&deliveries[i]))
+		groups[n] = append(groups[n], wire.DeliveryMessage(&deliveries[i]))
 	}
 	errs := make([]error, len(groups))
 	var calls sync.WaitGroup
@@ -210,15 +210,4 @@ func (p *RouterPool) Digest(ctx context.Context, addr string) (map[string]string
 		return nil, err
 	}
 	return r.Digests, nil
-}
-
-func deliveryOf(d *im.Delivery) *antipodev1.Delivery {
-	recipients := make([]string, len(d.Recipients))
-	for i, uid := range d.Recipients {
-		recipients[i] = string(uid)
-	}
-	return &antipodev1.Delivery{
-		Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
-		Ephemeral: d.Ephemeral, Interest: wire.InterestMessage(d.Interest), Join: texts(d.Join),
-	}
 }

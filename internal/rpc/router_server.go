@@ -209,7 +209,7 @@ func (o *outbox) Push(pushes []im.Push) error {
 			size += pushSize(p)
 			m.Items = append(m.Items, &antipodev1.PushItem{
 				Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral,
-				Interest: wire.InterestMessage(p.Interest), Join: texts(p.Join),
+				Interest: wire.InterestMessage(p.Interest), Join: wire.Texts(p.Join),
 			})
 			pushes = pushes[1:]
 		}
@@ -304,13 +304,9 @@ func (o *outbox) run(stream grpc.BidiStreamingServer[antipodev1.AttachRequest, a
 func deliveriesOf(in []*antipodev1.Delivery) []im.Delivery {
 	out := make([]im.Delivery, len(in))
 	for i, d := range in {
-		recipients := make([]im.UID, len(d.Recipients))
-		for j, uid := range d.Recipients {
-			recipients[j] = im.UID(uid)
-		}
 		out[i] = im.Delivery{
-			Service: d.Service, Method: d.Method, Key: d.Key, Recipients: recipients, Body: d.Body, Trace: d.Trace, Notify: d.Notify,
-			Ephemeral: d.Ephemeral, Interest: wire.InterestOf(d.Interest), Join: uids(d.Join),
+			Service: d.Service, Method: d.Method, Key: d.Key, Recipients: wire.UIDs(d.Recipients), Body: d.Body, Trace: d.Trace, Notify: d.Notify,
+			Ephemeral: d.Ephemeral, Interest: wire.InterestOf(d.Interest), Join: wire.UIDs(d.Join),
 		}
 	}
 	return out

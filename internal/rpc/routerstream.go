@@ -116,7 +116,7 @@ func (a *attach) receive(s *routerStream, stream grpc.BidiStreamingClient[antipo
 			for i, p := range k.Push.GetItems() {
 				pushes[i] = im.Push{
 					Conns: p.Conns, Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace, Ephemeral: p.Ephemeral,
-					Interest: wire.InterestOf(p.Interest), Join: uids(p.Join),
+					Interest: wire.InterestOf(p.Interest), Join: wire.UIDs(p.Join),
 				}
 			}
 			a.handler.Push(pushes)

@@ -385,7 +385,7 @@ func (s *taking) over(broke bool) {
 func takenOf(m *antipodev1.TakenSession) *im.Session {
 	s := &im.Session{
 		Seen: im.Stamp(m.Seen), Missed: m.Missed, Number: m.Number, SentMax: m.Sent, Behind: m.Behind, Resends: int(m.Resends),
-		Groups: uids(m.Interests), All: m.AllInterests, PassOn: time.Duration(m.PassOnMs) * time.Millisecond,
+		Groups: wire.UIDs(m.Interests), All: m.AllInterests, PassOn: time.Duration(m.PassOnMs) * time.Millisecond,
 	}
 	for _, p := range m.Pushes {
 		s.Pushes = append(s.Pushes, im.SessionPush{Number: p.Number, Late: pushOf(p)})
@@ -399,6 +399,6 @@ func pushOf(p *antipodev1.TakenPush) im.Late {
 
 func lateOf(m *antipodev1.TakenLate) im.Late {
 	l := pushOf(m.Push)
-	l.Join = uids(m.Interests)
+	l.Join = wire.UIDs(m.Interests)
 	return l
 }

@@ -202,7 +202,7 @@ func askMessage(request uint64, a *im.SessionAsk) *antipodev1.TakeRequest {
 func takenMessage(s *im.Session) *antipodev1.TakenSession {
 	m := &antipodev1.TakenSession{
 		Seen: uint64(s.Seen), Missed: s.Missed, Number: s.Number, Sent: s.SentMax, Behind: s.Behind, Resends: uint32(s.Resends),
-		Interests: texts(s.Groups), AllInterests: s.All, PassOnMs: s.PassOn.Milliseconds(),
+		Interests: wire.Texts(s.Groups), AllInterests: s.All, PassOnMs: s.PassOn.Milliseconds(),
 	}
 	for i := range s.Pushes {
 		p := pushMessage(&s.Pushes[i].Late)
@@ -217,7 +217,7 @@ func pushMessage(l *im.Late) *antipodev1.TakenPush {
 }
 
 func lateMessage(id im.SessionID, l *im.Late) *antipodev1.TakenLate {
-	m := &antipodev1.TakenLate{Session: id[:], Interests: texts(l.Join)}
+	m := &antipodev1.TakenLate{Session: id[:], Interests: wire.Texts(l.Join)}
 	if l.Method != "" {
 		m.Push = pushMessage(l)
 	}
