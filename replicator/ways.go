@@ -12,7 +12,8 @@ import (
 //
 // A stand-in is taken once the first way has not worked for after, and left when that works again. A first way that was
 // returned to and was refused, closed within after, or deaf did not work: the next look at it comes later, up to waysPatience
-// times after. Between two stand-ins the first way is tried.
+// times after. Between two stand-ins the first way is tried. While no stand-in hears of the origin either, they are changed ever
+// more seldom, up to waysPatience times after: each has given what it has by then.
 type Ways struct {
 	first  im.Region
 	others []im.Region // that may stand in, in turn; none: never
@@ -26,6 +27,8 @@ type Ways struct {
 	returned bool      // the first way is taken because it was seen to work
 	returns  int       // to the first way that did not last, in a row
 	looked   time.Time // when it was looked last whether the first way works, or a stand-in was taken
+	heard    time.Time // when the origin was heard of last, over any way
+	barren   int       // stand-ins that were left since, in a row, because they had not heard of it either
 }
 
 // waysPatience is how many times after a look at a first way may come late that did not last.
@@ -89,18 +92,31 @@ func (w *Ways) LookedAt(works bool, now time.Time) (back bool) {
 }
 
 // GiveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for
-// longer than after, and there is another way. heard is when it did.
+// longer than after, and there is another way. heard is when it did. While no stand-in heard of it, the one that is taken is kept longer.
 func (w *Ways) GiveUp(heard, now time.Time) bool {
-	if len(w.others) == 0 || w.opened.IsZero() || now.Sub(w.opened) < w.after || now.Sub(heard) < w.after {
+	if len(w.others) == 0 || w.opened.IsZero() {
 		return false
 	}
-	if !w.standing { // the first way is a region in between, too
-		if heard.Sub(w.opened) >= w.after {
-			w.returns = 0
-		} else {
-			w.returns++
-		}
-		w.down, w.opened, w.returned = heard, time.Time{}, false
+	if heard.After(w.heard) {
+		w.heard, w.barren = heard, 0
 	}
+	stay := w.after
+	if w.standing {
+		stay *= time.Duration(min(1<<min(w.barren/len(w.others), 8), waysPatience))
+	}
+	if now.Sub(w.opened) < stay || now.Sub(heard) < w.after {
+		return false
+	}
+	if w.standing {
+		w.barren++
+		return true
+	}
+	// The first way is a region in between, too.
+	if heard.Sub(w.opened) >= w.after {
+		w.returns = 0
+	} else {
+		w.returns++
+	}
+	w.down, w.opened, w.returned = heard, time.Time{}, false
 	return true
 }
