@@ -82,7 +82,7 @@ func NewCluster(cfg ClusterConfig) (_ *Cluster, err error) {
 	if traces := c.Plan().File.Traces; traces != "" {
 		r, err := telemetry.Receive(traces, c.spans)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: stop what uses it (antipode dev?), or name another address (traces)", err)
 		}
 		c.onClose(r.Close)
 	}
