@@ -121,6 +121,9 @@ func TestErrors(t *testing.T) {
 		{name: "a section for a value", yaml: "region:\n  name: eu\n", want: []string{"FILE:1: region: want a single value, not keys and values"}},
 		{name: "a value for a section", yaml: "region: eu\ngateway: 5\n", want: []string{"FILE:2: gateway: want keys and values, not a single value"}},
 		{name: "a value for a list", yaml: "region: eu\norigins: eu\n", want: []string{"FILE:2: origins: want a list, not a single value"}},
+		{name: "an address that YAML's reader splits", yaml: "region: eu\nlog: {brokers: [127.0.0.1:9092]}\n", want: []string{
+			`FILE:2: log.brokers[0]: want a single value, not keys and values: if it is one, quote it, as in ["127.0.0.1:9092"]`,
+		}},
 		{name: "an alias", yaml: "region: &r eu\n", want: []string{"FILE:1: region: want a single value, not an anchor or alias"}},
 		{name: "a peer set twice", yaml: "region: eu\nreplicator:\n  peers:\n    us: a:1\n    us: b:1\n", want: []string{"FILE:5"}},
 		{name: "not a number", yaml: "region: eu\npartitions: four\n", want: []string{`FILE:2: partitions: "four" is not a whole number`}},

@@ -128,7 +128,11 @@ func (l *loader) value(n ast.Node, v reflect.Value, path string) {
 	default:
 		text, ok := scalar(n)
 		if !ok {
-			l.problem(path, "want a single value, not %s", describe(n))
+			quote := ""
+			if _, entries := mapping(n); entries && strings.HasSuffix(path, "]") {
+				quote = `: if it is one, quote it, as in ["127.0.0.1:9092"]`
+			}
+			l.problem(path, "want a single value, not %s%s", describe(n), quote)
 			return
 		}
 		if err := fromScalar(v, text); err != nil {
