@@ -84,7 +84,7 @@ func (l *loader) source(key string) string {
 		}
 		k = k[:i]
 	}
-	return cmp.Or(l.file, "no file given")
+	return cmp.Or(l.file, "no file given, nor by ANTIPODE_CONFIG")
 }
 
 // err joins the problems, one line each.
