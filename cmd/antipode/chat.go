@@ -74,8 +74,6 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 	fs.IntVar(&f.history, "history", 200, "older messages to fetch, per origin; 0: all")
 	fs.DurationVar(&f.linger, "linger", 0, "with a pipe as input: how long to go on printing after its end")
 	cmd.MarkFlagRequired("as")
-	cmd.MarkFlagsMutuallyExclusive("to", "group", "new-group")
-	cmd.MarkFlagsOneRequired("to", "group", "new-group")
 	return cmd
 }
 
@@ -131,7 +129,15 @@ func (f chatFlags) check() error {
 	if f.history < 0 {
 		return fmt.Errorf("--history %d: want a number of messages, or 0 for all", f.history)
 	}
+	conversations := 0
+	for _, named := range []string{f.to, f.group, f.newGroup} {
+		if named != "" {
+			conversations++
+		}
+	}
 	switch {
+	case conversations != 1:
+		return errors.New("whom to talk to? Say one of --to UID, --group ID, and --new-group TITLE --members UID,UID")
 	case f.to != "":
 		if _, err := im.ParseUID(f.to); err != nil {
 			return fmt.Errorf("--to: %w", err)

@@ -135,7 +135,7 @@ imservers of eu, eu the region, all everything.`,
 		{"resume", "Let paused parts run on"},
 	} {
 		cmd.AddCommand(&cobra.Command{
-			Use: o.name + " PART…", Short: o.short, Args: cobra.MinimumNArgs(1),
+			Use: o.name + " PART…", Short: o.short, Args: some,
 			RunE: func(cmd *cobra.Command, targets []string) error {
 				r, err := f.remote()
 				if err != nil {
@@ -160,7 +160,7 @@ imservers of eu, eu the region, all everything.`,
 
 func newClusterLink(f *clusterFlags, name, short string, do func(*cluster.Remote, context.Context, im.Region, im.Region) error) *cobra.Command {
 	return &cobra.Command{
-		Use: name + " FROM TO", Short: short, Args: cobra.ExactArgs(2),
+		Use: name + " FROM TO", Short: short, Args: exactly(2),
 		Long: short + ". A link carries the log of region FROM to region TO; there is another one back.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.remote()
@@ -174,7 +174,7 @@ func newClusterLink(f *clusterFlags, name, short string, do func(*cluster.Remote
 
 func newClusterDelay(f *clusterFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "delay FROM TO DURATION", Short: "Set the one-way delay of a link", Args: cobra.ExactArgs(3),
+		Use: "delay FROM TO DURATION", Short: "Set the one-way delay of a link", Args: exactly(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := time.ParseDuration(args[2])
 			if err != nil {
@@ -191,7 +191,7 @@ func newClusterDelay(f *clusterFlags) *cobra.Command {
 
 func newClusterClock(f *clusterFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "clock NAME OFFSET", Short: "Put the clocks of imservers off (eu/imserver 4s); 0s sets them right", Args: cobra.ExactArgs(2),
+		Use: "clock NAME OFFSET", Short: "Put the clocks of imservers off (eu/imserver 4s); 0s sets them right", Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := time.ParseDuration(args[1])
 			if err != nil {
@@ -209,7 +209,7 @@ func newClusterClock(f *clusterFlags) *cobra.Command {
 func newClusterAddRegion(f *clusterFlags) *cobra.Command {
 	var r cluster.Region
 	cmd := &cobra.Command{
-		Use: "add-region NAME", Short: "Add a region to those that run, and return when it serves", Args: cobra.ExactArgs(1),
+		Use: "add-region NAME", Short: "Add a region to those that run, and return when it serves", Args: exactly(1),
 		Long: `Adds a region to those that run, and returns when it serves.
 
 It starts Kafka, PostgreSQL, Redis and Consul of the region and, when these are ready, its services, with as many of each as the

@@ -20,7 +20,7 @@ func newConfigCommand() *cobra.Command {
 	check := &cobra.Command{
 		Use:   "check FILE…",
 		Short: "Tell what is wrong with configuration files, by key and file",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  some,
 		RunE: func(cmd *cobra.Command, files []string) error {
 			bad := false
 			for _, file := range files {

@@ -71,6 +71,8 @@ It takes the configuration of a replicator of a region that reaches all others. 
 	flags.register(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "whose log")
 	cmd.Flags().StringVar(&to, "to", "", "whose copies")
+	cmd.MarkFlagRequired("from")
+	cmd.MarkFlagRequired("to")
 	cmd.Flags().StringVar(&source, "source", "", "the region to take from what the log has no more (default: the one that has most)")
 	cmd.Flags().IntVar(&order.Rate, "bytes-per-second", 0, "that come from it at most; 0: as fast as it goes")
 	cmd.Flags().BoolVar(&order.DryRun, "dry-run", false, "only say what is to be done")

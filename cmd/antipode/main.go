@@ -42,6 +42,24 @@ func newRootCommand() *cobra.Command {
 	return root
 }
 
+// exactly wants n arguments, and shows which.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return fmt.Errorf("arguments: %d given, want %d: %s", len(args), n, cmd.UseLine())
+	}
+}
+
+// some wants an argument or more, and shows which.
+func some(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("arguments: none given, want 1 or more: %s", cmd.UseLine())
+	}
+	return nil
+}
+
 // version is the module's version, or the commit that the binary was built from.
 func version() string {
 	info, ok := debug.ReadBuildInfo()

@@ -275,8 +275,8 @@ func TestChatChecksItsFlags(t *testing.T) {
 		{"--as ann --new-group lunch --members bob,c/c", `--members: uid "c/c"`},
 		{"--as ann --to bob --ack twice", `--ack "twice"`},
 		{"--as ann --to bob --history -1", `--history -1`},
-		{"--as ann", "to group new-group"},
-		{"--as ann --to bob --group g", "none of the others can be"},
+		{"--as ann", "Say one of --to UID, --group ID"},
+		{"--as ann --to bob --group g", "Say one of --to UID, --group ID"},
 	} {
 		cmd := newRootCommand()
 		cmd.SetArgs(append([]string{"chat", "--dev", "http://" + listener.Addr().String()}, strings.Fields(c.flags)...))

@@ -122,7 +122,7 @@ func newRegionStateCommand(
 	cmd *cobra.Command, give func(context.Context, *app.Operator, im.Region, func(string)) (string, error),
 ) *cobra.Command {
 	var flags configFlags
-	cmd.Args = cobra.ExactArgs(1)
+	cmd.Args = exactly(1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r, err := im.ParseRegion(args[0])
 		if err != nil {
@@ -164,7 +164,7 @@ All other regions must answer; nothing is changed before they do. One that is lo
 held meanwhile, and it goes on from what they hold.
 
 It takes the configuration of a replicator of the region it runs in.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if order.Region, err = im.ParseRegion(args[0]); err != nil {
 				return err

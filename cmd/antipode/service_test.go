@@ -28,6 +28,25 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// What is missing on the command line is shown as it is to be written.
+func TestMissingArguments(t *testing.T) {
+	for line, says := range map[string]string{
+		"region lose":           "antipode region lose REGION",
+		"region drain eu us":    "2 given, want 1: antipode region drain REGION",
+		"cluster cut eu":        "1 given, want 2: antipode cluster cut FROM TO",
+		"cluster kill":          "antipode cluster kill PART…",
+		"config check":          "antipode config check FILE…",
+		"verify --from eu":      `"to"`,
+		"link repair --from eu": `"to"`,
+	} {
+		cmd := newRootCommand()
+		cmd.SetArgs(strings.Fields(line))
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", line, err, says)
+		}
+	}
+}
+
 // TestServiceCommands: each service and migrate read file, variable and flag, and say what of it cannot be.
 func TestServiceCommands(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "eu.yaml")

@@ -44,5 +44,7 @@ replicator of a region that reaches both. Exit code 1: they differ, or could not
 	flags.register(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "whose log")
 	cmd.Flags().StringVar(&to, "to", "", "whose copies")
+	cmd.MarkFlagRequired("from")
+	cmd.MarkFlagRequired("to")
 	return cmd
 }
