@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -79,7 +80,7 @@ func Serve(ctx context.Context, l Launch) error {
 		Admin: binding.Admin, Listen: site.listenShared(l.Service), SampleRatio: c.Telemetry.SampleRatio, OTLP: c.Telemetry.OTLP,
 	})
 	if err != nil {
-		return err
+		return taken(err)
 	}
 	defer func() { _ = tel.Close(context.Background()) }() // again, if a service was built: that one tells its errors
 	tel.Log.Info("starting", "version", l.Version, "pid", os.Getpid(), "origin", site.Origin, "public", binding.Public,
@@ -112,7 +113,7 @@ func Serve(ctx context.Context, l Launch) error {
 		at := kafkaAt(&site)
 		return &BackendError{Backend: at.name, Address: at.address, Problem: wrong.Problem, Remedy: site.remedy(wrong.Remedy), Err: err}
 	}
-	return err
+	return taken(err)
 }
 
 // redisLog writes what the Redis client has to tell into the process's log: it would go to stderr as it is otherwise.
@@ -127,6 +128,14 @@ func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
+	}
+	return taken(err)
+}
+
+// taken adds to the error of an address that another process has what can be done.
+func taken(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: stop what uses it, or set another (listen, rpc, admin)", err)
 	}
 	return err
 }

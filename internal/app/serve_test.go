@@ -237,3 +237,19 @@ func TestDrained(t *testing.T) {
 		})
 	}
 }
+
+// An address that another process has: the error says what to do, and is still that error.
+func TestTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = net.Listen("tcp", l.Addr().String())
+	if got := taken(err); !errors.Is(got, err) || !strings.HasSuffix(got.Error(), ": stop what uses it, or set another (listen, rpc, admin)") {
+		t.Errorf("%v", got)
+	}
+	if other := errors.New("other"); taken(other) != other || taken(nil) != nil {
+		t.Error("an error of something else was changed")
+	}
+}
