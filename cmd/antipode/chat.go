@@ -93,6 +93,9 @@ func chat(ctx context.Context, f chatFlags, in *os.File, out *os.File) error {
 		return fmt.Errorf("cannot connect as %s: %w", f.as, err)
 	}
 	defer c.Close()
+	if uid := c.UID(); uid != im.UID(f.as) {
+		return fmt.Errorf("the token is one of %s: say --as %s, or take a token of %s", uid, uid, f.as)
+	}
 	conversation, err := f.conversation(connecting, c)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -228,6 +229,17 @@ func TestNewcomer(t *testing.T) {
 	ann.ends(0)
 	end(bob)
 	launch(t, "chat", "--as", "ann", "--to", "bob", "--region", "ap", "--dev", url).ends(1, `"ap" is no region of `+url+`: it has eu, us`)
+	response, err := http.Get(url + "/dev/token?uid=carl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var carls struct{ Token string }
+	err = json.NewDecoder(response.Body).Decode(&carls)
+	response.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chat(url, "ann", "bob", "--token", carls.Token).ends(1, "the token is one of carl: say --as carl, or take a token of ann")
 	stop(dev)
 
 	// The same command goes on with the same data.
