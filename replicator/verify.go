@@ -195,6 +195,8 @@ type ends struct {
 	mu     sync.Mutex
 	bounds map[im.Partition]im.Bounds
 	names  map[im.Partition]im.LogName
+	asked  uint64 // how often
+	known  uint64 // the number of the question that bounds answer
 }
 
 // snapshot returns maps that are not changed any more.
@@ -214,17 +216,29 @@ func (e *ends) setName(p im.Partition, n im.LogName) {
 	e.names[p] = n
 }
 
-func (e *ends) set(b map[im.Partition]im.Bounds) {
+// ask numbers a question for bounds.
+func (e *ends) ask() (question uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.bounds = b
+	e.asked++
+	return e.asked
+}
+
+// answer takes the bounds, unless a later question was answered already: ends would go back.
+func (e *ends) answer(question uint64, b map[im.Partition]im.Bounds) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if question > e.known {
+		e.known, e.bounds = question, b
+	}
 }
 
 // refreshEnds asks the own Kafka where the own log ends.
 func (r *Replicator) refreshEnds(ctx context.Context) error {
+	question := r.ends.ask()
 	b, err := r.bounds(ctx, r.own)
 	if err == nil {
-		r.ends.set(b)
+		r.ends.answer(question, b)
 	}
 	return err
 }

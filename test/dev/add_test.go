@@ -140,8 +140,8 @@ func TestRegionAddedAfterALoss(t *testing.T) {
 	if err := d.AddRegion(patient(t), "ap"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "ap has caught up, and us names it", func() bool {
-		return stateOf(t, d, "ap") == im.StateActive && handsOut(t, d, "us", "ap")
+	await(t, "ap has caught up, and both ipconfs name it", func() bool {
+		return stateOf(t, d, "ap") == im.StateActive && handsOut(t, d, "us", "ap") && handsOut(t, d, "ap", "ap")
 	})
 	if got := pulled(t, d, "ap", "ann", chat, nil); !slices.Equal(got, want) {
 		t.Errorf("ap takes clients, and has %d of %d messages of before, or in another order: %q", len(got), len(want), got)
