@@ -139,6 +139,10 @@ func TestLoseAgent(t *testing.T) {
 	}
 }
 
+// listLimit is how long a datacenter may take to hear of an agent's members. An agent whose first try to tell of them fails, as that
+// over a connection from before a pause does now and then, tries again after 15 to 30 s.
+const listLimit = 75 * time.Second
+
 // listed waits until the region's server names the members behind the agent among those that live, or none of them.
 func (f *fault) listed(want bool) {
 	f.Helper()
@@ -151,7 +155,7 @@ func (f *fault) listed(want bool) {
 	for _, name := range behindAgent {
 		part := strings.TrimPrefix(name, "eu/")
 		kind, _, _ := strings.Cut(part, "-")
-		f.await(30*time.Second, func() (bool, string) {
+		f.await(listLimit, func() (bool, string) {
 			all, err := d.Instances(f.Context(), kind, eu)
 			if err != nil {
 				return false, err.Error()

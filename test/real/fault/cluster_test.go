@@ -114,8 +114,17 @@ func (w *world) start(t *testing.T, f cluster.File, prepare func(*app.Cluster) e
 	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
 	defer cancel()
 	began := time.Now()
+	var mu sync.Mutex
+	said := t.Output() // until it has started: other tests use it after this one
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		said = io.Discard
+	}()
 	c, err := app.NewCluster(app.ClusterConfig{File: f, Binary: w.binary, Progress: func(line string) {
-		fmt.Fprintf(t.Output(), "%s launcher: %s\n", time.Now().Format("15:04:05.0"), line)
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(said, "%s launcher: %s\n", time.Now().Format("15:04:05.0"), line)
 	}})
 	if err != nil {
 		return nil, err
