@@ -158,3 +158,38 @@ func TestSeededRegionInheritsMarkers(t *testing.T) {
 		}
 	}
 }
+
+// TestMoreThanCounts: a region that took more of a log than counts, before it heard that it is sealed, does not end its copies where
+// the others do: their readers have passed that place. It must be rebuilt, and lacks the log until then.
+func TestMoreThanCounts(t *testing.T) {
+	m, settled := bereaved(t, func(c *replicator.Config) { c.Sealed = nil })
+	sa := m.nodes["sa"]
+	sa.start()
+	eventually(t, "sa has all that eu has", func() bool { return m.copied("eu", "sa") })
+	ends := map[im.Partition]int64{}
+	for p := range settled.Seals {
+		ends[p] = sa.log.end(p)
+	}
+	peers := []replicator.Peer{{Region: "eu", Origin: "eu"}, {Region: "us", Origin: "us"}, {Region: "ap", Origin: "ap"}}
+	if err := sa.replicator().Follow(peers, []im.Origin{"eu"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "sa has ended what nobody needs", func() bool {
+		for p := range settled.Seals {
+			if p.Topic == im.RouteTopic("eu") && sa.log.end(p) < ends[p]+2 { // held, and sealed
+				return false
+			}
+		}
+		return true
+	})
+	sa.kill(context.Canceled)
+	sa.log.wg.Wait()
+	for p, seal := range settled.Seals {
+		if p.Topic != im.RouteTopic("eu") && sa.log.end(p) != ends[p] {
+			t.Errorf("%v is sealed at %d; sa, which had %d records, has %d now", p, seal, ends[p], sa.log.end(p))
+		}
+	}
+	if _, missing := sa.replicator().Sealed(); len(missing) != 1 {
+		t.Errorf("sa says that it lacks %v", missing)
+	}
+}
