@@ -151,28 +151,33 @@ func (c *conn) sendEncoded(b []byte) { c.queue(ws.Opcode(c.codec.MessageType()),
 
 // queue queues a message or control frame.
 func (c *conn) queue(op ws.Opcode, b []byte) {
-	c.mu.Lock()
-	if c.closing != nil || c.gone.Load() {
-		c.mu.Unlock()
-		return
-	}
-	size := len(c.out) + len(b)
-	full := size > c.g.cfg.MaxSendBytes
-	if !full {
-		if c.out == nil {
-			c.out = c.g.buffers.Get(len(b) + 16)
-		}
-		var header [16]byte
-		c.out = c.g.buffers.Append(c.out, ws.AppendHeader(header[:0], op, len(b)))
-		c.out = c.g.buffers.Append(c.out, b)
-	}
-	c.mu.Unlock()
-	if full {
+	if size := c.enqueue(op, b); size > c.g.cfg.MaxSendBytes {
 		c.g.metrics.shed("replies")
 		c.close(im.Errorf(im.CodeSlowConsumer, "%d bytes of answers wait to be read; at most %d are kept", size, c.g.cfg.MaxSendBytes))
 		return
 	}
 	c.poke()
+}
+
+// enqueue queues a message or control frame for the next flush, and returns how many bytes wait with it. With more than
+// MaxSendBytes it was not queued.
+func (c *conn) enqueue(op ws.Opcode, b []byte) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing != nil || c.gone.Load() {
+		return 0
+	}
+	size := len(c.out) + len(b)
+	if size > c.g.cfg.MaxSendBytes {
+		return size
+	}
+	if c.out == nil {
+		c.out = c.g.buffers.Get(len(b) + 16)
+	}
+	var header [16]byte
+	c.out = c.g.buffers.Append(c.out, ws.AppendHeader(header[:0], op, len(b)))
+	c.out = c.g.buffers.Append(c.out, b)
+	return size
 }
 
 // sendError queues an error frame that does not end the connection.

@@ -97,9 +97,11 @@ func (g *Gateway) join(c *conn, h *wire.Hello) (*session, error) {
 		MaxFrameBytes: uint32(g.cfg.MaxFrame), MaxTextBytes: uint32(g.cfg.MaxText),
 		IdleMs: uint32(g.cfg.IdleTimeout.Milliseconds()),
 	}
-	c.send(wire.FrameOf(welcome)) // queued before the first push can be
-	c.session.Store(s)
-	if err := s.attach(c, h.Login, has); err != nil {
+	greeting, err := c.codec.Encode(wire.FrameOf(welcome))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.attach(c, h.Login, has, greeting); err != nil {
 		return nil, err
 	}
 	if g.draining.Load() { // Drain may have passed over this conn

@@ -101,13 +101,14 @@ func (c *conn) flush(f *flusher) {
 	}
 	for !c.parted && !c.gone.Load() {
 		b := f.buf[:0]
+		s := c.session.Load() // before what is queued: the first push comes after the welcome
 		out, closing := c.take()
 		b = append(b, out...)
 		c.g.buffers.Put(out)
 		if closing != nil {
 			b = c.farewell(b, closing)
 		} else {
-			b = c.appendPushes(b, f)
+			b = c.appendPushes(b, s, f)
 		}
 		f.buf = b
 		if cap(f.buf) > 4*flushBytes {
@@ -173,8 +174,7 @@ func (c *conn) written() bool {
 }
 
 // appendPushes appends what the session has for this socket, about flushBytes at most.
-func (c *conn) appendPushes(b []byte, f *flusher) []byte {
-	s := c.session.Load()
+func (c *conn) appendPushes(b []byte, s *session, f *flusher) []byte {
 	if s == nil {
 		return b
 	}

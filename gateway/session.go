@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/gateway/wheel"
+	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -276,9 +277,10 @@ func (s *session) next(c *conn, into []numberedPush) (behind uint64, pushes []nu
 // goes without a word, as takeOver ends one whose login was done: told that it was replaced, a client would stop.
 var errTakenFrom = errors.New("a resume took the session during the login")
 
-// attach gives the session a socket whose login was claimed, and the number of the last push that its client has. It
-// fails if another socket took the session meanwhile, or if it ended.
-func (s *session) attach(c *conn, login, has uint64) error {
+// attach gives the session a socket whose login was claimed, and the number of the last push that its client has, and
+// queues the greeting: a client that has read it misses no push from then on, an ephemeral one neither. It fails if another
+// socket took the session meanwhile, or if it ended.
+func (s *session) attach(c *conn, login, has uint64, greeting []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -305,6 +307,10 @@ func (s *session) attach(c *conn, login, has uint64) error {
 		s.missed = false
 	}
 	c.sent = has
+	if greeting != nil {
+		c.enqueue(ws.Opcode(c.codec.MessageType()), greeting)
+	}
+	c.session.Store(s) // after the greeting: see flush
 	c.poke()
 	return nil
 }

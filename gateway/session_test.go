@@ -32,7 +32,7 @@ func TestSessionAgainstModel(t *testing.T) {
 				number++ // what routers did not push
 			}
 			c = &conn{flusher: newFlusher()}
-			if err := s.attach(c, login, has); err != nil {
+			if err := s.attach(c, login, has, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -125,7 +125,7 @@ func TestSessionTooSlow(t *testing.T) {
 	cfg := Config{MaxUnacked: 1, MaxUnackedBytes: 1 << 20, SlowTimeout: time.Second}
 	s := newSession(&cfg, randomText, "ann", &wire.Hello{Device: "d", Platform: "ios", Login: 1}, 1)
 	c := &conn{flusher: newFlusher()}
-	if err := s.attach(c, 1, 0); err != nil {
+	if err := s.attach(c, 1, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	p := wire.PreparePush("im", "event", nil, "")
@@ -181,7 +181,7 @@ func TestSessionWindow(t *testing.T) {
 		}
 		for login := uint64(1); login < 4; login++ {
 			c := &conn{flusher: newFlusher()}
-			if err := s.attach(c, login, 0); err != nil {
+			if err := s.attach(c, login, 0, nil); err != nil {
 				t.Fatal(err)
 			}
 			after(2*window, 0, 0) // with a socket
@@ -211,7 +211,7 @@ func TestResendsAreBounded(t *testing.T) {
 			}
 		}
 		c = &conn{flusher: newFlusher()}
-		if err := s.attach(c, login, has); err != nil {
+		if err := s.attach(c, login, has, nil); err != nil {
 			t.Fatal(err)
 		}
 		login++

@@ -136,7 +136,7 @@ func TestReceiptsAreCoalesced(t *testing.T) {
 		return wire.PreparePush("im", "event", body, "")
 	}
 	c := &conn{flusher: newFlusher()}
-	if err := s.attach(c, 1, 0); err != nil {
+	if err := s.attach(c, 1, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	now := time.Now()
@@ -201,7 +201,7 @@ func TestTypingIsEphemeral(t *testing.T) {
 		}
 	}
 	typing("d:ann:bob", "bob", false)
-	if err := s.attach(c, 1, 0); err != nil {
+	if err := s.attach(c, 1, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	expect(8, "") // there was no socket
@@ -268,4 +268,18 @@ func TestTypingOnTheWire(t *testing.T) {
 		p.expectPush(1, "first")
 		p.expectAlive()
 	})
+}
+
+// Whoever has read its welcome is there for what is sent only to those who are there.
+func TestWelcomeIsThere(t *testing.T) {
+	r := newRig(t)
+	for i := range uint64(300) {
+		p, _ := r.login("antipode.v1", im.UID(fmt.Sprint("ann", i)), 1)
+		r.routers.toGateway().Push([]im.Push{{
+			Conns: []uint64{r.routers.last().Conn}, Service: "im", Method: "event", Body: wire.EncodeTypingEvent("d:ann:bob", "bob", false, "us"), Ephemeral: true,
+		}})
+		if push := expect(p, (*wire.Frame).GetPush); push.Number != 0 {
+			t.Fatalf("got push %d", push.Number)
+		}
+	}
 }
