@@ -476,11 +476,9 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 	// The broker is told as long as we wait, less what its answer needs to come back.
 	timeout := min(latest.Sub(now), a.c.cfg.RequestTimeout)
 	req := &appendRequest{
-		broker: leader, clientID: a.c.cfg.ClientID, batches: batches, buffers: &a.c.buffers,
+		clientID: a.c.cfg.ClientID, batches: batches, buffers: &a.c.buffers,
 		millis: int32(max(1, (timeout - timeout/10).Milliseconds())),
 	}
-	ctx, cancel := context.WithTimeout(a.c.ctx, timeout)
-	defer cancel()
 	ps := func(yield func(im.Partition) bool) {
 		for _, b := range batches {
 			if !yield(b.queue.partition) {
@@ -488,7 +486,7 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 			}
 		}
 	}
-	res, err := a.c.askLeader(ctx, 0, leader, ps, req.prepare())
+	res, err := a.c.askLeader(a.c.ctx, 0, timeout, leader, ps, req.prepare())
 	if err != nil {
 		a.settle(batches, broker, nil, fmt.Errorf("%s: %w", broker, err))
 		return

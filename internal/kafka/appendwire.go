@@ -18,7 +18,6 @@ const produceVersion = 8
 
 // appendRequest appends batches to partitions of one leader, at most one to each.
 type appendRequest struct {
-	broker   int32
 	clientID string
 	millis   int32 // that the broker may wait for replicas
 	batches  []*batch
@@ -37,13 +36,8 @@ func (r *appendRequest) prepare() *appendRequest {
 	return r
 }
 
-// ApiKey and the methods below make it a message that kafka-go's transport carries.
+// ApiKey and the methods below make it a message that a conn carries.
 func (*appendRequest) ApiKey() protocol.ApiKey { return protocol.Produce }
-
-// Broker routes it.
-func (r *appendRequest) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
-	return toBroker(cluster, r.broker)
-}
 
 // Required has kafka-go leave encoding and decoding to RawExchange.
 func (r *appendRequest) Required(versions map[protocol.ApiKey]int16) bool {

@@ -36,6 +36,7 @@ type Cluster struct {
 	gate   sync.RWMutex // held for reading while work is started, so that none is once Close waits for it
 	closed bool         // under gate
 	socks  sockets
+	conns  conns
 	lay    layoutKeeper
 	app    appender
 
@@ -66,6 +67,7 @@ func Open(ctx context.Context, cfg Config, deps Deps) (*Cluster, error) {
 	c := &Cluster{cfg: cfg, log: deps.Log, sasl: mechanism, dial: deps.Dial}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.socks.open = make(map[net.Conn]struct{})
+	c.conns.c, c.conns.idle = c, make(map[string][]*conn)
 	c.lay.init(c)
 	c.app.init(c)
 	err = c.retry(ctx, cfg.RequestTimeout, func(ctx context.Context) error {
@@ -126,6 +128,7 @@ func (c *Cluster) Close() {
 		c.closed = true
 		c.gate.Unlock()
 		c.lay.close()
+		c.conns.close()
 		c.socks.close()
 		c.work.Wait()
 		c.socks.wait(time.Second)
@@ -151,7 +154,7 @@ func (c *Cluster) Ping(ctx context.Context) error {
 }
 
 // roundTrip sends a request to where its kind goes: the leader it names, the controller, or any broker. The context's
-// deadline, or RequestTimeout plus extra if that is earlier, ends it.
+// deadline, or RequestTimeout plus extra if that is earlier, ends it. Fetches and appends go by askLeader.
 func (c *Cluster) roundTrip(ctx context.Context, extra time.Duration, req protocol.Message) (protocol.Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout+extra)
 	defer cancel()
@@ -167,13 +170,24 @@ func (c *Cluster) roundTrip(ctx context.Context, extra time.Duration, req protoc
 // whether it leads still: a broker that hangs keeps its conns, and others lead in its place long before RequestTimeout.
 const slowAnswer = time.Second
 
-// askLeader is roundTrip to the leader of partitions. It ends early when another broker leads one of them.
-func (c *Cluster) askLeader(ctx context.Context, extra time.Duration, leader int32, ps iter.Seq[im.Partition], req protocol.Message) (protocol.Message, error) {
+// askLeader sends a request to the leader of partitions and returns its answer, for which the broker was told to wait so
+// long. It ends with ctx, after the limit, or early when another broker leads one of the partitions.
+func (c *Cluster) askLeader(ctx context.Context, wait, limit time.Duration, leader int32, ps iter.Seq[im.Partition], req protocol.Message) (protocol.Message, error) {
+	addr, ok := c.lay.layout().brokers[leader]
+	if !ok {
+		return nil, kafkago.LeaderNotAvailable
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	end := time.Now().Add(limit)
 	var mu sync.Mutex // so that the watch below is set before it is reset, and not reset after its end
 	mu.Lock()
 	var watch *time.Timer
-	watch = time.AfterFunc(extra+slowAnswer, func() {
+	watch = time.AfterFunc(min(wait+slowAnswer, limit), func() {
+		left := time.Until(end)
+		if left <= 0 {
+			cancel(context.DeadlineExceeded)
+			return
+		}
 		lay := c.lay.layout()
 		for p := range ps {
 			if now, err := lay.leader(p); err == nil && now != leader {
@@ -185,7 +199,7 @@ func (c *Cluster) askLeader(ctx context.Context, extra time.Duration, leader int
 		mu.Lock()
 		defer mu.Unlock()
 		if ctx.Err() == nil {
-			watch.Reset(slowAnswer / 4)
+			watch.Reset(min(slowAnswer/4, left))
 		}
 	})
 	mu.Unlock()
@@ -195,9 +209,9 @@ func (c *Cluster) askLeader(ctx context.Context, extra time.Duration, leader int
 		cancel(nil)
 		watch.Stop()
 	}()
-	res, err := c.roundTrip(ctx, extra, req)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, kafkago.NotLeaderForPartition) {
-		err = cause
+	res, err := c.conns.ask(ctx, addr, req)
+	if err != nil && c.ctx.Err() != nil {
+		return nil, ErrClosed
 	}
 	return res, err
 }

@@ -7,12 +7,11 @@ import (
 	"io"
 	"sync"
 
-	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 )
 
 // Requests that are made by the hundred a second are encoded and decoded here, and not by kafka-go, which does it by
-// reflection: fetches and appends. kafka-go's transport only carries their bytes (protocol.RawExchanger).
+// reflection: fetches and appends. kafka-go's conn only carries their bytes (protocol.RawExchanger).
 
 // maxAnswer bounds an answer: brokers send a first batch whole, however large it is, and bytes that are no answer at all
 // must not be taken for a size.
@@ -91,15 +90,6 @@ func midway(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// toBroker routes a request to a broker.
-func toBroker(cluster protocol.Cluster, id int32) (protocol.Broker, error) {
-	b, ok := cluster.Brokers[id]
-	if !ok {
-		return protocol.Broker{ID: -1}, kafkago.LeaderNotAvailable
-	}
-	return b, nil
 }
 
 // errShort is what a decoder of bytes that end too soon returns.

@@ -20,7 +20,7 @@ func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []w
 		opening := s.epoch == 0
 		named, forgotten := s.ask(wants)
 		req := &fetchRequest{
-			broker: broker, clientID: c.cfg.ClientID, id: s.id, epoch: s.epoch, parts: s.parts, round: s.round,
+			clientID: c.cfg.ClientID, id: s.id, epoch: s.epoch, parts: s.parts, round: s.round,
 			wants: wants, named: named, forgotten: forgotten,
 			waitMillis: int32(wait.Milliseconds()), maxBytes: int32(c.cfg.FetchBytes), perPartition: int32(maxBytes),
 			buffers: &c.buffers, table: c.app.table, form: as, crates: &c.crates,
@@ -32,7 +32,7 @@ func (c *Cluster) fetch(ctx context.Context, broker int32, s *session, wants []w
 				}
 			}
 		}
-		res, err := c.askLeader(ctx, wait, broker, ps, req.prepare())
+		res, err := c.askLeader(ctx, wait, c.cfg.RequestTimeout+wait, broker, ps, req.prepare())
 		if err == nil {
 			answer := res.(*fetchResponse)
 			if answer.err == nil {

@@ -260,6 +260,7 @@ func (k *layoutKeeper) take(r *route, now *layout) {
 	if !k.closed {
 		now.keep(k.now)
 		out, k.now, k.route = k.route, now, r
+		k.c.conns.keep(now)
 	}
 	out.replaced = true
 	unused := out.users == 0

@@ -119,7 +119,6 @@ const fetchVersion = 12
 
 // fetchRequest is one fetch from one broker.
 type fetchRequest struct {
-	broker       int32
 	clientID     string
 	waitMillis   int32
 	maxBytes     int32
@@ -144,13 +143,8 @@ func (r *fetchRequest) prepare() *fetchRequest {
 	return r
 }
 
-// ApiKey and the methods below make it a message that kafka-go's transport carries.
+// ApiKey and the methods below make it a message that a conn carries.
 func (*fetchRequest) ApiKey() protocol.ApiKey { return protocol.Fetch }
-
-// Broker routes it.
-func (r *fetchRequest) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
-	return toBroker(cluster, r.broker)
-}
 
 // Required has kafka-go leave encoding and decoding to RawExchange.
 func (r *fetchRequest) Required(versions map[protocol.ApiKey]int16) bool {
