@@ -109,8 +109,8 @@ func (p *Plan) shared(r *RegionPlan, service string) *config.Config {
 // spare has a region's services do more with one request than they would with a machine of their own: whatever a message waits for
 // here it would otherwise wait for a processor. What another region waits for is spared most: it is far away anyway.
 func spare(c *config.Config) {
-	c.IMServer.FetchPace, c.IMServer.CommitPace = 20*time.Millisecond, 40*time.Millisecond
-	c.Replicator.FetchPace, c.Replicator.HeldLinger = 20*time.Millisecond, 40*time.Millisecond
+	c.IMServer.FetchPace, c.IMServer.CommitPace = 40*time.Millisecond, 80*time.Millisecond
+	c.Replicator.FetchPace, c.Replicator.HeldLinger = 40*time.Millisecond, 80*time.Millisecond
 }
 
 func (p *Plan) passwordFile() string { return filepath.Join(p.KeysDir(), "postgres-password") }

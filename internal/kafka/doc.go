@@ -1,10 +1,10 @@
 // Package kafka is the log: it appends to, reads from and checks the topics of one region's Kafka.
 //
-// It is built on the request types of segmentio/kafka-go's protocol packages and its Transport, not on its Writer and
+// It is built on the request types of segmentio/kafka-go's protocol packages, its Conn and its Transport, not on its Writer and
 // Reader, which carry one partition a request, keep no order past a failed batch and jump over retention gaps in
 // silence. One append request carries batches of many partitions of one leader, with at most one batch in flight per
 // partition; one fetch asks for every partition that a Reader follows on one leader, and names only those that moved
-// (a fetch session). Both are encoded and decoded here; kafka-go's Transport carries their bytes.
+// (a fetch session). Both are encoded and decoded here, and have conns of their own; kafka-go's Transport carries all else.
 //
 // # Appends
 //
