@@ -15,9 +15,8 @@ import (
 )
 
 func newBenchCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "bench", Short: "Measure a running cluster, or a simulated one"}
-	cmd.AddCommand(newBenchSendCommand(), newBenchIPConfCommand())
-	return cmd
+	return group(&cobra.Command{Use: "bench", Short: "Measure a running cluster, or a simulated one"},
+		newBenchSendCommand(), newBenchIPConfCommand())
 }
 
 func newBenchSendCommand() *cobra.Command {

@@ -80,7 +80,7 @@ Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody,
 // chat connects and talks until the input or ctx ends.
 func chat(ctx context.Context, f chatFlags, in *os.File, out *os.File) error {
 	if err := f.check(); err != nil {
-		return err
+		return misused(err)
 	}
 	cfg, err := f.config(ctx)
 	if err != nil {

@@ -71,11 +71,15 @@ func readClusterFile(path string, pairs []string) (cluster.File, error) {
 	for _, s := range pairs {
 		key, value, ok := strings.Cut(s, "=")
 		if !ok {
-			return cluster.File{}, fmt.Errorf("--set %q: want key=value", s)
+			return cluster.File{}, misused(fmt.Errorf("--set %q: want key=value", s))
 		}
 		set[key] = value
 	}
-	return cluster.ReadFile(path, set)
+	file, err := cluster.ReadFile(path, set)
+	if err != nil {
+		return file, misused(err)
+	}
+	return file, nil
 }
 
 // plan is that of the cluster that was last started on the data folder, or else what would be started.
@@ -108,7 +112,7 @@ func (f *clusterFlags) remote() (*cluster.Remote, error) {
 
 func newClusterCommand() *cobra.Command {
 	var f clusterFlags
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:   "cluster",
 		Short: "Run whole regions of real servers on this machine, each a process of its own",
 		Long: `Runs whole regions on this machine: Apache Kafka, PostgreSQL, Redis and Consul, and every service of Antipode as a
@@ -122,8 +126,7 @@ imservers of eu, eu the region, all everything.`,
   antipode cluster cut eu us
   antipode cluster add-region sa
   antipode cluster down`,
-		Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	})
 	f.register(cmd)
 	cmd.AddCommand(newClusterUp(&f), newClusterDown(&f), newClusterPS(&f), newClusterLogs(&f))
 	for _, o := range []struct{ name, short string }{
@@ -178,7 +181,7 @@ func newClusterDelay(f *clusterFlags) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := time.ParseDuration(args[2])
 			if err != nil {
-				return fmt.Errorf("delay %q: want a duration, such as 80ms", args[2])
+				return misused(fmt.Errorf("delay %q: want a duration, such as 80ms", args[2]))
 			}
 			r, err := f.remote()
 			if err != nil {
@@ -195,7 +198,7 @@ func newClusterClock(f *clusterFlags) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := time.ParseDuration(args[1])
 			if err != nil {
-				return fmt.Errorf("offset %q: want a duration, such as 4s or -4s", args[1])
+				return misused(fmt.Errorf("offset %q: want a duration, such as 4s or -4s", args[1]))
 			}
 			r, err := f.remote()
 			if err != nil {
@@ -221,7 +224,7 @@ The file of the cluster stays what it is. The data folder remembers the region, 
 waited for.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Name, err = im.ParseRegion(args[0]); err != nil {
-				return err
+				return misused(err)
 			}
 			remote, err := f.remote()
 			if err != nil {
@@ -274,7 +277,7 @@ func (u *clusterUp) run(ctx context.Context, f *clusterFlags) (err error) {
 	}
 	printer, err := newLogPrinter(os.Stderr, u.logs)
 	if err != nil {
-		return err
+		return misused(err)
 	}
 	c, err := app.NewCluster(app.ClusterConfig{File: file, Fresh: u.fresh, Progress: printer.progress, Show: printer.show})
 	if err != nil {
@@ -485,7 +488,7 @@ func matchLogs(plan *cluster.Plan, names []string) ([]string, error) {
 			found = []string{n}
 		}
 		if found == nil {
-			return nil, fmt.Errorf("no part is called %q: want %s", n, strings.Join(all, ", "))
+			return nil, misused(fmt.Errorf("no part is called %q: want %s", n, strings.Join(all, ", ")))
 		}
 		matched = append(matched, found...)
 	}

@@ -40,6 +40,9 @@ func (p *pipe) Close() {
 // runDetached starts a launcher of its own session, shows what it says, and returns when everything is ready. Ctrl-C
 // before that stops it.
 func (u *clusterUp) runDetached(ctx context.Context, f *clusterFlags) error {
+	if _, err := f.read(); err != nil { // told here, with its exit code
+		return err
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err

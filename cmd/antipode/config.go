@@ -13,7 +13,7 @@ import (
 
 func newConfigCommand() *cobra.Command {
 	var set []string
-	cmd := &cobra.Command{Use: "config", Short: "Check or print the configuration of a service"}
+	cmd := group(&cobra.Command{Use: "config", Short: "Check or print the configuration of a service"})
 	cmd.PersistentFlags().StringArrayVar(&set, "set", nil, "key=value, over file and environment; may be repeated")
 
 	var service string
@@ -36,7 +36,7 @@ func newConfigCommand() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 			}
 			if bad {
-				return errReported
+				return misused(errReported)
 			}
 			return nil
 		},
@@ -53,11 +53,11 @@ func newConfigCommand() *cobra.Command {
 				file = files[0]
 			}
 			if file == "" {
-				return errors.New("config print: name a file, or set ANTIPODE_CONFIG")
+				return misused(errors.New("config print: name a file, or set ANTIPODE_CONFIG"))
 			}
 			c, err := loadConfig(file, set)
 			if err != nil {
-				return err
+				return misused(err)
 			}
 			return config.Print(cmd.OutOrStdout(), c)
 		},

@@ -36,7 +36,7 @@ func newDemoCommand() *cobra.Command {
 				return demoOnCluster(cmd.Context(), cfg, &running)
 			}
 			if err := cfg.Check(len(f.regions)); err != nil {
-				return err
+				return misused(err)
 			}
 			if f.data == "" {
 				if f.data, err = os.MkdirTemp("", "antipode-demo-"); err != nil {

@@ -53,7 +53,7 @@ func gamedayScenarios(names []string) ([]*gameday.Scenario, error) {
 	for _, n := range names {
 		s, err := gameday.Find(n)
 		if err != nil {
-			return nil, err
+			return nil, misused(err)
 		}
 		all = append(all, s)
 	}

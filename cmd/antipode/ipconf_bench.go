@@ -27,13 +27,13 @@ arrivals per gateway and second. docs/ipconf.md describes the model. The same se
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if !simulate {
-				return errors.New("say --simulate: what a running ipconf does is measured by make bench-ipconf")
+				return misused(errors.New("say --simulate: what a running ipconf does is measured by make bench-ipconf"))
 			}
 			cfg.Strategy = storm.Strategy(strategy)
 			switch cfg.Strategy {
 			case storm.Weighted, storm.Random, storm.Best:
 			default:
-				return fmt.Errorf("--strategy: %q is not one of %s, %s and %s", strategy, storm.Weighted, storm.Random, storm.Best)
+				return misused(fmt.Errorf("--strategy: %q is not one of %s, %s and %s", strategy, storm.Weighted, storm.Random, storm.Best))
 			}
 			r, err := storm.Run(cfg)
 			if err != nil {

@@ -30,7 +30,7 @@ its own login service.`,
 			for _, name := range names {
 				r, err := im.ParseRegion(name)
 				if err != nil {
-					return fmt.Errorf("--regions: %w", err)
+					return misused(fmt.Errorf("--regions: %w", err))
 				}
 				regions = append(regions, r)
 			}
@@ -62,7 +62,7 @@ func newTokenCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			uid, err := im.ParseUID(as)
 			if err != nil {
-				return fmt.Errorf("--as: %w", err)
+				return misused(fmt.Errorf("--as: %w", err))
 			}
 			token, err := keys.Token(uid, life)
 			if err != nil {

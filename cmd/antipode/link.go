@@ -10,9 +10,7 @@ import (
 )
 
 func newLinkCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "link", Short: "Repair what links cannot ship"}
-	cmd.AddCommand(newLinkRepairCommand())
-	return cmd
+	return group(&cobra.Command{Use: "link", Short: "Repair what links cannot ship"}, newLinkRepairCommand())
 }
 
 func newLinkRepairCommand() *cobra.Command {
@@ -46,14 +44,14 @@ It takes the configuration of a replicator of a region that reaches all others. 
 					continue
 				}
 				if *f.to, err = im.ParseRegion(f.value); err != nil {
-					return fmt.Errorf("--%s: %w", f.name, err)
+					return misused(fmt.Errorf("--%s: %w", f.name, err))
 				}
 			}
 			switch {
 			case order.From == order.To:
-				return fmt.Errorf("--from and --to are both %s: a region has no copy of its own log", from)
+				return misused(fmt.Errorf("--from and --to are both %s: a region has no copy of its own log", from))
 			case order.Rate < 0:
-				return fmt.Errorf("--bytes-per-second %d: want 0 (as fast as it goes) or more", order.Rate)
+				return misused(fmt.Errorf("--bytes-per-second %d: want 0 (as fast as it goes) or more", order.Rate))
 			}
 			order.Progress = func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) }
 			operator, err := flags.operator(cmd)

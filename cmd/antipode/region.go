@@ -12,10 +12,9 @@ import (
 )
 
 func newRegionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "region", Short: "Add, seed, drain and remove regions, declare them lost, and bring them back"}
-	cmd.AddCommand(newRegionAddCommand(), newRegionDrainCommand(), newRegionUndrainCommand(), newRegionRemoveCommand(),
+	return group(&cobra.Command{Use: "region", Short: "Add, seed, drain and remove regions, declare them lost, and bring them back"},
+		newRegionAddCommand(), newRegionDrainCommand(), newRegionUndrainCommand(), newRegionRemoveCommand(),
 		newRegionLoseCommand(), newRegionSeedCommand(), newRegionReturnCommand(), newRegionActivateCommand())
-	return cmd
 }
 
 func newRegionAddCommand() *cobra.Command {
@@ -126,7 +125,7 @@ func newRegionStateCommand(
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r, err := im.ParseRegion(args[0])
 		if err != nil {
-			return err
+			return misused(err)
 		}
 		operator, err := flags.operator(cmd)
 		if err != nil {
@@ -167,12 +166,12 @@ It takes the configuration of a replicator of the region it runs in.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if order.Region, err = im.ParseRegion(args[0]); err != nil {
-				return err
+				return misused(err)
 			}
 			for _, name := range accept {
 				r, err := im.ParseRegion(name)
 				if err != nil {
-					return fmt.Errorf("--accept-loss-of: %w", err)
+					return misused(fmt.Errorf("--accept-loss-of: %w", err))
 				}
 				order.Accept = append(order.Accept, r)
 			}

@@ -34,13 +34,13 @@ services, and run antipode region activate.`,
 	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
 		var err error
 		if order.From, err = im.ParseRegion(from); err != nil {
-			return "", fmt.Errorf("--from: %w", err)
+			return "", misused(fmt.Errorf("--from: %w", err))
 		}
 		if order.Rate < 0 {
-			return "", fmt.Errorf("--bytes-per-second %d: want 0 (as fast as it goes) or more", order.Rate)
+			return "", misused(fmt.Errorf("--bytes-per-second %d: want 0 (as fast as it goes) or more", order.Rate))
 		}
 		if own := o.Region(); own != r {
-			return "", fmt.Errorf("the configuration is of region %s: seed region %s with the configuration of its own replicator", own, r)
+			return "", misused(fmt.Errorf("the configuration is of region %s: seed region %s with the configuration of its own replicator", own, r))
 		}
 		order.Progress = progress
 		planted, err := o.Seed(ctx, order)

@@ -12,16 +12,16 @@ import (
 	"github.com/antipode-im/antipode/internal/config"
 )
 
-// The exit codes of a service and of migrate. 1 is any other failure.
+// The exit codes of all commands. 1 is any other failure.
 const (
-	exitConfig  = 2 // the configuration cannot be
+	exitTold    = 2 // what it was told cannot be: command line, or configuration
 	exitBackend = 3 // a backend is missing, or not as it must be
 )
 
 // exitCode is the code that the process ends with for an error.
 func exitCode(err error) int {
 	if _, ok := errors.AsType[*app.ConfigError](err); ok {
-		return exitConfig
+		return exitTold
 	}
 	if _, ok := errors.AsType[*app.BackendError](err); ok {
 		return exitBackend
@@ -51,7 +51,7 @@ func (f *configFlags) load() (*config.Config, error) {
 const serviceHelp = `
 
 It is told by one YAML file, ANTIPODE_* variables and --set, in rising precedence (antipode config print shows all keys).
-It ends with code 0 when it was told to stop and drained, 2 when the configuration cannot be, 3 when a backend is missing or
+It ends with code 0 when it was told to stop and drained, 2 when the command line or the configuration cannot be, 3 when a backend is missing or
 not as it must be (after start_wait, if waiting could help), and 1 for any other failure. The last line on stderr is the
 reason; the lines before are logs in JSON.`
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,8 +29,8 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// What is missing on the command line is shown as it is to be written.
-func TestMissingArguments(t *testing.T) {
+// What of a command line cannot be is shown as it is to be written, and ends with the code that says so.
+func TestMisusedCommands(t *testing.T) {
 	for line, says := range map[string]string{
 		"region lose":           "antipode region lose REGION",
 		"region drain eu us":    "2 given, want 1: antipode region drain REGION",
@@ -38,11 +39,39 @@ func TestMissingArguments(t *testing.T) {
 		"config check":          "antipode config check FILE…",
 		"verify --from eu":      `"to"`,
 		"link repair --from eu": `"to"`,
+
+		"regoin":                         "did you mean antipode region?",
+		"region nosuch":                  `unknown command "nosuch": antipode region --help`,
+		"dev --nosuch":                   "unknown flag: --nosuch",
+		"dev --delay x":                  `invalid argument "x" for "--delay"`,
+		"dev --regions a_":               `--regions: region "a_"`,
+		"region lose A":                  `region "A"`,
+		"verify --from eu --to eu":       "--from and --to are both eu",
+		"chat --as ann":                  "Say one of --to UID",
+		"gameday nosuch":                 `no scenario "nosuch"`,
+		"cluster up --set kafka":         `--set "kafka": want key=value`,
+		"cluster up --set kafka.broker=": "did you mean kafka.brokers?",
+		"cluster delay eu us fast":       `delay "fast": want a duration`,
+		"config check /nowhere.yaml":     "reported",
 	} {
 		cmd := newRootCommand()
 		cmd.SetArgs(strings.Fields(line))
-		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: %v, want %q", line, err, says)
+		cmd.SetErr(io.Discard)
+		if err := execute(t.Context(), cmd); err == nil || !strings.Contains(err.Error(), says) || exitCode(err) != exitTold {
+			t.Errorf("%s: %v, want %q and exit code %d", line, err, says, exitTold)
+		}
+	}
+}
+
+// A command that only has commands tells which.
+func TestGroupsTellTheirCommands(t *testing.T) {
+	for _, line := range []string{"", "bench", "cluster", "config", "link", "region"} {
+		cmd := newRootCommand()
+		cmd.SetArgs(strings.Fields(line))
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		if err := execute(t.Context(), cmd); err != nil || !strings.Contains(out.String(), "Available Commands:") {
+			t.Errorf("antipode %s: %v:\n%s", line, err, out.String())
 		}
 	}
 }
@@ -64,10 +93,10 @@ func TestServiceCommands(t *testing.T) {
 	}
 	for _, name := range []string{app.ServiceIPConf, app.ServiceGateway, app.ServiceRouter, app.ServiceIMServer, app.ServiceReplicator, "migrate"} {
 		err := run(name, "--config", file, "--set", "listen=:3")
-		if err == nil || exitCode(err) != exitConfig || !strings.Contains(err.Error(), ":3 is the address of listen too") {
+		if err == nil || exitCode(err) != exitTold || !strings.Contains(err.Error(), ":3 is the address of listen too") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := run(name, "--config", "/nowhere.yaml"); err == nil || exitCode(err) != exitConfig {
+		if err := run(name, "--config", "/nowhere.yaml"); err == nil || exitCode(err) != exitTold {
 			t.Errorf("%s without its file: %v", name, err)
 		}
 		if err := run(name, "eu.yaml"); err == nil {

@@ -25,13 +25,13 @@ replicator of a region that reaches both. Exit code 1: they differ, or could not
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			order := app.VerifyOrder{Told: func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) }}
 			if order.From, err = im.ParseRegion(from); err != nil {
-				return fmt.Errorf("--from: %w", err)
+				return misused(fmt.Errorf("--from: %w", err))
 			}
 			if order.To, err = im.ParseRegion(to); err != nil {
-				return fmt.Errorf("--to: %w", err)
+				return misused(fmt.Errorf("--to: %w", err))
 			}
 			if order.From == order.To {
-				return fmt.Errorf("--from and --to are both %s: a region has no copy of its own log", from)
+				return misused(fmt.Errorf("--from and --to are both %s: a region has no copy of its own log", from))
 			}
 			operator, err := flags.operator(cmd)
 			if err != nil {

@@ -88,17 +88,17 @@ type devLink struct {
 func NewDev(cfg DevConfig) (_ *Dev, err error) {
 	names, err := parseRegions(cfg.Regions)
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	if cfg.Delay < 0 || cfg.Delay > console.MaxDelay {
-		return nil, fmt.Errorf("--delay %v: want 0s to %v", cfg.Delay, console.MaxDelay)
+		return nil, &ConfigError{fmt.Errorf("--delay %v: want 0s to %v", cfg.Delay, console.MaxDelay)}
 	}
 	if !(cfg.Sample >= 0 && cfg.Sample <= 1) { // NaN is neither
-		return nil, fmt.Errorf("--sample %v: want 0 to 1", cfg.Sample)
+		return nil, &ConfigError{fmt.Errorf("--sample %v: want 0 to 1", cfg.Sample)}
 	}
 	ports, err := parseListen(cfg.Listen)
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	if cfg.Data, err = filepath.Abs(cfg.Data); err != nil {
 		return nil, fmt.Errorf("--data: %w", err)
