@@ -30,7 +30,7 @@ type clusterFlags struct {
 
 func (f *clusterFlags) register(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringVar(&f.file, "file", "", "what runs (default: "+clusterFile+" if there is one, else three regions)")
-	cmd.PersistentFlags().StringArrayVar(&f.set, "set", nil, "key=value over the file, such as kafka.brokers=3; may be repeated")
+	cmd.PersistentFlags().StringArrayVar(&f.set, "set", nil, "key=value over the file, such as kafka.brokers=3, or over its set: imserver.rate=50; may be repeated")
 }
 
 // args are the flags again, for another process.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"time"
@@ -75,10 +76,22 @@ func DefaultFile() File {
 	}
 }
 
-// ReadFile reads a cluster.yaml (none if path is empty), then set (path of a key to its value) over it.
+// ReadFile reads a cluster.yaml (none if path is empty), then set (path of a key to its value) over it. A key that is not of
+// the file but of the services' configuration stands under the file's set.
 func ReadFile(path string, set map[string]string) (File, error) {
 	f := DefaultFile()
-	err := config.ReadFile(path, set, &f, f.check)
+	own, services := map[string]string{}, map[string]string{}
+	for key, value := range set {
+		if !config.HasKey[File](key) && config.HasKey[config.Config](key) {
+			services[key] = value
+		} else {
+			own[key] = value
+		}
+	}
+	err := config.ReadFile(path, own, &f, func() []config.Problem {
+		maps.Copy(f.Set, services)
+		return f.check()
+	})
 	return f, err
 }
 

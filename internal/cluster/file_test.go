@@ -46,6 +46,28 @@ func TestFileDefaultsAndSet(t *testing.T) {
 	}
 }
 
+// A key of the services is one of the file's set, over what the file says there.
+func TestFileSetsServices(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster.yaml")
+	for text, others := range map[string]int{"set: {imserver.rate: 7, drain: 5s}": 1, "set: {}": 0, "": 0} {
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f, err := ReadFile(path, map[string]string{"imserver.rate": "50", "log.gather": "2ms", "data": "/elsewhere"})
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if f.Set["imserver.rate"] != "50" || f.Set["log.gather"] != "2ms" || len(f.Set) != 2+others || f.Data != "/elsewhere" {
+			t.Errorf("%q: got %+v", text, f)
+		}
+	}
+	for key, says := range map[string]string{"imserver.rate": "imserver.rate: \"x\" is not a", "imserver.nosuch": "imserver.nosuch: unknown key"} {
+		if _, err := ReadFile("", map[string]string{key: "x"}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: got %v, want it to contain %q", key, err, says)
+		}
+	}
+}
+
 // The example in the repository shows every key with its default.
 func TestExampleShowsDefaults(t *testing.T) {
 	f, err := ReadFile("../../cluster.yaml", nil)

@@ -148,6 +148,9 @@ func EnvName(key string) string {
 // Keys lists the paths of all keys that variables and flags can set, sorted: all but lists of sections (auth.keys).
 func Keys() []string { return keysOf(reflect.TypeFor[Config]()) }
 
+// HasKey tells whether a schema, Config or another file's, has a key that variables and flags can set.
+func HasKey[Schema any](key string) bool { return slices.Contains(keysOf(reflect.TypeFor[Schema]()), key) }
+
 func keysOf(schema reflect.Type) []string {
 	var keys []string
 	var walk func(t reflect.Type, prefix string)
