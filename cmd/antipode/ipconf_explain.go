@@ -3,16 +3,22 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/wire"
 )
 
 func newIPConfExplainCommand() *cobra.Command {
@@ -28,6 +34,9 @@ func newIPConfExplainCommand() *cobra.Command {
 gateway's score is made of. It is one draw of many: the weights say how often a gateway comes first. Nobody is counted in.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkExplained(*client["ip"], *client["rtt"]); err != nil {
+				return misused(err)
+			}
 			q := url.Values{}
 			for name, value := range client {
 				if *value != "" {
@@ -67,6 +76,26 @@ gateway's score is made of. It is one draw of many: the weights say how often a 
 	return cmd
 }
 
+// checkExplained looks at what an ipconf would pass over in silence: it takes what clients say as hints.
+func checkExplained(ip, rtt string) error {
+	if ip != "" {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			return fmt.Errorf("--ip %q: want an address, such as 192.0.2.1 or 2001:db8::1", ip)
+		}
+	}
+	if rtt == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(rtt, ",") {
+		region, ms, _ := strings.Cut(part, ":")
+		_, unnamed := im.ParseRegion(region)
+		if _, err := strconv.ParseUint(ms, 10, 16); err != nil || unnamed != nil {
+			return fmt.Errorf("--rtt %q: %q is not a region and its milliseconds: want them as in eu:23,us:110", rtt, part)
+		}
+	}
+	return nil
+}
+
 func getExplanation(ctx context.Context, u string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -83,10 +112,21 @@ func getExplanation(ctx context.Context, u string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the ipconf answers %s: %s", resp.Status, b)
+	if resp.StatusCode == http.StatusOK {
+		return b, nil
 	}
-	return b, nil
+	var refusal wire.Error
+	if json.Unmarshal(b, &refusal) == nil && refusal.GetDetail() != "" {
+		err := fmt.Errorf("the ipconf refuses: %s", refusal.GetDetail())
+		if resp.StatusCode == http.StatusBadRequest {
+			err = misused(err)
+		}
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, misused(errors.New("what answers is not the admin server of an ipconf: name its admin address with --admin"))
+	}
+	return nil, fmt.Errorf("the ipconf answers %s", resp.Status)
 }
 
 func printExplanation(out io.Writer, e *app.IPConfExplanation) error {

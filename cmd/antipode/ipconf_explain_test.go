@@ -46,8 +46,13 @@ us/u1    0.000  region us is draining  50000   1.00  1.00  1.00  1.00   1.00   1
 func TestIPConfExplain(t *testing.T) {
 	asked := ""
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if asked = r.URL.RawQuery; strings.Contains(asked, "ip=nonsense") {
-			http.Error(w, "ip: unable to parse", http.StatusBadRequest)
+		switch asked = r.URL.RawQuery; {
+		case strings.Contains(asked, "uid=stranger"):
+			w.WriteHeader(http.StatusBadRequest)
+			w.Write([]byte(`{"code":"bad_request","detail":"uid: nobody","action":"stop"}`))
+			return
+		case strings.Contains(asked, "uid=elsewhere"):
+			http.NotFound(w, r)
 			return
 		}
 		w.Write([]byte(explanation))
@@ -76,7 +81,23 @@ func TestIPConfExplain(t *testing.T) {
 	if got, err := explain("--json"); err != nil || strings.TrimSpace(got) != explanation {
 		t.Errorf("--json: %v %s", err, got)
 	}
-	if _, err := explain("--ip", "nonsense"); err == nil || !strings.Contains(err.Error(), "ip: unable to parse") {
-		t.Errorf("a bad address: %v", err)
+	for flags, says := range map[string]string{
+		"--uid stranger":     "the ipconf refuses: uid: nobody",
+		"--uid elsewhere":    "name its admin address with --admin",
+		"--ip 1.2.3":         `--ip "1.2.3": want an address, such as 192.0.2.1`,
+		"--rtt eu":           `--rtt "eu": "eu" is not a region and its milliseconds: want them as in eu:23,us:110`,
+		"--rtt eu:23,us:x":   `"us:x" is not`,
+		"--rtt eu:23,":       `"" is not`,
+		"--rtt EU:23":        `"EU:23" is not`,
+		"--rtt eu:23,us:1e9": `"us:1e9" is not`,
+	} {
+		asked = ""
+		_, err := explain(strings.Fields(flags)...)
+		if err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") || exitCode(err) != exitTold {
+			t.Errorf("%s: %v, want %q and exit code %d", flags, err, says, exitTold)
+		}
+		if asked != "" && !strings.HasPrefix(flags, "--uid") {
+			t.Errorf("%s was asked", flags)
+		}
 	}
 }

@@ -149,7 +149,9 @@ func EnvName(key string) string {
 func Keys() []string { return keysOf(reflect.TypeFor[Config]()) }
 
 // HasKey tells whether a schema, Config or another file's, has a key that variables and flags can set.
-func HasKey[Schema any](key string) bool { return slices.Contains(keysOf(reflect.TypeFor[Schema]()), key) }
+func HasKey[Schema any](key string) bool {
+	return slices.Contains(keysOf(reflect.TypeFor[Schema]()), key)
+}
 
 func keysOf(schema reflect.Type) []string {
 	var keys []string
