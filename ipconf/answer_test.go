@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,10 +114,9 @@ func steady(t *testing.T, p *IPConf, path string) string {
 	return ""
 }
 
-// measured waits until answers are made of all gateways' loads.
-func measured(t *testing.T, p *IPConf) {
+// measured waits until answers are made of so many gateways, the loads of all of them known.
+func measured(t *testing.T, p *IPConf, gateways int) {
 	t.Helper()
-	eventually(t, p, "", "e0 e1 u0 u1")
 	known := func() bool {
 		v := p.current.Load()
 		for i := range v.gateways {
@@ -124,7 +124,7 @@ func measured(t *testing.T, p *IPConf) {
 				return false
 			}
 		}
-		return len(v.gateways) == 4
+		return len(v.gateways) == gateways
 	}
 	for end := time.Now().Add(time.Minute); !known(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -179,7 +179,7 @@ func TestETagStays(t *testing.T) {
 	cfg := quick()
 	cfg.GatewayRate = 1e9
 	p := run(t, s, cfg, nil)
-	measured(t, p)
+	measured(t, p, 4)
 	const path = "/v1/endpoints?uid=ann&rtt=eu:10,us:100"
 	resp, _ := ask(t, p, path, nil)
 	tag := resp.Header.Get("ETag")
@@ -213,14 +213,25 @@ func TestETagOfAnotherIPConf(t *testing.T) {
 	s := halfFull()
 	p := start(t, s)
 	eventually(t, p, "", "e0 e1 u0 u1")
+	const elsewhere = "http://elsewhere.example:80"
 	s.change(func() {
-		s.of["gateway/eu"][0].URL = "http://elsewhere.example:80"
-		s.of["gateway/eu"][0].Epoch++
+		list := slices.Clone(s.of["gateway/eu"])
+		list[0].URL = elsewhere
+		list[0].Epoch++
+		s.of["gateway/eu"] = list
 	})
 	const path = "/v1/endpoints?uid=ann"
-	measured(t, p)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if _, b := ask(t, p, path, nil); bytes.Contains(b, []byte(elsewhere)) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a gateway that moved is handed out where it was")
+		}
+	}
+	measured(t, p, 4)
 	other := start(t, s)
-	measured(t, other)
+	measured(t, other, 4)
 	if one, two := steady(t, p, path), steady(t, other, path); one != two {
 		t.Errorf("one gives %s, the other %s", one, two)
 	}
