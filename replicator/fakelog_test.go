@@ -168,13 +168,19 @@ func (l *fakeLog) truncate(p im.Partition, offset int64) {
 	f.entries = f.entries[:offset-f.start]
 }
 
-// retain drops everything below offset.
-func (l *fakeLog) retain(p im.Partition, offset int64) {
+// retain drops everything below offset, until restore.
+func (l *fakeLog) retain(p im.Partition, offset int64) (restore func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := l.parts[p]
+	start, gone := f.start, slices.Clone(f.entries[:offset-f.start])
 	f.entries = slices.Clone(f.entries[offset-f.start:])
 	f.start = offset
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		f.start, f.entries = start, slices.Concat(gone, f.entries)
+	}
 }
 
 // KeepTopics has topics keep what they hold.

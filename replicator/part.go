@@ -47,12 +47,13 @@ type part struct {
 	next      int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
 	landed    int64 // local end of what was acknowledged
 	reset     bool
-	running   bool   // an appender is at work
-	refused   string // why the partition is not shipped
-	repaired  bool   // a repair works on it: no link appends meanwhile
-	appending bool   // an append of the link is under way
-	end       int64  // of the origin's log, as last told
-	sentHeld  int64  // as last told to the sender
+	running   bool     // an appender is at work
+	refused   string   // why the partition is not shipped
+	between   *Refusal // of the region in between, which has no more of it to pass on; nil: there is none
+	repaired  bool     // a repair works on it: no link appends meanwhile
+	appending bool     // an append of the link is under way
+	end       int64    // of the origin's log, as last told
+	sentHeld  int64    // as last told to the sender
 
 	// What came over the link and waits to be appended.
 	expect  int64     // the next origin offset to receive; -1 while what comes is to be dropped

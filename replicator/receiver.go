@@ -314,6 +314,7 @@ func (c *receiving) opened(m *wire.LinkResponse, sender im.Region) ([]*part, err
 	c.open, c.since, c.err = true, now, ""
 	c.opens++
 	c.hear(sender, o.ClockMs, o.News)
+	c.hearRefusals(sender, cmp.Or(o.News.GetRefusals(), &wire.LinkRefusals{}))
 	c.ways.Open(now)
 	c.mu.Unlock()
 	c.r.metrics.linkOpened(c.peer.Region)
@@ -338,6 +339,9 @@ func (s *session) handle(m *wire.LinkResponse) error {
 		}
 		c.mu.Lock()
 		c.hear(s.sender, k.Status.ClockMs, k.Status.News)
+		if told := k.Status.News.GetRefusals(); told != nil {
+			c.hearRefusals(s.sender, told)
+		}
 		c.mu.Unlock()
 		s.mu.Lock()
 		s.status = k.Status.ClockMs
@@ -620,7 +624,10 @@ func (c *receiving) status() LinkIn {
 		missing := max(0, p.end-p.follower.Next)
 		stamp := p.last.stamp
 		if p.refused != "" {
-			s.Refused = append(s.Refused, Refusal{p.p, p.refused})
+			s.Refused = append(s.Refused, Refusal{Partition: p.p, Reason: p.refused, At: c.r.cfg.Region})
+		}
+		if p.between != nil {
+			s.Refused = append(s.Refused, *p.between)
 		}
 		p.mu.Unlock()
 		l.Records += missing

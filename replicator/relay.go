@@ -71,16 +71,34 @@ func (s *copyLog) state() (map[im.Partition]im.LogName, map[im.Partition]im.Boun
 	return names, bounds
 }
 
-func (s *copyLog) news() *wire.LinkNews {
+func (s *copyLog) news(of []sendPart) *wire.LinkNews {
 	s.c.mu.Lock()
 	told := s.c.told
 	s.c.mu.Unlock()
 	ahead, _ := s.r.clocks.offset(s.c.peer.Region)
-	n := &wire.LinkNews{AheadUs: ahead.Microseconds()}
+	n := &wire.LinkNews{AheadUs: ahead.Microseconds(), Refusals: s.refusals(of)}
 	if !told.at.IsZero() {
 		n.AgeMs, n.ClockMs = max(0, s.r.now().Sub(told.at).Milliseconds()), told.clock.UnixMilli()
 	}
 	return n
+}
+
+// refusals are those of a link's partitions that do not come here.
+func (s *copyLog) refusals(of []sendPart) *wire.LinkRefusals {
+	all := &wire.LinkRefusals{}
+	for i := range of {
+		part := s.c.index[of[i].p]
+		if part == nil { // the receiver asks for one that there is not, which it is told
+			continue
+		}
+		part.mu.Lock()
+		reason := part.refused
+		part.mu.Unlock()
+		if reason != "" {
+			all.Partitions = append(all.Partitions, &wire.LinkRefusal{Partition: uint32(i), Reason: reason})
+		}
+	}
+	return all
 }
 
 // continues compares the receiver's last record with the copy's. What the receiver has and the copy lacks is compared when the
@@ -474,6 +492,28 @@ func (c *receiving) tellRelayed() []*wire.LinkRelayed {
 		all = append(all, m)
 	}
 	return all
+}
+
+// hearRefusals takes what a region in between is refused of the log. The caller holds c.mu.
+func (c *receiving) hearRefusals(sender im.Region, told *wire.LinkRefusals) {
+	all := make([]*Refusal, len(c.parts))
+	for _, m := range told.Partitions {
+		if int(m.Partition) >= len(all) {
+			continue
+		}
+		all[m.Partition] = &Refusal{Partition: c.parts[m.Partition].p, At: sender, Reason: fmt.Sprintf(
+			"refused in %[1]s, which passes it on: %[2]s; antipode link repair --from %[3]s --to %[1]s --dry-run says what to do",
+			sender, m.Reason, c.peer.Region)}
+	}
+	for i, p := range c.parts {
+		p.mu.Lock()
+		before := p.between
+		p.between = all[i]
+		p.mu.Unlock()
+		if now := all[i]; now != nil && (before == nil || *before != *now) {
+			c.r.log.Error("partition refused", "direction", "in", "peer", string(c.peer.Region), "via", string(sender), "partition", p.p.String(), "reason", now.Reason)
+		}
+	}
 }
 
 // newsOf reads when, by the own clock, the sender of a copy heard of the origin; false: it never did.

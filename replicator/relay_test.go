@@ -432,3 +432,34 @@ func TestRoutesJumpBehindHub(t *testing.T) {
 	write(eu, p, 5)
 	eventually(t, "they go on", func() bool { return jumped(us) && jumped(ap) })
 }
+
+// TestHubTellsWhatItIsRefused: what does not come to the hub does not come to a spoke either, which says where and why, until it is
+// mended. The rest comes.
+func TestHubTellsWhatItIsRefused(t *testing.T) {
+	m := newHub(t, patient, "us", "eu", "ap")
+	m.caughtUp(t)
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	p, other := eu.own()[0], eu.own()[1]
+	us.kill(im.ErrKilled)
+	write(eu, p, 30)
+	eu.log.must(p, heartbeat(eu))
+	mend := eu.log.retain(p, 20)
+	us.start()
+	told := func(to im.Region) []replicator.Refusal { return m.linkIn(t, to, "eu").Refused }
+	eventually(t, "ap says that us is refused, why, and what to do", func() bool {
+		r := told("ap")
+		return len(r) == 1 && r[0].Partition == p && r[0].At == "us" && strings.Contains(r[0].Reason, "refused in us, which passes it on") &&
+			strings.Contains(r[0].Reason, "retention has removed") && strings.Contains(r[0].Reason, "antipode link repair --from eu --to us --dry-run")
+	})
+	if r := told("us"); len(r) != 1 || r[0].Partition != p || r[0].At != "us" {
+		t.Errorf("us says %+v", r)
+	}
+	write(eu, other, 5)
+	ap := m.nodes["ap"]
+	eventually(t, "ap has the rest", func() bool { return int64(len(ap.log.taken(other))) == eu.log.end(other) })
+	mend()
+	eu.kill(im.ErrKilled) // so that us asks anew now; its link to ap stays
+	eu.start()
+	m.caughtUp(t)
+	eventually(t, "ap knows that us is refused nothing", func() bool { return len(told("ap")) == 0 })
+}

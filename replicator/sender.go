@@ -30,9 +30,10 @@ type sending struct {
 	batches  chan outgoing
 	notifies chan notify
 	opened   atomic.Bool
-	status   *time.Timer // fires when the next status is due
-	measured bool        // a status of this link was answered; used by handle alone
-	waits    *notify     // taken off notifies, and not sent yet; of write alone
+	status   *time.Timer         // fires when the next status is due
+	measured bool                // a status of this link was answered; used by handle alone
+	waits    *notify             // taken off notifies, and not sent yet; of write alone
+	refusals []*wire.LinkRefusal // that were told last; of write alone
 	relays   relaying
 
 	apart    bool     // it carries notifies alone, beside one that ships the log
@@ -362,7 +363,7 @@ func (l *sending) send(ctx context.Context, out outgoing) error {
 
 func (l *sending) openedMessage() *wire.LinkResponse {
 	o := &wire.LinkOpened{Region: string(l.r.cfg.Region), Notifies: true, Partitions: make([]*wire.LinkPartitionState, len(l.parts))}
-	news := l.source.news() // before the ends, which may be newer than it says, not older
+	news := l.news() // before the ends, which may be newer than it says, not older
 	names, ends := l.source.state()
 	for i := range l.parts {
 		p := &l.parts[i]
@@ -376,10 +377,24 @@ func (l *sending) openedMessage() *wire.LinkResponse {
 	return &wire.LinkResponse{Kind: &wire.LinkResponseOpened{Opened: o}}
 }
 
+// news leaves refusals out that the receiver knows.
+func (l *sending) news() *wire.LinkNews {
+	n := l.source.news(l.parts)
+	if n == nil {
+		return nil
+	}
+	now := n.Refusals.GetPartitions()
+	same := slices.EqualFunc(now, l.refusals, func(a, b *wire.LinkRefusal) bool { return a.Partition == b.Partition && a.Reason == b.Reason })
+	if l.refusals = now; same {
+		n.Refusals = nil
+	}
+	return n
+}
+
 // statusMessage is the status that is due; the next one is due StatusInterval later.
 func (l *sending) statusMessage() *wire.LinkResponse {
 	l.status.Reset(l.r.cfg.StatusInterval)
-	news := l.source.news() // before the ends, as in openedMessage
+	news := l.news() // before the ends, as in openedMessage
 	_, ends := l.source.state()
 	s := &wire.LinkStatus{
 		ClockMs: l.r.now().UnixMilli(), RoundTripUs: l.r.clocks.trip(l.peer).Microseconds(),

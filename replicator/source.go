@@ -19,7 +19,8 @@ type source interface {
 	continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error)
 	// state is what the receiver is told of a partition.
 	state() (names map[im.Partition]im.LogName, bounds map[im.Partition]im.Bounds)
-	news() *wire.LinkNews
+	// news is told of a log that is another's, about the partitions of a link; nil: it is the own.
+	news(of []sendPart) *wire.LinkNews
 	// reader reads on from offsets of the origin's log, and its entries have these.
 	reader(from map[im.Partition]int64, packed bool) Reader
 	// readable tells whether partitions that stand at next can be read on after an error.
@@ -37,7 +38,7 @@ type ownLog struct{ r *Replicator }
 func (s ownLog) origin() im.Origin                 { return s.r.cfg.Origin }
 func (s ownLog) partitions() []im.Partition        { return s.r.own }
 func (s ownLog) refresh(ctx context.Context) error { return s.r.refreshEnds(ctx) }
-func (s ownLog) news() *wire.LinkNews              { return nil }
+func (s ownLog) news([]sendPart) *wire.LinkNews    { return nil }
 
 func (s ownLog) state() (map[im.Partition]im.LogName, map[im.Partition]im.Bounds) {
 	return s.r.ends.snapshot()

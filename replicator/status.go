@@ -48,6 +48,17 @@ type LinkOut struct {
 type Refusal struct {
 	Partition im.Partition
 	Reason    string
+	At        im.Region // to which it is not shipped: the receiver's, or one in between
+}
+
+// refusedAt counts the partitions that are not shipped to a region.
+func (l *LinkIn) refusedAt(region im.Region) (n int) {
+	for i := range l.Refused {
+		if l.Refused[i].At == region {
+			n++
+		}
+	}
+	return n
 }
 
 // Lag is how far the copies of one lane are behind the origin's log. Lane is direct, group, super, read or route.

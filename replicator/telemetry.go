@@ -60,7 +60,7 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 	errs = append(errs, histErr)
 	open := gauge("link_open", "1", "1 while the link to a peer is open, in the direction its records go")
 	standsIn := gauge("link_stands_in", "1", "1 while a peer's log is taken from the copy of a region that stands in for its own way; via names that region, also one that is configured")
-	refused := gauge("partitions_refused", "{partition}", "partitions of a peer's log that are not shipped: another log, truncated, or past retention")
+	refused := gauge("partitions_refused", "{partition}", "partitions of a peer's log that are not shipped: another log, truncated, or past retention; at names the region to which they are not, which may be one in between")
 	lagRecords := gauge("lag", "{record}", "records of a peer's log that its copy here lacks")
 	lagBytes := gauge("lag_size", "By", "the same in bytes, approximately")
 	lagSeconds := gauge("lag_age", "s", "age of the newest moment of a peer's log up to which its copy here is complete")
@@ -77,7 +77,11 @@ func newMetrics(m metric.Meter, peers []Peer, status func() Status) (*metrics, e
 			peer := attribute.String("peer", string(in.Peer))
 			o.ObserveFloat64(open, oneIf(in.Open), metric.WithAttributes(peer, attribute.String("direction", "in")))
 			o.ObserveFloat64(standsIn, oneIf(in.StandsIn), metric.WithAttributes(peer, attribute.String("via", string(in.Via))))
-			o.ObserveFloat64(refused, float64(len(in.Refused)), metric.WithAttributes(peer))
+			for _, at := range []im.Region{st.Region, in.Via} {
+				if at != "" {
+					o.ObserveFloat64(refused, float64(in.refusedAt(at)), metric.WithAttributes(peer, attribute.String("at", string(at))))
+				}
+			}
 			o.ObserveFloat64(clock, in.Clock.Seconds(), metric.WithAttributes(peer))
 			for _, lag := range in.Lag {
 				at := metric.WithAttributes(peer, attribute.String("lane", lag.Lane))
@@ -229,7 +233,7 @@ func (r *Replicator) Status() Status {
 			parts := links[len(links)-1].parts
 			for i := range parts { // the link writes next meanwhile: only what is fixed once it is open is read
 				if part := &parts[i]; part.refused != "" {
-					out.Refused = append(out.Refused, Refusal{part.p, part.refused})
+					out.Refused = append(out.Refused, Refusal{Partition: part.p, Reason: part.refused, At: p.Region})
 				}
 			}
 		}

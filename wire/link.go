@@ -27,6 +27,8 @@ type (
 	LinkTrace          = antipodev1.LinkTrace
 	LinkStatus         = antipodev1.LinkStatus
 	LinkNews           = antipodev1.LinkNews
+	LinkRefusals       = antipodev1.LinkRefusals
+	LinkRefusal        = antipodev1.LinkRefusal
 	LinkRelayed        = antipodev1.LinkRelayed
 	NotifyRequest      = antipodev1.NotifyRequest
 )

@@ -22,6 +22,7 @@ import (
 const (
 	metricConns      = "antipode_gateway_conns"
 	metricLinkOpen   = "antipode_replicator_link_open_ratio/in"
+	metricRefused    = "antipode_replicator_partitions_refused"
 	metricLinkLag    = "antipode_replicator_lag"
 	metricLinkAge    = "antipode_replicator_lag_age_seconds"
 	metricLinkBehind = "antipode_replicator_behind"
@@ -224,6 +225,9 @@ func (w *clusterWatcher) link(l cluster.LinkStatus, members map[string]cluster.S
 	each(l.To, func(s sample) {
 		if s.byPeer[metricLinkOpen][string(l.From)] > 0 {
 			shown.State = console.LinkOpen
+		}
+		if n := s.byPeer[metricRefused][string(l.From)]; n > 0 {
+			shown.LastError = fmt.Sprintf("%.0f partitions are refused: the log of the replicator of %s says which, why, and what to do", n, l.To)
 		}
 		shown.LagRecords = max(shown.LagRecords, int64(s.byPeer[metricLinkLag][string(l.From)]))
 		shown.LagSeconds = max(shown.LagSeconds, s.byPeer[metricLinkAge][string(l.From)])

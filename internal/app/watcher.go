@@ -217,6 +217,9 @@ func (w *watcher) refresh(ctx context.Context) {
 				if in.Open {
 					l.State = console.LinkOpen
 				}
+				if n := len(in.Refused); in.Open && n > 0 {
+					l.LastError = fmt.Sprintf("%d partitions are refused, the first: %s", n, in.Refused[0].Reason)
+				}
 				for _, lag := range in.Lag {
 					l.LagRecords += lag.Records
 					l.LagSeconds = max(l.LagSeconds, lag.Seconds)

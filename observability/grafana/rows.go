@@ -60,7 +60,7 @@ func rows() []row {
 				title: "Links closed, partitions refused", text: "0 is right.", unit: "short", now: true, alarm: 1,
 				queries: []query{
 					{`1 - region_peer:antipode_replicator_link_open:max{region=~"$region"}`, "closed: {{peer}} → {{region}}"},
-					{`max by (region, peer) (antipode_replicator_partitions_refused{region=~"$region"})`, "refused: {{peer}} → {{region}}"},
+					{`max by (peer, at) (antipode_replicator_partitions_refused{region=~"$region"})`, "refused: {{peer}} → {{at}}"},
 				},
 			},
 			{

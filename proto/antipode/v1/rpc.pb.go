@@ -4495,12 +4495,13 @@ func (x *LinkOpened) GetNotifies() bool {
 	return false
 }
 
-// LinkNews is how new what the sender of a copy knows about its origin is.
+// LinkNews is how new what the sender of a copy knows about its origin is, and what of it does not come to the sender.
 type LinkNews struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AgeMs         int64                  `protobuf:"varint,1,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`       // since the origin's region was heard of, over the sender's own link to it
 	ClockMs       int64                  `protobuf:"varint,2,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"` // the clock of the origin's region then; 0: it was never heard of
 	AheadUs       int64                  `protobuf:"varint,3,opt,name=ahead_us,json=aheadUs,proto3" json:"ahead_us,omitempty"` // how far that clock is ahead of the sender's, as it was measured
+	Refusals      *LinkRefusals          `protobuf:"bytes,4,opt,name=refusals,proto3" json:"refusals,omitempty"`               // of partitions that the sender itself is refused; absent: they are as told last on this link, none before that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4556,6 +4557,111 @@ func (x *LinkNews) GetAheadUs() int64 {
 	return 0
 }
 
+func (x *LinkNews) GetRefusals() *LinkRefusals {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// LinkRefusals are all the partitions that do not come to a copy, so nobody gets from it what is missing there.
+type LinkRefusals struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    []*LinkRefusal         `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRefusals) Reset() {
+	*x = LinkRefusals{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRefusals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRefusals) ProtoMessage() {}
+
+func (x *LinkRefusals) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRefusals.ProtoReflect.Descriptor instead.
+func (*LinkRefusals) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *LinkRefusals) GetPartitions() []*LinkRefusal {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// LinkRefusal is a partition that does not come to a copy.
+type LinkRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"` // place in open
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRefusal) Reset() {
+	*x = LinkRefusal{}
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRefusal) ProtoMessage() {}
+
+func (x *LinkRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRefusal.ProtoReflect.Descriptor instead.
+func (*LinkRefusal) Descriptor() ([]byte, []int) {
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *LinkRefusal) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *LinkRefusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // LinkPartitionState is the sender's side of a partition.
 type LinkPartitionState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4569,7 +4675,7 @@ type LinkPartitionState struct {
 
 func (x *LinkPartitionState) Reset() {
 	*x = LinkPartitionState{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4687,7 @@ func (x *LinkPartitionState) String() string {
 func (*LinkPartitionState) ProtoMessage() {}
 
 func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[63]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4700,7 @@ func (x *LinkPartitionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkPartitionState.ProtoReflect.Descriptor instead.
 func (*LinkPartitionState) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{63}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LinkPartitionState) GetLogId() []byte {
@@ -4646,7 +4752,7 @@ type LinkBatch struct {
 
 func (x *LinkBatch) Reset() {
 	*x = LinkBatch{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4658,7 +4764,7 @@ func (x *LinkBatch) String() string {
 func (*LinkBatch) ProtoMessage() {}
 
 func (x *LinkBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[64]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4671,7 +4777,7 @@ func (x *LinkBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatch.ProtoReflect.Descriptor instead.
 func (*LinkBatch) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{64}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LinkBatch) GetPartition() uint32 {
@@ -4748,7 +4854,7 @@ type LinkTrace struct {
 
 func (x *LinkTrace) Reset() {
 	*x = LinkTrace{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4760,7 +4866,7 @@ func (x *LinkTrace) String() string {
 func (*LinkTrace) ProtoMessage() {}
 
 func (x *LinkTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[65]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4773,7 +4879,7 @@ func (x *LinkTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrace.ProtoReflect.Descriptor instead.
 func (*LinkTrace) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{65}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LinkTrace) GetPlace() uint32 {
@@ -4801,7 +4907,7 @@ type LinkBatches struct {
 
 func (x *LinkBatches) Reset() {
 	*x = LinkBatches{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4813,7 +4919,7 @@ func (x *LinkBatches) String() string {
 func (*LinkBatches) ProtoMessage() {}
 
 func (x *LinkBatches) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[66]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4826,7 +4932,7 @@ func (x *LinkBatches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBatches.ProtoReflect.Descriptor instead.
 func (*LinkBatches) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{66}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LinkBatches) GetBatches() []*LinkBatch {
@@ -4848,7 +4954,7 @@ type LinkEntry struct {
 
 func (x *LinkEntry) Reset() {
 	*x = LinkEntry{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4860,7 +4966,7 @@ func (x *LinkEntry) String() string {
 func (*LinkEntry) ProtoMessage() {}
 
 func (x *LinkEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[67]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4873,7 +4979,7 @@ func (x *LinkEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkEntry.ProtoReflect.Descriptor instead.
 func (*LinkEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{67}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LinkEntry) GetKey() []byte {
@@ -4908,7 +5014,7 @@ type LinkHeader struct {
 
 func (x *LinkHeader) Reset() {
 	*x = LinkHeader{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4920,7 +5026,7 @@ func (x *LinkHeader) String() string {
 func (*LinkHeader) ProtoMessage() {}
 
 func (x *LinkHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[68]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4933,7 +5039,7 @@ func (x *LinkHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkHeader.ProtoReflect.Descriptor instead.
 func (*LinkHeader) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{68}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LinkHeader) GetKey() string {
@@ -4963,7 +5069,7 @@ type LinkStatus struct {
 
 func (x *LinkStatus) Reset() {
 	*x = LinkStatus{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +5081,7 @@ func (x *LinkStatus) String() string {
 func (*LinkStatus) ProtoMessage() {}
 
 func (x *LinkStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[69]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +5094,7 @@ func (x *LinkStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
 func (*LinkStatus) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{69}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LinkStatus) GetEnds() []*LinkOffset {
@@ -5028,7 +5134,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5146,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[70]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5159,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{70}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
 }
 
 // HeldResponse is an update: for each partition the offset (exclusive) that at least one peer holds.
@@ -5067,7 +5173,7 @@ type HeldResponse struct {
 
 func (x *HeldResponse) Reset() {
 	*x = HeldResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5079,7 +5185,7 @@ func (x *HeldResponse) String() string {
 func (*HeldResponse) ProtoMessage() {}
 
 func (x *HeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[71]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5092,7 +5198,7 @@ func (x *HeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldResponse.ProtoReflect.Descriptor instead.
 func (*HeldResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{71}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *HeldResponse) GetHeld() []*Position {
@@ -5118,7 +5224,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5236,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[72]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5249,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{72}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
 }
 
 // ClockResponse is a clock, and others against it.
@@ -5157,7 +5263,7 @@ type ClockResponse struct {
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5169,7 +5275,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[73]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5182,7 +5288,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{73}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ClockResponse) GetClockUs() int64 {
@@ -5210,7 +5316,7 @@ type PeerClock struct {
 
 func (x *PeerClock) Reset() {
 	*x = PeerClock{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5222,7 +5328,7 @@ func (x *PeerClock) String() string {
 func (*PeerClock) ProtoMessage() {}
 
 func (x *PeerClock) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[74]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5235,7 +5341,7 @@ func (x *PeerClock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerClock.ProtoReflect.Descriptor instead.
 func (*PeerClock) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{74}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PeerClock) GetRegion() string {
@@ -5266,7 +5372,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5384,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[75]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5397,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{75}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TakeRequest) GetKind() isTakeRequest_Kind {
@@ -5353,7 +5459,7 @@ type TakeSession struct {
 
 func (x *TakeSession) Reset() {
 	*x = TakeSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5365,7 +5471,7 @@ func (x *TakeSession) String() string {
 func (*TakeSession) ProtoMessage() {}
 
 func (x *TakeSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[76]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5378,7 +5484,7 @@ func (x *TakeSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSession.ProtoReflect.Descriptor instead.
 func (*TakeSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{76}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TakeSession) GetRequest() uint64 {
@@ -5454,7 +5560,7 @@ type TakeSettled struct {
 
 func (x *TakeSettled) Reset() {
 	*x = TakeSettled{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5466,7 +5572,7 @@ func (x *TakeSettled) String() string {
 func (*TakeSettled) ProtoMessage() {}
 
 func (x *TakeSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[77]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5479,7 +5585,7 @@ func (x *TakeSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeSettled.ProtoReflect.Descriptor instead.
 func (*TakeSettled) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{77}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TakeSettled) GetSession() []byte {
@@ -5503,7 +5609,7 @@ type TakeResponse struct {
 
 func (x *TakeResponse) Reset() {
 	*x = TakeResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5515,7 +5621,7 @@ func (x *TakeResponse) String() string {
 func (*TakeResponse) ProtoMessage() {}
 
 func (x *TakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[78]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5528,7 +5634,7 @@ func (x *TakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeResponse.ProtoReflect.Descriptor instead.
 func (*TakeResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{78}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TakeResponse) GetKind() isTakeResponse_Kind {
@@ -5594,7 +5700,7 @@ type TakenSession struct {
 
 func (x *TakenSession) Reset() {
 	*x = TakenSession{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5606,7 +5712,7 @@ func (x *TakenSession) String() string {
 func (*TakenSession) ProtoMessage() {}
 
 func (x *TakenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[79]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5619,7 +5725,7 @@ func (x *TakenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenSession.ProtoReflect.Descriptor instead.
 func (*TakenSession) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{79}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TakenSession) GetRequest() uint64 {
@@ -5727,7 +5833,7 @@ type TakenPush struct {
 
 func (x *TakenPush) Reset() {
 	*x = TakenPush{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5739,7 +5845,7 @@ func (x *TakenPush) String() string {
 func (*TakenPush) ProtoMessage() {}
 
 func (x *TakenPush) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[80]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5752,7 +5858,7 @@ func (x *TakenPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenPush.ProtoReflect.Descriptor instead.
 func (*TakenPush) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{80}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TakenPush) GetNumber() uint64 {
@@ -5802,7 +5908,7 @@ type TakenLate struct {
 
 func (x *TakenLate) Reset() {
 	*x = TakenLate{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +5920,7 @@ func (x *TakenLate) String() string {
 func (*TakenLate) ProtoMessage() {}
 
 func (x *TakenLate) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[81]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +5933,7 @@ func (x *TakenLate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakenLate.ProtoReflect.Descriptor instead.
 func (*TakenLate) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{81}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *TakenLate) GetSession() []byte {
@@ -5860,7 +5966,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5872,7 +5978,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[82]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5885,7 +5991,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{82}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{84}
 }
 
 // LoadResponse is a gateway's load.
@@ -5906,7 +6012,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5918,7 +6024,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[83]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5931,7 +6037,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{83}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LoadResponse) GetGateway() string {
@@ -6006,7 +6112,7 @@ type LoadsRequest struct {
 
 func (x *LoadsRequest) Reset() {
 	*x = LoadsRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6018,7 +6124,7 @@ func (x *LoadsRequest) String() string {
 func (*LoadsRequest) ProtoMessage() {}
 
 func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[84]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6031,7 +6137,7 @@ func (x *LoadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsRequest.ProtoReflect.Descriptor instead.
 func (*LoadsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{84}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{86}
 }
 
 // LoadsResponse returns them with their age.
@@ -6046,7 +6152,7 @@ type LoadsResponse struct {
 
 func (x *LoadsResponse) Reset() {
 	*x = LoadsResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6058,7 +6164,7 @@ func (x *LoadsResponse) String() string {
 func (*LoadsResponse) ProtoMessage() {}
 
 func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[85]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6071,7 +6177,7 @@ func (x *LoadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadsResponse.ProtoReflect.Descriptor instead.
 func (*LoadsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{85}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *LoadsResponse) GetRegion() string {
@@ -6106,7 +6212,7 @@ type CarryRequest struct {
 
 func (x *CarryRequest) Reset() {
 	*x = CarryRequest{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6118,7 +6224,7 @@ func (x *CarryRequest) String() string {
 func (*CarryRequest) ProtoMessage() {}
 
 func (x *CarryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[86]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6131,7 +6237,7 @@ func (x *CarryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryRequest.ProtoReflect.Descriptor instead.
 func (*CarryRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{86}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CarryRequest) GetCalls() []*CarriedCall {
@@ -6161,7 +6267,7 @@ type CarriedCall struct {
 
 func (x *CarriedCall) Reset() {
 	*x = CarriedCall{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6173,7 +6279,7 @@ func (x *CarriedCall) String() string {
 func (*CarriedCall) ProtoMessage() {}
 
 func (x *CarriedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[87]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6186,7 +6292,7 @@ func (x *CarriedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedCall.ProtoReflect.Descriptor instead.
 func (*CarriedCall) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{87}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *CarriedCall) GetId() uint64 {
@@ -6227,7 +6333,7 @@ type CarryResponse struct {
 
 func (x *CarryResponse) Reset() {
 	*x = CarryResponse{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6239,7 +6345,7 @@ func (x *CarryResponse) String() string {
 func (*CarryResponse) ProtoMessage() {}
 
 func (x *CarryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[88]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6252,7 +6358,7 @@ func (x *CarryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarryResponse.ProtoReflect.Descriptor instead.
 func (*CarryResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{88}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *CarryResponse) GetAnswers() []*CarriedAnswer {
@@ -6274,7 +6380,7 @@ type CarriedAnswer struct {
 
 func (x *CarriedAnswer) Reset() {
 	*x = CarriedAnswer{}
-	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6286,7 +6392,7 @@ func (x *CarriedAnswer) String() string {
 func (*CarriedAnswer) ProtoMessage() {}
 
 func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_v1_rpc_proto_msgTypes[89]
+	mi := &file_antipode_v1_rpc_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6299,7 +6405,7 @@ func (x *CarriedAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedAnswer.ProtoReflect.Descriptor instead.
 func (*CarriedAnswer) Descriptor() ([]byte, []int) {
-	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{89}
+	return file_antipode_v1_rpc_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *CarriedAnswer) GetId() uint64 {
@@ -6689,11 +6795,19 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x04lost\x18\x04 \x01(\x06R\x04lost\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\rR\aversion\x12)\n" +
 	"\x04news\x18\x06 \x01(\v2\x15.antipode.v1.LinkNewsR\x04news\x12\x1a\n" +
-	"\bnotifies\x18\a \x01(\bR\bnotifies\"W\n" +
+	"\bnotifies\x18\a \x01(\bR\bnotifies\"\x8e\x01\n" +
 	"\bLinkNews\x12\x15\n" +
 	"\x06age_ms\x18\x01 \x01(\x03R\x05ageMs\x12\x19\n" +
 	"\bclock_ms\x18\x02 \x01(\x03R\aclockMs\x12\x19\n" +
-	"\bahead_us\x18\x03 \x01(\x03R\aaheadUs\"m\n" +
+	"\bahead_us\x18\x03 \x01(\x03R\aaheadUs\x125\n" +
+	"\brefusals\x18\x04 \x01(\v2\x19.antipode.v1.LinkRefusalsR\brefusals\"H\n" +
+	"\fLinkRefusals\x128\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x18.antipode.v1.LinkRefusalR\n" +
+	"partitions\"C\n" +
+	"\vLinkRefusal\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"m\n" +
 	"\x12LinkPartitionState\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\fR\x05logId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
@@ -6866,7 +6980,7 @@ func file_antipode_v1_rpc_proto_rawDescGZIP() []byte {
 	return file_antipode_v1_rpc_proto_rawDescData
 }
 
-var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_antipode_v1_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*BackendCallRequest)(nil),  // 0: antipode.v1.BackendCallRequest
 	(*BackendCallResponse)(nil), // 1: antipode.v1.BackendCallResponse
@@ -6931,38 +7045,40 @@ var file_antipode_v1_rpc_proto_goTypes = []any{
 	(*LinkResponse)(nil),        // 60: antipode.v1.LinkResponse
 	(*LinkOpened)(nil),          // 61: antipode.v1.LinkOpened
 	(*LinkNews)(nil),            // 62: antipode.v1.LinkNews
-	(*LinkPartitionState)(nil),  // 63: antipode.v1.LinkPartitionState
-	(*LinkBatch)(nil),           // 64: antipode.v1.LinkBatch
-	(*LinkTrace)(nil),           // 65: antipode.v1.LinkTrace
-	(*LinkBatches)(nil),         // 66: antipode.v1.LinkBatches
-	(*LinkEntry)(nil),           // 67: antipode.v1.LinkEntry
-	(*LinkHeader)(nil),          // 68: antipode.v1.LinkHeader
-	(*LinkStatus)(nil),          // 69: antipode.v1.LinkStatus
-	(*HeldRequest)(nil),         // 70: antipode.v1.HeldRequest
-	(*HeldResponse)(nil),        // 71: antipode.v1.HeldResponse
-	(*ClockRequest)(nil),        // 72: antipode.v1.ClockRequest
-	(*ClockResponse)(nil),       // 73: antipode.v1.ClockResponse
-	(*PeerClock)(nil),           // 74: antipode.v1.PeerClock
-	(*TakeRequest)(nil),         // 75: antipode.v1.TakeRequest
-	(*TakeSession)(nil),         // 76: antipode.v1.TakeSession
-	(*TakeSettled)(nil),         // 77: antipode.v1.TakeSettled
-	(*TakeResponse)(nil),        // 78: antipode.v1.TakeResponse
-	(*TakenSession)(nil),        // 79: antipode.v1.TakenSession
-	(*TakenPush)(nil),           // 80: antipode.v1.TakenPush
-	(*TakenLate)(nil),           // 81: antipode.v1.TakenLate
-	(*LoadRequest)(nil),         // 82: antipode.v1.LoadRequest
-	(*LoadResponse)(nil),        // 83: antipode.v1.LoadResponse
-	(*LoadsRequest)(nil),        // 84: antipode.v1.LoadsRequest
-	(*LoadsResponse)(nil),       // 85: antipode.v1.LoadsResponse
-	(*CarryRequest)(nil),        // 86: antipode.v1.CarryRequest
-	(*CarriedCall)(nil),         // 87: antipode.v1.CarriedCall
-	(*CarryResponse)(nil),       // 88: antipode.v1.CarryResponse
-	(*CarriedAnswer)(nil),       // 89: antipode.v1.CarriedAnswer
-	nil,                         // 90: antipode.v1.DigestResponse.DigestsEntry
-	(*Error)(nil),               // 91: antipode.v1.Error
+	(*LinkRefusals)(nil),        // 63: antipode.v1.LinkRefusals
+	(*LinkRefusal)(nil),         // 64: antipode.v1.LinkRefusal
+	(*LinkPartitionState)(nil),  // 65: antipode.v1.LinkPartitionState
+	(*LinkBatch)(nil),           // 66: antipode.v1.LinkBatch
+	(*LinkTrace)(nil),           // 67: antipode.v1.LinkTrace
+	(*LinkBatches)(nil),         // 68: antipode.v1.LinkBatches
+	(*LinkEntry)(nil),           // 69: antipode.v1.LinkEntry
+	(*LinkHeader)(nil),          // 70: antipode.v1.LinkHeader
+	(*LinkStatus)(nil),          // 71: antipode.v1.LinkStatus
+	(*HeldRequest)(nil),         // 72: antipode.v1.HeldRequest
+	(*HeldResponse)(nil),        // 73: antipode.v1.HeldResponse
+	(*ClockRequest)(nil),        // 74: antipode.v1.ClockRequest
+	(*ClockResponse)(nil),       // 75: antipode.v1.ClockResponse
+	(*PeerClock)(nil),           // 76: antipode.v1.PeerClock
+	(*TakeRequest)(nil),         // 77: antipode.v1.TakeRequest
+	(*TakeSession)(nil),         // 78: antipode.v1.TakeSession
+	(*TakeSettled)(nil),         // 79: antipode.v1.TakeSettled
+	(*TakeResponse)(nil),        // 80: antipode.v1.TakeResponse
+	(*TakenSession)(nil),        // 81: antipode.v1.TakenSession
+	(*TakenPush)(nil),           // 82: antipode.v1.TakenPush
+	(*TakenLate)(nil),           // 83: antipode.v1.TakenLate
+	(*LoadRequest)(nil),         // 84: antipode.v1.LoadRequest
+	(*LoadResponse)(nil),        // 85: antipode.v1.LoadResponse
+	(*LoadsRequest)(nil),        // 86: antipode.v1.LoadsRequest
+	(*LoadsResponse)(nil),       // 87: antipode.v1.LoadsResponse
+	(*CarryRequest)(nil),        // 88: antipode.v1.CarryRequest
+	(*CarriedCall)(nil),         // 89: antipode.v1.CarriedCall
+	(*CarryResponse)(nil),       // 90: antipode.v1.CarryResponse
+	(*CarriedAnswer)(nil),       // 91: antipode.v1.CarriedAnswer
+	nil,                         // 92: antipode.v1.DigestResponse.DigestsEntry
+	(*Error)(nil),               // 93: antipode.v1.Error
 }
 var file_antipode_v1_rpc_proto_depIdxs = []int32{
-	91, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
+	93, // 0: antipode.v1.BackendCallResponse.error:type_name -> antipode.v1.Error
 	4,  // 1: antipode.v1.RollResponse.members:type_name -> antipode.v1.RollMember
 	7,  // 2: antipode.v1.AttachRequest.hello:type_name -> antipode.v1.AttachHello
 	8,  // 3: antipode.v1.AttachRequest.claims:type_name -> antipode.v1.AttachClaims
@@ -6972,14 +7088,14 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	13, // 7: antipode.v1.AttachResponse.push:type_name -> antipode.v1.AttachPush
 	15, // 8: antipode.v1.AttachResponse.kick:type_name -> antipode.v1.AttachKick
 	16, // 9: antipode.v1.AttachResponse.fenced:type_name -> antipode.v1.AttachFenced
-	91, // 10: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
+	93, // 10: antipode.v1.AttachClaimed.error:type_name -> antipode.v1.Error
 	14, // 11: antipode.v1.AttachPush.items:type_name -> antipode.v1.PushItem
 	5,  // 12: antipode.v1.PushItem.interest:type_name -> antipode.v1.Interest
 	5,  // 13: antipode.v1.Delivery.interest:type_name -> antipode.v1.Interest
 	17, // 14: antipode.v1.DeliverRequest.deliveries:type_name -> antipode.v1.Delivery
 	17, // 15: antipode.v1.NotifyRequest.deliveries:type_name -> antipode.v1.Delivery
 	24, // 16: antipode.v1.PositionsResponse.positions:type_name -> antipode.v1.Position
-	90, // 17: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
+	92, // 17: antipode.v1.DigestResponse.digests:type_name -> antipode.v1.DigestResponse.DigestsEntry
 	29, // 18: antipode.v1.SnapshotCutResponse.positions:type_name -> antipode.v1.SnapshotPosition
 	29, // 19: antipode.v1.SnapshotRequest.cut:type_name -> antipode.v1.SnapshotPosition
 	32, // 20: antipode.v1.SnapshotChunk.heads:type_name -> antipode.v1.SnapshotHead
@@ -7003,88 +7119,90 @@ var file_antipode_v1_rpc_proto_depIdxs = []int32{
 	57, // 38: antipode.v1.LinkRelayed.offsets:type_name -> antipode.v1.LinkOffset
 	57, // 39: antipode.v1.LinkSeek.offset:type_name -> antipode.v1.LinkOffset
 	61, // 40: antipode.v1.LinkResponse.opened:type_name -> antipode.v1.LinkOpened
-	64, // 41: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
+	66, // 41: antipode.v1.LinkResponse.batch:type_name -> antipode.v1.LinkBatch
 	20, // 42: antipode.v1.LinkResponse.notify:type_name -> antipode.v1.NotifyRequest
-	69, // 43: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
-	66, // 44: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
-	63, // 45: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
+	71, // 43: antipode.v1.LinkResponse.status:type_name -> antipode.v1.LinkStatus
+	68, // 44: antipode.v1.LinkResponse.batches:type_name -> antipode.v1.LinkBatches
+	65, // 45: antipode.v1.LinkOpened.partitions:type_name -> antipode.v1.LinkPartitionState
 	62, // 46: antipode.v1.LinkOpened.news:type_name -> antipode.v1.LinkNews
-	65, // 47: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
-	64, // 48: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
-	68, // 49: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
-	57, // 50: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
-	62, // 51: antipode.v1.LinkStatus.news:type_name -> antipode.v1.LinkNews
-	24, // 52: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
-	74, // 53: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
-	76, // 54: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
-	77, // 55: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
-	79, // 56: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
-	81, // 57: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
-	91, // 58: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
-	80, // 59: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
-	80, // 60: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
-	83, // 61: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
-	87, // 62: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
-	89, // 63: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
-	0,  // 64: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
-	6,  // 65: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
-	18, // 66: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
-	20, // 67: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
-	22, // 68: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
-	25, // 69: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
-	22, // 70: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
-	25, // 71: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
-	27, // 72: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	30, // 73: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	52, // 74: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
-	20, // 75: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
-	70, // 76: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
-	72, // 77: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
-	45, // 78: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
-	48, // 79: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
-	49, // 80: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
-	51, // 81: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
-	43, // 82: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
-	37, // 83: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
-	40, // 84: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
-	27, // 85: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
-	30, // 86: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
-	82, // 87: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
-	75, // 88: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
-	84, // 89: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
-	86, // 90: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
-	1,  // 91: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
-	11, // 92: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
-	19, // 93: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
-	21, // 94: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
-	23, // 95: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
-	26, // 96: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
-	23, // 97: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
-	26, // 98: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
-	28, // 99: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	31, // 100: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	60, // 101: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
-	21, // 102: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
-	71, // 103: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
-	73, // 104: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
-	46, // 105: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
-	64, // 106: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
-	46, // 107: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
-	46, // 108: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
-	44, // 109: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
-	38, // 110: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
-	42, // 111: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
-	28, // 112: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
-	31, // 113: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
-	83, // 114: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
-	78, // 115: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
-	85, // 116: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
-	88, // 117: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
-	91, // [91:118] is the sub-list for method output_type
-	64, // [64:91] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	63, // 47: antipode.v1.LinkNews.refusals:type_name -> antipode.v1.LinkRefusals
+	64, // 48: antipode.v1.LinkRefusals.partitions:type_name -> antipode.v1.LinkRefusal
+	67, // 49: antipode.v1.LinkBatch.traces:type_name -> antipode.v1.LinkTrace
+	66, // 50: antipode.v1.LinkBatches.batches:type_name -> antipode.v1.LinkBatch
+	70, // 51: antipode.v1.LinkEntry.headers:type_name -> antipode.v1.LinkHeader
+	57, // 52: antipode.v1.LinkStatus.ends:type_name -> antipode.v1.LinkOffset
+	62, // 53: antipode.v1.LinkStatus.news:type_name -> antipode.v1.LinkNews
+	24, // 54: antipode.v1.HeldResponse.held:type_name -> antipode.v1.Position
+	76, // 55: antipode.v1.ClockResponse.peers:type_name -> antipode.v1.PeerClock
+	78, // 56: antipode.v1.TakeRequest.session:type_name -> antipode.v1.TakeSession
+	79, // 57: antipode.v1.TakeRequest.settled:type_name -> antipode.v1.TakeSettled
+	81, // 58: antipode.v1.TakeResponse.taken:type_name -> antipode.v1.TakenSession
+	83, // 59: antipode.v1.TakeResponse.late:type_name -> antipode.v1.TakenLate
+	93, // 60: antipode.v1.TakenSession.error:type_name -> antipode.v1.Error
+	82, // 61: antipode.v1.TakenSession.pushes:type_name -> antipode.v1.TakenPush
+	82, // 62: antipode.v1.TakenLate.push:type_name -> antipode.v1.TakenPush
+	85, // 63: antipode.v1.LoadsResponse.loads:type_name -> antipode.v1.LoadResponse
+	89, // 64: antipode.v1.CarryRequest.calls:type_name -> antipode.v1.CarriedCall
+	91, // 65: antipode.v1.CarryResponse.answers:type_name -> antipode.v1.CarriedAnswer
+	0,  // 66: antipode.v1.Backend.Call:input_type -> antipode.v1.BackendCallRequest
+	6,  // 67: antipode.v1.Router.Attach:input_type -> antipode.v1.AttachRequest
+	18, // 68: antipode.v1.Router.Deliver:input_type -> antipode.v1.DeliverRequest
+	20, // 69: antipode.v1.Router.Notify:input_type -> antipode.v1.NotifyRequest
+	22, // 70: antipode.v1.Router.Positions:input_type -> antipode.v1.PositionsRequest
+	25, // 71: antipode.v1.Router.Digest:input_type -> antipode.v1.DigestRequest
+	22, // 72: antipode.v1.View.Positions:input_type -> antipode.v1.PositionsRequest
+	25, // 73: antipode.v1.View.Digest:input_type -> antipode.v1.DigestRequest
+	27, // 74: antipode.v1.View.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	30, // 75: antipode.v1.View.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	52, // 76: antipode.v1.Replicator.Link:input_type -> antipode.v1.LinkRequest
+	20, // 77: antipode.v1.Replicator.Notify:input_type -> antipode.v1.NotifyRequest
+	72, // 78: antipode.v1.Replicator.Held:input_type -> antipode.v1.HeldRequest
+	74, // 79: antipode.v1.Replicator.Clock:input_type -> antipode.v1.ClockRequest
+	45, // 80: antipode.v1.Replicator.CopyHold:input_type -> antipode.v1.CopyHoldRequest
+	48, // 81: antipode.v1.Replicator.CopyRead:input_type -> antipode.v1.CopyReadRequest
+	49, // 82: antipode.v1.Replicator.CopyFill:input_type -> antipode.v1.CopyFillRequest
+	51, // 83: antipode.v1.Replicator.CopySeal:input_type -> antipode.v1.CopySealRequest
+	43, // 84: antipode.v1.Replicator.CopyDigest:input_type -> antipode.v1.CopyDigestRequest
+	37, // 85: antipode.v1.Replicator.CopyCheck:input_type -> antipode.v1.CopyCheckRequest
+	40, // 86: antipode.v1.Replicator.CopyRepair:input_type -> antipode.v1.CopyRepairRequest
+	27, // 87: antipode.v1.Replicator.SnapshotCut:input_type -> antipode.v1.SnapshotCutRequest
+	30, // 88: antipode.v1.Replicator.Snapshot:input_type -> antipode.v1.SnapshotRequest
+	84, // 89: antipode.v1.Gateway.Load:input_type -> antipode.v1.LoadRequest
+	77, // 90: antipode.v1.Gateway.Take:input_type -> antipode.v1.TakeRequest
+	86, // 91: antipode.v1.IPConf.Loads:input_type -> antipode.v1.LoadsRequest
+	88, // 92: antipode.v1.Calls.Carry:input_type -> antipode.v1.CarryRequest
+	1,  // 93: antipode.v1.Backend.Call:output_type -> antipode.v1.BackendCallResponse
+	11, // 94: antipode.v1.Router.Attach:output_type -> antipode.v1.AttachResponse
+	19, // 95: antipode.v1.Router.Deliver:output_type -> antipode.v1.DeliverResponse
+	21, // 96: antipode.v1.Router.Notify:output_type -> antipode.v1.NotifyResponse
+	23, // 97: antipode.v1.Router.Positions:output_type -> antipode.v1.PositionsResponse
+	26, // 98: antipode.v1.Router.Digest:output_type -> antipode.v1.DigestResponse
+	23, // 99: antipode.v1.View.Positions:output_type -> antipode.v1.PositionsResponse
+	26, // 100: antipode.v1.View.Digest:output_type -> antipode.v1.DigestResponse
+	28, // 101: antipode.v1.View.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	31, // 102: antipode.v1.View.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	60, // 103: antipode.v1.Replicator.Link:output_type -> antipode.v1.LinkResponse
+	21, // 104: antipode.v1.Replicator.Notify:output_type -> antipode.v1.NotifyResponse
+	73, // 105: antipode.v1.Replicator.Held:output_type -> antipode.v1.HeldResponse
+	75, // 106: antipode.v1.Replicator.Clock:output_type -> antipode.v1.ClockResponse
+	46, // 107: antipode.v1.Replicator.CopyHold:output_type -> antipode.v1.CopyStates
+	66, // 108: antipode.v1.Replicator.CopyRead:output_type -> antipode.v1.LinkBatch
+	46, // 109: antipode.v1.Replicator.CopyFill:output_type -> antipode.v1.CopyStates
+	46, // 110: antipode.v1.Replicator.CopySeal:output_type -> antipode.v1.CopyStates
+	44, // 111: antipode.v1.Replicator.CopyDigest:output_type -> antipode.v1.CopyDigestResponse
+	38, // 112: antipode.v1.Replicator.CopyCheck:output_type -> antipode.v1.CopyCheckResponse
+	42, // 113: antipode.v1.Replicator.CopyRepair:output_type -> antipode.v1.CopyRepairResponse
+	28, // 114: antipode.v1.Replicator.SnapshotCut:output_type -> antipode.v1.SnapshotCutResponse
+	31, // 115: antipode.v1.Replicator.Snapshot:output_type -> antipode.v1.SnapshotChunk
+	85, // 116: antipode.v1.Gateway.Load:output_type -> antipode.v1.LoadResponse
+	80, // 117: antipode.v1.Gateway.Take:output_type -> antipode.v1.TakeResponse
+	87, // 118: antipode.v1.IPConf.Loads:output_type -> antipode.v1.LoadsResponse
+	90, // 119: antipode.v1.Calls.Carry:output_type -> antipode.v1.CarryResponse
+	93, // [93:120] is the sub-list for method output_type
+	66, // [66:93] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_antipode_v1_rpc_proto_init() }
@@ -7117,11 +7235,11 @@ func file_antipode_v1_rpc_proto_init() {
 		(*LinkResponse_Status)(nil),
 		(*LinkResponse_Batches)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[75].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[77].OneofWrappers = []any{
 		(*TakeRequest_Session)(nil),
 		(*TakeRequest_Settled)(nil),
 	}
-	file_antipode_v1_rpc_proto_msgTypes[78].OneofWrappers = []any{
+	file_antipode_v1_rpc_proto_msgTypes[80].OneofWrappers = []any{
 		(*TakeResponse_Taken)(nil),
 		(*TakeResponse_Late)(nil),
 	}
@@ -7131,7 +7249,7 @@ func file_antipode_v1_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_v1_rpc_proto_rawDesc), len(file_antipode_v1_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   91,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   7,
 		},
