@@ -43,7 +43,8 @@ func newChatCommand() *cobra.Command {
 		Long: `Chat in the terminal through the Go client, against antipode dev or any cluster.
 
 Each line typed is sent; /help lists what else can be done. With a pipe as input each line is sent as it is, and the
-command ends with 0 when all of them were acked.
+command ends with 0 when all of them were acknowledged, which it says, and with 1 when one of them was refused or is not
+acknowledged within two minutes of the input's end.
 
 Own messages show how far they are: ✓ accepted, ✓✓ delivered to everybody, ✓✓ read.`,
 		Example: `  antipode chat --as ann --to bob --region eu
@@ -275,14 +276,13 @@ func runPlain(ctx context.Context, v *chatView, f chatFlags, in io.Reader, out i
 			}
 		}
 	}()
-	sent, err := sendLines(ctx, v, f, in)
-	for _, s := range sent {
-		if _, serr := s.Wait(); serr != nil {
-			err = errors.Join(err, serr)
-		}
-	}
+	sent, open, err := sendLines(ctx, v, f, in)
+	err = errors.Join(err, awaitAcks(open, sendTimeout))
 	if err == nil {
 		err = context.Cause(ctx)
+	}
+	if err == nil && sent > 0 {
+		fmt.Fprintln(os.Stderr, plural(sent, "message")+" sent and acknowledged")
 	}
 	if err == nil && f.linger > 0 {
 		t := time.NewTimer(f.linger)
@@ -297,8 +297,39 @@ func runPlain(ctx context.Context, v *chatView, f chatFlags, in io.Reader, out i
 	return err
 }
 
-// sendLines posts the input's lines, in order. It returns when the input ends, not when they are acked.
-func sendLines(ctx context.Context, v *chatView, f chatFlags, in io.Reader) (sent []*client.Submission, err error) {
+// submission is a submit under way, as the client has it.
+type submission interface {
+	Done() <-chan struct{}
+	Wait() (im.Ack, error)
+}
+
+// awaitAcks waits until all are acked, refused or given up, as when their context ends, and no longer than the limit.
+func awaitAcks(open []submission, limit time.Duration) (err error) {
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	for i, s := range open {
+		select {
+		case <-s.Done():
+		case <-over.C:
+			return errors.Join(err, fmt.Errorf("%s not acknowledged within %v: whether they were accepted is not known",
+				plural(len(open)-i, "message"), limit))
+		}
+		_, refused := s.Wait()
+		err = errors.Join(err, refused)
+	}
+	return err
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// sendLines posts the input's lines, in order, and counts them. It returns when the input ends, not when they are acked: the
+// last of them are still open.
+func sendLines(ctx context.Context, v *chatView, f chatFlags, in io.Reader) (sent int, open []submission, err error) {
 	lines := make(chan string)
 	scanned := make(chan error, 1)
 	go func() { // a read of a terminal or pipe cannot be interrupted: it ends with the process
@@ -319,26 +350,26 @@ func sendLines(ctx context.Context, v *chatView, f chatFlags, in io.Reader) (sen
 			if line == "" {
 				continue
 			}
-			for len(sent) > 0 && (len(sent) >= 256 || done(sent[0])) { // bounded, and the first refusal ends it
-				if _, err := sent[0].Wait(); err != nil {
-					return sent, nil
+			for len(open) > 0 && (len(open) >= 256 || done(open[0])) { // bounded, and the first refusal ends it
+				if _, err := open[0].Wait(); err != nil {
+					return sent, open, nil
 				}
-				sent = sent[1:]
+				open = open[1:]
 			}
 			s, err := v.client.Post(ctx, v.conversation, line, client.WithAck(im.AckLevel(f.ack)))
 			if err != nil {
-				return sent, err
+				return sent, open, err
 			}
-			sent = append(sent, s)
+			sent, open = sent+1, append(open, s)
 		case err := <-scanned:
-			return sent, err
+			return sent, open, err
 		case <-ctx.Done():
-			return sent, nil
+			return sent, open, nil
 		}
 	}
 }
 
-func done(s *client.Submission) bool {
+func done(s submission) bool {
 	select {
 	case <-s.Done():
 		return true

@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/antipode-im/antipode/client"
 	"github.com/antipode-im/antipode/im"
@@ -84,6 +86,56 @@ func TestScreen(t *testing.T) {
 	if lines, _ := v.screen(80, 3); !strings.Contains(lines[2], "✗ not_member") {
 		t.Errorf("%q", lines)
 	}
+}
+
+// fakeSubmission is acked, or refused, when it is closed.
+type fakeSubmission struct {
+	done chan struct{}
+	err  error
+}
+
+func (s fakeSubmission) Done() <-chan struct{} { return s.done }
+
+func (s fakeSubmission) Wait() (im.Ack, error) {
+	<-s.done
+	return im.Ack{}, s.err
+}
+
+// At the end of its input a chat waits for what is not acknowledged yet, but not for ever.
+func TestAwaitAcks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sends := func(n int) (open []submission) {
+			for i := range n {
+				s := fakeSubmission{done: make(chan struct{})}
+				if i == 1 {
+					s.err = im.Errorf(im.CodeNotMember, "no")
+				}
+				open = append(open, s)
+			}
+			return open
+		}
+		ack := func(s submission, after time.Duration) {
+			time.AfterFunc(after, func() { close(s.(fakeSubmission).done) })
+		}
+		began := time.Now()
+		if err := awaitAcks(nil, time.Minute); err != nil {
+			t.Errorf("nothing was sent: %v", err)
+		}
+		one := sends(1)
+		ack(one[0], 30*time.Second)
+		if err := awaitAcks(one, time.Minute); err != nil || time.Since(began) != 30*time.Second {
+			t.Errorf("acknowledged after 30 s: %v after %v", err, time.Since(began))
+		}
+		three := sends(3)
+		ack(three[0], 20*time.Second)
+		ack(three[1], 10*time.Second)
+		began = time.Now()
+		err := awaitAcks(three, time.Minute)
+		if err == nil || !strings.Contains(err.Error(), "not_member") || !strings.Contains(err.Error(), "1 message not acknowledged within 1m0s") ||
+			time.Since(began) != time.Minute {
+			t.Errorf("one refused, one never answered: %v after %v", err, time.Since(began))
+		}
+	})
 }
 
 func TestTokensFrom(t *testing.T) {

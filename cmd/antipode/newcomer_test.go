@@ -262,6 +262,13 @@ func TestNewcomer(t *testing.T) {
 	bob.types("five")
 	bob.shows(`bob: five`)
 	end(bob)
+	piped := chat(url, "ann", "bob")
+	piped.types("six")
+	piped.types("seven")
+	end(piped)
+	if !strings.Contains(piped.said(), "2 messages sent and acknowledged") {
+		t.Errorf("its input ended and it does not say what became of it:\n%s", piped.said())
+	}
 	for _, forgotten := range []string{"one", "two", "three", "four"} {
 		if strings.Contains(bob.said(), ": "+forgotten) {
 			t.Errorf("%q was to be forgotten:\n%s", forgotten, bob.said())
