@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -136,7 +137,8 @@ func (s *Site) tune(c *config.Config) error {
 		WindowBytes: c.Replicator.WindowBytes, BatchBytes: c.Replicator.BatchBytes, LinkTimeout: c.Replicator.LinkTimeout,
 		HeldLinger:  c.Replicator.HeldLinger,
 		Compression: replicator.Compression(c.Replicator.Compression),
-		Via:         c.Replicator.Via, StandIns: c.Replicator.StandIns, StandInAfter: c.Replicator.StandInAfter,
+		Via:         c.Replicator.Via, StandInAfter: c.Replicator.StandInAfter,
+		StandIns: slices.DeleteFunc(slices.Clone(c.Replicator.StandIns), func(r im.Region) bool { return r == c.Region }),
 	}
 	for i := range c.Replicator.Caps {
 		at := &c.Replicator.Caps[i]

@@ -513,7 +513,7 @@ func checkReplicator(c *Config, bad report) {
 		}
 	}
 	for i, r := range c.Replicator.StandIns {
-		if key := fmt.Sprintf("replicator.stand_ins[%d]", i); c.Replicator.Peers[r] == "" {
+		if key := fmt.Sprintf("replicator.stand_ins[%d]", i); r != c.Region && c.Replicator.Peers[r] == "" {
 			bad(key, "%q is no region of replicator.peers: its copies cannot be reached", r)
 		} else if slices.Contains(c.Replicator.StandIns[:i], r) {
 			bad(key, "%q is named twice", r)

@@ -309,7 +309,7 @@ type Replicator struct {
 	BatchBytes   int                     `yaml:"batch_bytes"`
 	Compression  string                  `yaml:"compression"`         // of links, by zstd: capped (those that a cap holds back), always or never
 	Via          map[im.Region]im.Region `yaml:"via,omitempty"`       // of a region that cannot be reached from here: the region, of replicator.peers, from whose copy its log is taken: {ap: us}
-	StandIns     []im.Region             `yaml:"stand_ins,omitempty"` // regions, of replicator.peers, from whose copies, in turn, a log may be taken while its own way does not work; empty: it is waited for
+	StandIns     []im.Region             `yaml:"stand_ins,omitempty"` // regions, of replicator.peers, from whose copies, in turn, a log may be taken while its own way does not work; this region is passed over, so that all can have one list; empty: it is waited for
 	StandInAfter time.Duration           `yaml:"stand_in_after"`      // for how long it must not have worked
 	Caps         []Cap                   `yaml:"caps,omitempty"`      // on what links carry, by time of day: {peer: us, from: "08:00", to: "18:00", bytes_per_second: 5000000}
 	FetchPace    time.Duration           `yaml:"fetch_pace"`          // between fetches of logs and copies, while records keep coming; what is shipped may wait so long

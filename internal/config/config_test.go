@@ -201,7 +201,7 @@ func TestErrors(t *testing.T) {
 		{name: "via itself", yaml: "region: eu\norigins: [eu, us]\nreplicator: {peers: {us: a:1}, via: {us: us}}\n", want: []string{"FILE:3: replicator.via.us: is us itself"}},
 		{name: "via nobody", yaml: "region: eu\norigins: [eu, us, ap]\nreplicator: {peers: {us: a:1}, via: {ap: sa, eu: us, in: us}}\n", want: []string{`replicator.via.ap: "sa" is no region of replicator.peers`, "replicator.via.eu: is this region", "replicator.via.in: origins lists no log"}},
 		{name: "via two", yaml: "region: eu\norigins: [eu, us, ap]\nreplicator: {peers: {us: a:1, ap: b:1}, via: {ap: us, us: ap}}\n", want: []string{`replicator.via.ap: "us" is reached via ap itself`, `replicator.via.us: "ap" is reached via us itself`}},
-		{name: "stand-ins nobody knows", yaml: "region: eu\norigins: [eu, us]\nreplicator: {peers: {us: a:1}, stand_ins: [ap, us, us], stand_in_after: 5ms}\n", want: []string{`replicator.stand_ins[0]: "ap" is no region of replicator.peers`, `replicator.stand_ins[2]: "us" is named twice`, "replicator.stand_in_after: 5ms: must be 1s or more"}},
+		{name: "stand-ins nobody knows", yaml: "region: eu\norigins: [eu, us]\nreplicator: {peers: {us: a:1}, stand_ins: [ap, us, us, eu, eu], stand_in_after: 5ms}\n", want: []string{`replicator.stand_ins[0]: "ap" is no region of replicator.peers`, `replicator.stand_ins[2]: "us" is named twice`, `replicator.stand_ins[4]: "eu" is named twice`, "replicator.stand_in_after: 5ms: must be 1s or more"}},
 		{name: "a cap at no time", yaml: "region: eu\norigins: [eu, us]\nreplicator: {peers: {us: a:1}, caps: [{peer: us, from: \"8\", bytes_per_second: 5}]}\n", want: []string{`"8" is no time of day: want HH:MM`, "must be 1000 or more"}},
 		{name: "an unknown compression", yaml: "region: eu\nreplicator: {compression: gzip}\n", want: []string{"replicator.compression"}},
 		{name: "a small window", yaml: "region: eu\nreplicator: {window_bytes: 1}\n", want: []string{"replicator.window_bytes: 1: must be 65536 or more", "replicator.batch_bytes"}},
@@ -234,6 +234,10 @@ func TestErrors(t *testing.T) {
 	}
 	if c, err := Load("", []string{"ANTIPODE_REGION=eu"}, nil); err != nil || len(c.Origins) != 1 || c.Origins[0] != "eu" {
 		t.Errorf("a region alone: %+v, %v", c, err)
+	}
+	shared := "origins: [eu, us, ap]\nreplicator: {peers: {us: a:1, ap: b:1}, stand_ins: [eu, us, ap]}\n" // in eu, us and ap alike
+	if c, err := Load(write(t, "region: eu\n"+shared), nil, nil); err != nil {
+		t.Errorf("a region that is one of the stand-ins itself: %+v, %v", c, err)
 	}
 	if c, err := Load(write(t, "# nothing but a comment\n"), []string{"ANTIPODE_REGION=eu"}, nil); err != nil {
 		t.Errorf("an empty file: %+v, %v", c, err)

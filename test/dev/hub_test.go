@@ -46,9 +46,7 @@ func TestLostPairHealsThroughThird(t *testing.T) {
 	d := startWith(t, app.DevConfig{
 		Regions: []string{"eu", "us", "ap"},
 		Configure: func(c *config.Config) {
-			if c.Region != "us" {
-				c.Replicator.StandIns, c.Replicator.StandInAfter = []im.Region{"us"}, time.Second
-			}
+			c.Replicator.StandIns, c.Replicator.StandInAfter = []im.Region{"us"}, time.Second // in us itself, too
 		},
 	})
 	traffic := writeEverywhere(t, d, im.AckRegion)
