@@ -156,6 +156,13 @@ type Packed struct {
 	Traces    []PackedTrace // of records that are traced
 }
 
+// PackedAppend is a Packed that is to be appended, and what to do then: Then gets the local offset of the first record, or why
+// it was not acknowledged. It must not block.
+type PackedAppend struct {
+	*Packed
+	Then func(first int64, err error)
+}
+
 // PackedTrace is the trace context of a record in a Packed.
 type PackedTrace struct {
 	Offset int64  // the record's, in the origin's log

@@ -193,8 +193,9 @@ type Packing interface {
 	NewPacker(from map[im.Partition]int64) Reader
 	// NewHeadReader returns a reader of copies whose batches are heads.
 	NewHeadReader(from map[im.Partition]int64) Reader
-	// AppendPacked appends to the partition that is named in it, and returns the local offset of the first record.
-	AppendPacked(ctx context.Context, p *im.Packed) (first int64, err error)
+	// StartPacked begins to append each to the partition that is named in it, together where that is possible, and calls each Then
+	// once: when it is known what became of it, or soon after ctx ends.
+	StartPacked(ctx context.Context, limit time.Duration, all []im.PackedAppend)
 	// Recycle takes the memory of what NewPacker's reader returned: nobody reads its Bytes any more.
 	Recycle(p *im.Packed)
 	// Unpack decodes; the entries have their origin offsets.

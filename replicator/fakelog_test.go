@@ -392,15 +392,23 @@ func (r headReader) Poll(ctx context.Context) ([]im.Batch, error) {
 	return batches, err
 }
 
-func (p fakePacking) AppendPacked(ctx context.Context, k *im.Packed) (int64, error) {
-	entries, err := p.Unpack(k)
-	if err != nil {
-		return 0, err
+func (p fakePacking) StartPacked(ctx context.Context, limit time.Duration, all []im.PackedAppend) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	var wg sync.WaitGroup
+	for _, k := range all {
+		wg.Go(func() {
+			entries, err := p.Unpack(k.Packed)
+			if err != nil {
+				k.Then(0, err)
+				return
+			}
+			for i := range entries {
+				entries[i] = wire.AsCopy(entries[i], k.First+int64(i), 0)
+			}
+			k.Then(p.Append(ctx, k.Partition, entries))
+		})
 	}
-	for i := range entries {
-		entries[i] = wire.AsCopy(entries[i], k.First+int64(i), 0)
-	}
-	return p.Append(ctx, k.Partition, entries)
+	go func() { wg.Wait(); cancel() }()
 }
 
 func (fakePacking) Recycle(*im.Packed) {}

@@ -47,7 +47,11 @@ type part struct {
 	next      int64 // the next origin offset to append; everything below was acknowledged by the own Kafka
 	landed    int64 // local end of what was acknowledged
 	reset     bool
-	running   bool     // an appender is at work
+	running   bool // a link appends
+	busy      bool // its appender looks, or is at work: what comes meanwhile it finds
+	flying    bool // an append that was started is under way; its end starts the next, or wakes the appender
+	fresh     bool // a started append succeeded since one failed
+	failed    *failure
 	refused   string   // why the partition is not shipped
 	between   *Refusal // of the region in between, which has no more of it to pass on; nil: there is none
 	repaired  bool     // a repair works on it: no link appends meanwhile
@@ -60,6 +64,13 @@ type part struct {
 	seeking time.Time // when the link was asked to go on from expect, until it does; zero otherwise
 	queue   []received
 	ready   chan struct{} // capacity 1: look at queue and reset
+}
+
+// failure is a started append that failed, for the appender to see to.
+type failure struct {
+	work
+	err   error
+	fresh bool // another succeeded since the failure before
 }
 
 // lastRecord is what a link needs to know of the last record of a copy.
@@ -210,10 +221,22 @@ func (p *part) check() {
 	}
 }
 
-// offer takes a batch that came over the link, and returns how many bytes of the window are free again at once.
-func (p *part) offer(b received) (credit int) {
+// offer takes a batch that came over the link, and returns how many bytes of the window are free again at once. Ok tells that work is to
+// be started.
+func (p *part) offer(b received) (w work, ok bool, credit int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if credit = p.queued(b); credit > 0 || p.busy || p.flying {
+		return work{}, false, credit
+	}
+	if w, ok = p.take(); !ok {
+		wake(p.ready)
+	}
+	return w, ok, 0
+}
+
+// queued queues a batch, or returns its bytes. The caller holds mu.
+func (p *part) queued(b received) (credit int) {
 	if p.expect < 0 || !p.running || b.count == 0 {
 		return b.bytes
 	}
@@ -243,8 +266,80 @@ func (p *part) offer(b received) (credit int) {
 	p.seeking = time.Time{}
 	p.expect = end
 	p.queue = append(p.queue, b)
-	wake(p.ready)
 	return 0
+}
+
+// take takes the next batch if it can be appended as it came, and notes that it is under way. The caller holds mu, and starts it;
+// nothing else is under way.
+func (p *part) take() (w work, ok bool) {
+	if p.reset || !p.running || p.failed != nil || len(p.queue) == 0 {
+		return work{}, false
+	}
+	p.skip()
+	b := &p.queue[0]
+	if b.packed == nil || b.first != p.next || p.isNamed(b.packed.Name, b.first) != nil {
+		return work{}, false
+	}
+	w = work{packed: b.packed, first: b.first, bytes: b.bytes}
+	*b = received{}
+	p.queue = p.queue[1:]
+	p.flying, p.appending = true, true
+	return w, true
+}
+
+// skip leaves out what another writer appended meanwhile. The caller holds mu.
+func (p *part) skip() { p.next = max(p.next, p.follower.Next) }
+
+// flight makes work that was taken an append that is to be started.
+func (p *part) flight(ctx context.Context, s *session, w work) im.PackedAppend {
+	var spans []trace.Span
+	for _, t := range w.packed.Traces {
+		spans = append(spans, p.c.r.shipSpan(t.Parent, p.p, t.Offset, p.c.peer.Region, false))
+	}
+	s.flights.Add(1)
+	return im.PackedAppend{Packed: w.packed, Then: func(local int64, err error) {
+		defer s.flights.Done()
+		endAll(spans, err)
+		next, ok := p.flown(&w, local, err)
+		s.credit(p, w.bytes)
+		if ok {
+			s.start(ctx, []im.PackedAppend{p.flight(ctx, s, next)})
+		}
+	}}
+}
+
+// start starts appends.
+func (s *session) start(ctx context.Context, all []im.PackedAppend) {
+	s.c.r.deps.Packing.StartPacked(ctx, s.c.r.cfg.AppendTimeout, all)
+}
+
+// flown takes what became of an append that was started, and returns the next that is to be.
+func (p *part) flown(w *work, local int64, err error) (next work, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flying, p.appending = false, false
+	if err != nil {
+		p.failed = &failure{*w, err, p.fresh}
+		p.fresh = false
+		wake(p.ready)
+		return work{}, false
+	}
+	p.fresh = true
+	p.land(w, local)
+	if next, ok = p.take(); !ok && (p.reset || len(p.queue) > 0) {
+		wake(p.ready)
+	}
+	return next, ok
+}
+
+// land counts what was appended. The caller holds mu.
+func (p *part) land(w *work, local int64) {
+	n := w.count()
+	p.next = w.first + int64(n)
+	p.landed = local + int64(n)
+	p.check() // the read-back may have been faster than the answer
+	p.c.r.metrics.appended(p.c.peer.Region, n)
+	p.c.appended.Add(uint64(n))
 }
 
 // ended takes where the origin's log ends. A seek that the sender seems to have forgotten is repeated.
@@ -272,7 +367,7 @@ func (p *part) startOver() {
 	p.landed = p.local
 	p.queue = nil
 	p.seeking = time.Time{}
-	p.reset = false
+	p.reset, p.failed = false, nil
 }
 
 // drop empties the queue and refuses what comes until startOver; it returns the bytes of the window that are free again.
@@ -302,29 +397,33 @@ func (w *work) count() int {
 	return len(w.entries)
 }
 
-// pick takes batches from the queue, up to appendBytes, without what another writer appended meanwhile. Reset says to
-// start over instead.
-func (p *part) pick() (w work, reset bool) {
+// pick takes what the appender has to do next: a failure to see to, a batch to be started as it came, or entries to be appended, up to
+// appendBytes; nothing while a started append is under way. Reset says to start over instead.
+func (p *part) pick() (w work, failed *failure, reset bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.busy = true
+	if p.flying {
+		p.busy = false
+		return work{}, nil, false
+	}
+	if f := p.failed; f != nil {
+		p.failed = nil
+		return work{}, f, false
+	}
 	if p.reset {
-		return work{}, true
+		return work{}, nil, true
 	}
-	if p.follower.Next > p.next { // another writer to the copy was here
-		p.next = p.follower.Next
+	if w, ok := p.take(); ok {
+		p.busy = false
+		return w, nil, false
 	}
+	p.skip()
 	size := 0
 	for len(p.queue) > 0 {
 		b := p.queue[0]
-		if b.packed != nil && b.first == p.next && len(w.entries) == 0 {
-			w.packed = b.packed
-			w.bytes += b.bytes
-			p.queue[0] = received{}
-			p.queue = p.queue[1:]
-			break
-		}
 		if b.packed != nil && len(w.entries) > 0 {
-			break // alone the next time
+			break // it may go as it is the next time
 		}
 		err := b.from(p.next+int64(len(w.entries)), p.c.r.deps.Packing)
 		if err == nil {
@@ -332,7 +431,7 @@ func (p *part) pick() (w work, reset bool) {
 		}
 		if err != nil {
 			p.c.r.log.Error("a batch of the link cannot be read", "partition", p.p.String(), "error", err.Error())
-			return work{}, true
+			return work{}, nil, true
 		}
 		n := 0
 		for n < len(b.entries) {
@@ -353,21 +452,32 @@ func (p *part) pick() (w work, reset bool) {
 		p.queue = p.queue[1:]
 	}
 	w.first = p.next
-	return w, false
+	p.busy = len(w.entries) > 0
+	return w, nil, false
 }
 
-// appender appends what comes over the link, one batch at a time, until ctx ends.
+// appender appends what comes over the link until ctx ends, one batch at a time. What can be appended as it came is started where it is received,
+// or where the append before it ends; the appender does what takes longer.
 func (p *part) appender(ctx context.Context, s *session) {
 	wait := p.c.r.backoff()
 	for {
-		w, reset := p.pick()
+		w, failed, reset := p.pick()
+		var err error
 		switch {
 		case reset:
 			if !p.recover(ctx, s, 0, wait) {
 				return
 			}
 			continue
-		case w.count() == 0:
+		case failed != nil:
+			w, err = failed.work, failed.err
+			if failed.fresh {
+				wait.Reset()
+			}
+		case w.packed != nil:
+			s.start(ctx, []im.PackedAppend{p.flight(ctx, s, w)})
+			continue
+		case len(w.entries) == 0:
 			s.credit(p, w.bytes)
 			select {
 			case <-p.ready:
@@ -375,14 +485,15 @@ func (p *part) appender(ctx context.Context, s *session) {
 			case <-ctx.Done():
 				return
 			}
-		}
-		if err := p.named(&w); err != nil {
+		default:
+			if err := p.named(&w); err != nil {
+				s.credit(p, w.bytes)
+				s.refuse(p, err.Error())
+				return
+			}
+			err = p.append(ctx, &w)
 			s.credit(p, w.bytes)
-			s.refuse(p, err.Error())
-			return
 		}
-		err := p.append(ctx, &w)
-		s.credit(p, w.bytes)
 		if ctx.Err() != nil || errors.Is(err, errSuspended) {
 			return
 		}
@@ -401,7 +512,7 @@ func (p *part) appender(ctx context.Context, s *session) {
 
 // append appends entries to the copy.
 func (p *part) append(ctx context.Context, w *work) error {
-	r, n := p.c.r, w.count()
+	r := p.c.r
 	if !p.setAppending(true) {
 		return errSuspended
 	}
@@ -409,32 +520,19 @@ func (p *part) append(ctx context.Context, w *work) error {
 	var spans []trace.Span
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.AppendTimeout)
 	defer cancel()
-	var local int64
-	var err error
-	if w.packed != nil {
-		for _, t := range w.packed.Traces {
-			spans = append(spans, r.shipSpan(t.Parent, p.p, t.Offset, p.c.peer.Region, false))
-		}
-		local, err = r.deps.Packing.AppendPacked(ctx, w.packed)
-	} else {
-		copies := make([]im.Entry, n)
-		for i := range w.entries {
-			copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), linkGeneration)
-			spans = r.startShip(spans, &w.entries[i], p.c.peer.Region, false)
-		}
-		local, err = r.deps.Log.Append(ctx, p.p, copies)
+	copies := make([]im.Entry, len(w.entries))
+	for i := range w.entries {
+		copies[i] = wire.AsCopy(w.entries[i], w.first+int64(i), linkGeneration)
+		spans = r.startShip(spans, &w.entries[i], p.c.peer.Region, false)
 	}
+	local, err := r.deps.Log.Append(ctx, p.p, copies)
 	endAll(spans, err)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	p.next = w.first + int64(n)
-	p.landed = local + int64(n)
-	p.check() // the read-back may have been faster than the answer
-	p.mu.Unlock()
-	r.metrics.appended(p.c.peer.Region, n)
-	p.c.appended.Add(uint64(n))
+	defer p.mu.Unlock()
+	p.land(w, local)
 	return nil
 }
 
@@ -490,9 +588,6 @@ func (p *part) recover(ctx context.Context, s *session, first time.Duration, wai
 func (p *part) named(w *work) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w.packed != nil {
-		return p.isNamed(w.packed.Name, w.first)
-	}
 	for i := range w.entries {
 		e := &w.entries[i]
 		h := wire.DecodeShipHead(e)

@@ -134,6 +134,8 @@ type session struct {
 	stream wire.LinkReceiver
 	fail   context.CancelCauseFunc
 
+	flights sync.WaitGroup // appends that were started
+
 	mu      sync.Mutex
 	taken   int      // bytes received and not yet given back
 	credits int      // bytes to give back
@@ -193,6 +195,7 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	}
 	good = s.begin(good)
 	defer s.end()
+	defer s.flights.Wait() // once nothing starts any
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -226,7 +229,7 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 		if err != nil {
 			return err
 		}
-		if err := s.handle(m); err != nil {
+		if err := s.handle(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -245,7 +248,7 @@ func (c *receiving) openMessage() *wire.LinkRequest {
 	for i, p := range c.parts {
 		p.mu.Lock()
 		p.startOver()
-		p.running = true
+		p.running, p.busy = true, true // until its appender has looked
 		l := &wire.LinkPartition{
 			Topic: p.p.Topic, Partition: uint32(p.p.Number), Next: p.next, Generation: p.follower.Generation,
 		}
@@ -322,13 +325,13 @@ func (c *receiving) opened(m *wire.LinkResponse, sender im.Region) ([]*part, err
 	return good, nil
 }
 
-func (s *session) handle(m *wire.LinkResponse) error {
+func (s *session) handle(ctx context.Context, m *wire.LinkResponse) error {
 	c := s.c
 	switch k := m.Kind.(type) {
 	case *wire.LinkResponseBatch:
-		return s.take([]*wire.LinkBatch{k.Batch})
+		return s.take(ctx, []*wire.LinkBatch{k.Batch})
 	case *wire.LinkResponseBatches:
-		return s.take(k.Batches.Batches)
+		return s.take(ctx, k.Batches.Batches)
 	case *wire.LinkResponseNotify:
 		s.notified(k.Notify)
 	case *wire.LinkResponseStatus:
@@ -354,10 +357,16 @@ func (s *session) handle(m *wire.LinkResponse) error {
 	return nil
 }
 
-// take decodes the batches of one message and offers each to its partition.
-func (s *session) take(batches []*wire.LinkBatch) error {
+// take decodes the batches of one message, offers each to its partition, and starts together what can be appended at once.
+func (s *session) take(ctx context.Context, batches []*wire.LinkBatch) error {
 	c := s.c
 	total, onLink := 0, 0
+	var starts []im.PackedAppend
+	defer func() {
+		if len(starts) > 0 {
+			s.start(ctx, starts)
+		}
+	}()
 	for _, b := range batches {
 		if int(b.Partition) >= len(c.parts) {
 			return im.Errorf(im.CodeBadRequest, "%s sent a batch of partition %d of %d", s.sender, b.Partition, len(c.parts))
@@ -373,8 +382,10 @@ func (s *session) take(batches []*wire.LinkBatch) error {
 			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", s.sender)
 		}
 		total += bytes
-		if credit := p.offer(came); credit > 0 {
-			s.credit(p, credit)
+		w, ok, credit := p.offer(came)
+		s.credit(p, credit)
+		if ok {
+			starts = append(starts, p.flight(ctx, s, w))
 		}
 	}
 	c.bytes.Add(uint64(total))

@@ -117,16 +117,10 @@ func (p *process) reach(ctx context.Context, b backend, try func(context.Context
 	return b.reach(ctx, &p.site, p.until, p.tel.Log, try)
 }
 
-// copyGather is how long the first append to a copy waits for those of the other partitions that came with the same message.
-const copyGather = time.Millisecond
-
 // log opens the region's Kafka and verifies the topics of some families, which must be as the invariants need them.
 func (p *process) log(ctx context.Context, families ...im.Family) (*kafka.Cluster, error) {
 	cfg := p.site.Kafka
 	cfg.ClientID = "antipode-" + p.service
-	if p.service == ServiceReplicator {
-		cfg.Gather = max(cfg.Gather, copyGather)
-	}
 	switch {
 	case p.service == ServiceReplicator && p.site.LinkPace > 0:
 		cfg.FetchPace = p.site.LinkPace

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,50 +35,45 @@ func (c *Cluster) Append(ctx context.Context, p im.Partition, entries []im.Entry
 		return 0, im.Errorf(im.CodeBadRequest, "kafka: append to %v: %d entries may take %d bytes, more than the %d of one batch: append fewer at a time",
 			p, len(entries), batchHead+size, c.cfg.BatchBytes)
 	}
-	return c.enqueue(ctx, p, &call{entries: entries, size: size, count: len(entries)})
-}
-
-// enqueue waits for what becomes of a call.
-func (c *Cluster) enqueue(ctx context.Context, p im.Partition, w *call) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v", p, err), err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AppendTimeout)
 	defer cancel()
-	w.done = make(chan struct{})
-	w.deadline, _ = ctx.Deadline()
-	if err := c.app.enqueue(p, w); err != nil {
-		return 0, err
+	type end struct {
+		first int64
+		err   error
 	}
+	done := make(chan end, 1)
+	w := &call{partition: p, entries: entries, size: size, count: len(entries), then: func(first int64, err error) { done <- end{first, err} }}
+	w.deadline, _ = ctx.Deadline()
+	c.app.enqueue([]*call{w})
 	select {
-	case <-w.done:
-		return w.first, w.err
+	case e := <-done:
+		return e.first, e.err
 	case <-ctx.Done():
 	}
-	if c.app.withdraw(w) {
-		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v before it was sent: nothing was appended", p, ctx.Err()), ctx.Err()}
-	}
-	select {
-	case <-w.done:
-		return w.first, w.err
-	default:
-		return 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v while waiting for the broker%s: it may have landed", p, ctx.Err(), c.app.why(w)), ctx.Err()}
-	}
+	c.app.leave(w, ctx.Err())
+	e := <-done
+	return e.first, e.err
 }
 
-// call is one Append that waits.
+// call is one append that is to be done. It ends once: then is called, and nil from then on.
 type call struct {
-	entries  []im.Entry // nil once encoded
-	packed   *im.Packed // instead of entries: a batch of its own
-	count    int        // records
-	size     int        // bound of the encoded size
-	deadline time.Time
-	queue    *queue
-	batch    *batch // nil while it is in the queue; under appender.mu
-	gone     bool   // its caller left; under appender.mu
-	done     chan struct{}
-	first    int64 // set before done is closed
-	err      error
+	partition im.Partition
+	entries   []im.Entry // nil once encoded
+	packed    *im.Packed // instead of entries: a batch of its own
+	count     int        // records
+	size      int        // bound of the encoded size
+	deadline  time.Time
+	stay      func() bool // ends the watch over its context; nil: there is none
+
+	// Under appender.mu.
+	queue *queue // nil before it is in one
+	batch *batch // nil while it is in the queue
+	then  func(first int64, err error)
+	first int64 // what it is called with
+	err   error
 }
 
 // batch is what one request appends to one partition.
@@ -125,8 +121,37 @@ type appender struct {
 	queues  map[im.Partition]*queue
 	active  []*queue // those with something to send or in flight
 	bytes   int      // of all calls that are not done
+	ended   []ending // that are to be told: see unlock
 	flights map[int32]*flight
 	stats   AppendStats
+}
+
+// ending is a call that ended.
+type ending struct {
+	call *call
+	then func(first int64, err error)
+}
+
+// unlock gives mu up, and tells the calls that ended meanwhile: they may begin others.
+func (a *appender) unlock() {
+	ended := a.ended
+	a.ended = nil
+	a.mu.Unlock()
+	for _, e := range ended {
+		if e.call.stay != nil {
+			e.call.stay()
+		}
+		e.then(e.call.first, e.call.err)
+	}
+}
+
+// end notes what became of a call, unless its caller left. Under mu.
+func (a *appender) end(w *call, first int64, err error) {
+	if w.then != nil {
+		w.first, w.err = first, err
+		a.ended = append(a.ended, ending{w, w.then})
+		w.then = nil
+	}
 }
 
 // AppendStats counts what the appender did since Open.
@@ -157,34 +182,43 @@ func (a *appender) init(c *Cluster) {
 	a.flights = make(map[int32]*flight)
 }
 
-func (a *appender) enqueue(p im.Partition, w *call) error {
+// enqueue takes calls, or ends those that cannot be taken. The dispatcher sees all of them at once.
+func (a *appender) enqueue(calls []*call) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: closed", p), ErrClosed}
-	}
-	if a.bytes+w.size > a.c.cfg.QueueBytes {
-		e := im.Errorf(im.CodeOverloaded, "kafka: append to %v: %d bytes wait already, of %d at most", p, a.bytes, a.c.cfg.QueueBytes)
-		e.RetryAfter = 200 * time.Millisecond
-		return e
-	}
-	q := a.queues[p]
-	if q == nil {
-		q = &queue{partition: p, producer: producer{id: -1}}
-		a.queues[p] = q
-	}
-	a.bytes += w.size
-	w.queue = q
-	if len(q.waiting) == 0 {
-		q.since = time.Now()
-	}
-	q.waiting = append(q.waiting, w)
-	if !q.listed {
-		q.listed = true
-		a.active = append(a.active, q)
+	defer a.unlock()
+	now := time.Now()
+	for _, w := range calls {
+		if w.then == nil { // its context ended
+			continue
+		}
+		p := w.partition
+		if a.closed {
+			a.end(w, 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: closed", p), ErrClosed})
+			continue
+		}
+		if a.bytes+w.size > a.c.cfg.QueueBytes {
+			e := im.Errorf(im.CodeOverloaded, "kafka: append to %v: %d bytes wait already, of %d at most", p, a.bytes, a.c.cfg.QueueBytes)
+			e.RetryAfter = 200 * time.Millisecond
+			a.end(w, 0, e)
+			continue
+		}
+		q := a.queues[p]
+		if q == nil {
+			q = &queue{partition: p, producer: producer{id: -1}}
+			a.queues[p] = q
+		}
+		a.bytes += w.size
+		w.queue = q
+		if len(q.waiting) == 0 {
+			q.since = now
+		}
+		q.waiting = append(q.waiting, w)
+		if !q.listed {
+			q.listed = true
+			a.active = append(a.active, q)
+		}
 	}
 	a.poke()
-	return nil
 }
 
 // poke has the dispatcher look again.
@@ -195,32 +229,39 @@ func (a *appender) poke() {
 	}
 }
 
-// withdraw takes a call out of its queue whose caller left. It returns false when it was sent, or may be.
-func (a *appender) withdraw(w *call) bool {
+// leave ends a call whose caller does not wait any longer. It is taken out of its queue, if it was not sent.
+func (a *appender) leave(w *call, why error) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w.batch != nil {
-		w.gone = true
-		return false
+	defer a.unlock()
+	p := w.partition
+	switch {
+	case w.then == nil: // it has ended
+		return
+	case w.batch != nil && w.batch.encoded != nil:
+		a.end(w, 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v while waiting for the broker%s: it may have landed", p, why, w.batch.why()), why})
+		return
+	case w.batch != nil: // the first to go, once there is a leader: nobody looks at the entries from here on
+		b := w.batch
+		i := slices.Index(b.calls, w)
+		b.calls = slices.Delete(b.calls, i, i+1)
+		b.size -= w.size
+		b.count -= w.count
+		a.bytes -= w.size
+		a.poke()
+	case w.queue != nil:
+		i := slices.Index(w.queue.waiting, w)
+		w.queue.waiting = slices.Delete(w.queue.waiting, i, i+1)
+		a.bytes -= w.size
 	}
-	for i, x := range w.queue.waiting {
-		if x == w {
-			w.queue.waiting = append(w.queue.waiting[:i:i], w.queue.waiting[i+1:]...)
-			a.bytes -= w.size
-			return true
-		}
-	}
-	return false
+	a.end(w, 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: %v before it was sent: nothing was appended", p, why), why})
 }
 
-// why tells how the last attempt to send a call failed, if one did.
-func (a *appender) why(w *call) string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w.batch == nil || w.batch.last == nil {
+// why tells how the last attempt to send a batch failed, if one did.
+func (b *batch) why() string {
+	if b.last == nil {
 		return ""
 	}
-	return fmt.Sprintf(" (attempt %d: %v: %s)", w.batch.attempts, w.batch.last, remedy(w.batch.last))
+	return fmt.Sprintf(" (attempt %d: %v: %s)", b.attempts, b.last, remedy(b.last))
 }
 
 // run decides what to send until the cluster is closed.
@@ -319,7 +360,7 @@ func (a *appender) dispatch(now time.Time) (next time.Time) {
 		}
 		a.launch(leader, f, queues, lay.broker(leader))
 	}
-	a.mu.Unlock()
+	a.unlock()
 	if len(failed) > 0 { // what was behind them may go now
 		return now
 	}
@@ -350,7 +391,7 @@ func (a *appender) form(q *queue) {
 // abandoned tells whether all its callers left.
 func (b *batch) abandoned() bool {
 	for _, w := range b.calls {
-		if !w.gone {
+		if w.then != nil {
 			return false
 		}
 	}
@@ -372,21 +413,21 @@ func (a *appender) giveUp(b *batch) {
 	if why == nil {
 		why = context.DeadlineExceeded
 	}
-	a.finish(b, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: not acknowledged after %d attempts: %v: %s (it may have landed)",
+	a.finish(b, 0, &unavailable{im.Errorf(im.CodeUnavailable, "kafka: append to %v: not acknowledged after %d attempts: %v: %s (it may have landed)",
 		b.queue.partition, b.attempts, why, remedy(why)), why})
 	if b.encoded != nil {
 		b.queue.producer.abandon()
 	}
 }
 
-// finish ends a batch's calls, with the error or with the offsets that they were given. Under mu.
-func (a *appender) finish(b *batch, err error) {
+// finish ends a batch's calls, with the error or with the offsets from first on. Under mu.
+func (a *appender) finish(b *batch, first int64, err error) {
 	b.queue.head, b.queue.flying = nil, false
 	for _, w := range b.calls {
 		a.bytes -= w.size
-		w.err = err
 		w.entries, w.packed = nil, nil
-		close(w.done)
+		a.end(w, first, err)
+		first += int64(w.count)
 	}
 	if len(b.queue.waiting) > 0 {
 		b.queue.since = time.Now()
@@ -413,10 +454,8 @@ func (a *appender) launch(leader int32, f *flight, queues []*queue, broker strin
 	f.requests++
 	a.stats.Requests++
 	started := a.c.spawn(func() {
-		a.send(batches, leader, broker)
-		a.mu.Lock()
-		f.requests--
-		a.mu.Unlock()
+		res, err := a.send(batches, leader, broker)
+		a.settle(f, batches, broker, res, err)
 		a.poke()
 	})
 	if !started { // closed: the dispatcher is about to fail them all
@@ -453,9 +492,8 @@ func (a *appender) newProducer() (producer, error) {
 	return producer{id: r.ProducerID, epoch: r.ProducerEpoch}, nil
 }
 
-// send sends one request and settles its batches. Their queues' heads and producers are its own until then, because
-// they are flying.
-func (a *appender) send(batches []*batch, leader int32, broker string) {
+// send sends one request. Its queues' heads and producers are its own until settle, because they are flying.
+func (a *appender) send(batches []*batch, leader int32, broker string) (*appendResponse, error) {
 	now := time.Now()
 	latest := now
 	for _, b := range batches {
@@ -463,8 +501,7 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 		if q.producer.id < 0 {
 			p, err := a.newProducer()
 			if err != nil {
-				a.settle(batches, broker, nil, fmt.Errorf("%s: get a producer id: %w", broker, err))
-				return
+				return nil, fmt.Errorf("%s: get a producer id: %w", broker, err)
 			}
 			q.producer = p
 		}
@@ -488,17 +525,17 @@ func (a *appender) send(batches []*batch, leader int32, broker string) {
 	}
 	res, err := a.c.askLeader(a.c.ctx, 0, timeout, leader, ps, req.prepare())
 	if err != nil {
-		a.settle(batches, broker, nil, fmt.Errorf("%s: %w", broker, err))
-		return
+		return nil, fmt.Errorf("%s: %w", broker, err)
 	}
-	a.settle(batches, broker, res.(*appendResponse), nil)
+	return res.(*appendResponse), nil
 }
 
 // settle finishes, repeats or fails each batch of a request by its answer.
-func (a *appender) settle(batches []*batch, broker string, res *appendResponse, failure error) {
+func (a *appender) settle(f *flight, batches []*batch, broker string, res *appendResponse, failure error) {
 	now := time.Now()
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.unlock()
+	f.requests--
 	for i, b := range batches {
 		q := b.queue
 		q.flying = false
@@ -515,18 +552,13 @@ func (a *appender) settle(batches []*batch, broker string, res *appendResponse, 
 			q.producer.advance(b.count)
 			a.stats.Batches++
 			a.stats.Records += int64(b.count)
-			first := end.first
-			for _, w := range b.calls {
-				w.first = first
-				first += int64(w.count)
-			}
-			a.finish(b, nil)
+			a.finish(b, end.first, nil)
 		case errors.Is(err, ErrClosed):
 			b.last = err
 			a.giveUp(b)
 		case final(err):
 			a.stats.GivenUp++
-			a.finish(b, fmt.Errorf("kafka: append to %v: %w: %s", q.partition, err, remedy(err)))
+			a.finish(b, 0, fmt.Errorf("kafka: append to %v: %w: %s", q.partition, err, remedy(err)))
 			q.producer.abandon()
 		default:
 			// The broker forgot what it knew of this producer, or knows better. Nothing but this batch is in flight, so that
@@ -550,7 +582,7 @@ func (a *appender) settle(batches []*batch, broker string, res *appendResponse, 
 // close fails everything that waits, and has what is in flight failed or finished by its request.
 func (a *appender) close() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.unlock()
 	a.closed = true
 	for _, q := range a.active {
 		if !q.flying {

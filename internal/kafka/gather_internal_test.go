@@ -1,6 +1,9 @@
 package kafka
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,10 +24,9 @@ func gathering(t *testing.T, cfg Config) (a *appender, came time.Time) {
 	c.app.init(c)
 	came = time.Now()
 	for _, p := range ps {
-		w := &call{entries: []im.Entry{{Value: []byte("x")}}, size: 100, count: 1, deadline: came.Add(time.Hour), done: make(chan struct{})}
-		if err := c.app.enqueue(p, w); err != nil {
-			t.Fatal(err)
-		}
+		c.app.enqueue([]*call{{
+			partition: p, entries: []im.Entry{{Value: []byte("x")}}, size: 100, count: 1, deadline: came.Add(time.Hour), then: func(int64, error) {},
+		}})
 		c.app.queues[p].since = came
 	}
 	return &c.app, came
@@ -53,5 +55,41 @@ func TestLinger(t *testing.T) {
 	a.flights[1].requests = 0
 	if a.dispatch(came); a.stats.Requests != 1 {
 		t.Errorf("with none under way: %d requests", a.stats.Requests)
+	}
+}
+
+// A caller that leaves before its append was sent leaves nothing behind, whether it was formed to a batch or not: what it was to append may
+// be changed from then on. Later it is told that it may have landed. Either way it is told once.
+func TestLeave(t *testing.T) {
+	p := im.Partition{Topic: "msg.eu.direct"}
+	for _, c := range []struct {
+		name    string
+		until   func(a *appender) // how far the append gets
+		sent    bool
+		waiting int
+	}{
+		{"queued", func(*appender) {}, false, 2},
+		{"formed", func(a *appender) { a.form(a.queues[p]) }, false, 2},
+		{"sent", func(a *appender) { a.form(a.queues[p]); a.queues[p].head.encode() }, true, 3},
+	} {
+		a, _ := gathering(t, Config{})
+		told := 0
+		var err error
+		w := &call{partition: p, entries: []im.Entry{{Value: []byte("mine")}}, size: 50, count: 1, then: func(_ int64, why error) { told++; err = why }}
+		a.enqueue([]*call{w, {partition: p, entries: []im.Entry{{Value: []byte("of another")}}, size: 70, count: 1, then: func(int64, error) {}}})
+		c.until(a)
+		a.leave(w, context.Canceled)
+		a.leave(w, context.Canceled)
+		if told != 1 || im.CodeOf(err) != im.CodeUnavailable || !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "may have landed") != c.sent {
+			t.Errorf("%s: told %d times: %v", c.name, told, err)
+		}
+		q := a.queues[p]
+		if q.head == nil {
+			a.form(q)
+		}
+		left := a.bytes - 100 // of the other partition
+		if n := len(q.head.calls); n != c.waiting || q.head.count != n || left != q.head.size-batchHead {
+			t.Errorf("%s: %d calls of %d records, %d bytes are left, and %d are counted", c.name, n, q.head.count, q.head.size-batchHead, left)
+		}
 	}
 }

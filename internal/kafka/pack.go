@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/segmentio/kafka-go/compress"
 
@@ -228,13 +229,26 @@ func Unpack(p *im.Packed) ([]im.Entry, error) {
 	return all, nil
 }
 
-// AppendPacked appends packed records to a partition as one batch of its own, which is Append in all else.
-func (c *Cluster) AppendPacked(ctx context.Context, packed *im.Packed) (int64, error) {
-	p := packed.Partition
-	if _, ok := codecs[packed.Codec]; !ok || packed.Count < 1 {
-		return 0, im.Errorf(im.CodeBadRequest, "kafka: append to %v: %d records compressed by %q", p, packed.Count, packed.Codec)
+// StartPacked appends packed records to their partitions, each as one batch of its own, which is Append in all else but that it does
+// not wait: each Then is called once, by another goroutine or before this returns. Those of one leader go in one request, as
+// far as it holds them and nothing of their partitions is under way. After limit, or AppendTimeout if that is less, a batch is not
+// sent again, so what became of it is known a RequestTimeout later at the latest, or when ctx ends.
+func (c *Cluster) StartPacked(ctx context.Context, limit time.Duration, all []im.PackedAppend) {
+	deadline := time.Now().Add(min(limit, c.cfg.AppendTimeout))
+	calls := make([]*call, 0, len(all))
+	c.app.mu.Lock() // none leaves before it has its watch
+	for _, k := range all {
+		if _, ok := codecs[k.Codec]; !ok || k.Count < 1 {
+			w := &call{partition: k.Partition, then: k.Then}
+			c.app.end(w, 0, im.Errorf(im.CodeBadRequest, "kafka: append to %v: %d records compressed by %q", k.Partition, k.Count, k.Codec))
+			continue
+		}
+		w := &call{partition: k.Partition, packed: k.Packed, size: len(k.Bytes), count: k.Count, deadline: deadline, then: k.Then}
+		w.stay = context.AfterFunc(ctx, func() { c.app.leave(w, ctx.Err()) })
+		calls = append(calls, w)
 	}
-	return c.enqueue(ctx, p, &call{packed: packed, size: len(packed.Bytes), count: packed.Count})
+	c.app.unlock()
+	c.app.enqueue(calls)
 }
 
 // headPacked returns what goes before packed records to make a batch of them, with its size before it.

@@ -65,7 +65,7 @@ func packed(t *testing.T, f *fixture) {
 							t.Fatalf("unpacked record %d is %d", next+int64(j), e.Offset)
 						}
 					}
-					if first := must(c.AppendPacked(t.Context(), k))(t); first != next+1 {
+					if first := must(start(t, c, k))(t); first != next+1 {
 						t.Fatalf("record %d stands at %d", next, first)
 					}
 					next += int64(k.Count)
@@ -121,4 +121,15 @@ func packed(t *testing.T, f *fixture) {
 			t.Error("the last record has no checksum, or the first no name")
 		}
 	}
+}
+
+// start appends one and waits for what becomes of it.
+func start(t *testing.T, c *kafka.Cluster, k *im.Packed) (first int64, err error) {
+	done := make(chan struct{})
+	c.StartPacked(t.Context(), time.Minute, []im.PackedAppend{{Packed: k, Then: func(at int64, why error) {
+		first, err = at, why
+		close(done)
+	}}})
+	<-done
+	return first, err
 }
