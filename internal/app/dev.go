@@ -261,7 +261,11 @@ func (d *Dev) build(names []im.Region, logTo io.Writer) error {
 			StartWait: devStartWait,
 			Network:   network,
 		}
-		return newDevRegion(i, site, env, network, d.ports, d.cfg.Data, d.log), nil
+		r := newDevRegion(i, site, env, network, d.ports, d.cfg.Data, d.log)
+		for _, u := range r.units() {
+			u.Told = d.cfg.Progress
+		}
+		return r, nil
 	}
 	for i, name := range names {
 		r, err := d.region1(i, name, origins)
@@ -387,6 +391,7 @@ func (d *Dev) Start(ctx context.Context) error {
 	watching, stop := context.WithCancel(context.Background())
 	var watch sync.WaitGroup
 	watch.Go(func() { d.watcher.run(watching) })
+	watch.Go(func() { d.mournPostgres(watching) })
 	d.onClose(func() { stop(); watch.Wait() })
 	if err := d.ready(ctx); err != nil {
 		return err
@@ -490,7 +495,10 @@ func (d *Dev) servePages() error {
 	if err != nil {
 		return err
 	}
-	d.pages = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", d.readyz)
+	mux.Handle("/", handler)
+	d.pages = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	d.served = make(chan error, 1)
 	go func() { d.served <- d.pages.Serve(d.listener) }()
 	d.onClose(func() {

@@ -193,10 +193,13 @@ func (r *devRegion) stop() {
 	r.kafka.Stop()
 }
 
+// units are all of it, in the order in which they start.
+func (r *devRegion) units() []*Unit { return append([]*Unit{r.kafka, r.redis}, r.services...) }
+
 // state sums up the units: the region is up while everything else that it needs and any of its gateways is.
 func (r *devRegion) state() (UnitState, error) {
 	var needed, gateways []*Unit
-	for _, u := range append([]*Unit{r.kafka, r.redis}, r.services...) {
+	for _, u := range r.units() {
 		if slices.Contains(slices.Collect(maps.Values(r.gateways)), u) {
 			gateways = append(gateways, u)
 		} else {

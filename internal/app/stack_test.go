@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -121,6 +122,7 @@ func TestStackStoppedForAReason(t *testing.T) {
 func TestUnitStartsAgainWhatEndsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds, fail := 0, make(chan error)
+		var told []string
 		u := NewUnit("eu/router", slog.New(slog.DiscardHandler), func(context.Context) (Service, error) {
 			builds++
 			if builds == 2 {
@@ -135,6 +137,7 @@ func TestUnitStartsAgainWhatEndsByItself(t *testing.T) {
 				}
 			}), nil
 		})
+		u.Told = func(line string) { told = append(told, line) }
 		if err := u.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -155,6 +158,9 @@ func TestUnitStartsAgainWhatEndsByItself(t *testing.T) {
 		u.Stop()
 		if builds != 4 {
 			t.Fatalf("built %d times, want 4", builds)
+		}
+		if want := []string{"eu/router ended by itself and is started again: crash", "eu/router runs again"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q: what somebody ordered he knows", told, want)
 		}
 	})
 }

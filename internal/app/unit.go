@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ const (
 // that returns by itself is built and started anew with back-off, as an orchestrator would.
 type Unit struct {
 	Name  string
+	Told  func(string) // told when the service ends by itself, and when it runs again; may be nil
 	build func(ctx context.Context) (Service, error)
 	log   *slog.Logger
 
@@ -92,6 +94,7 @@ func (u *Unit) supervise(ctx context.Context, svc Service, done chan struct{}) {
 			return
 		}
 		u.log.Error("service ended by itself; starting it again", "unit", u.Name, "error", err)
+		u.tell(fmt.Sprintf("%s ended by itself and is started again: %v", u.Name, cmp.Or(err, errors.New("it did not say why"))))
 		if time.Since(started) > time.Minute {
 			retry.Reset()
 		}
@@ -109,6 +112,13 @@ func (u *Unit) supervise(ctx context.Context, svc Service, done chan struct{}) {
 			u.log.Error("service does not start; trying again", "unit", u.Name, "error", err)
 		}
 		u.set(UnitUp, nil)
+		u.tell(u.Name + " runs again")
+	}
+}
+
+func (u *Unit) tell(line string) {
+	if u.Told != nil {
+		u.Told(line)
 	}
 }
 

@@ -187,6 +187,9 @@ func (w *watcher) refresh(ctx context.Context) {
 		if unit != UnitUp && why != nil {
 			region.Note = why.Error()
 		}
+		if gone := d.postgresGone(); gone != "" {
+			region.Note = gone
+		}
 		now, before := w.read(string(name) + "/imserver")
 		region.SubmitRate = rate(now, before, metricCalls+"/submit")
 		for origin, lag := range now.byOrigin[metricApplyLag] {

@@ -163,6 +163,9 @@ func (p *Postgres) DropDatabase(ctx context.Context, name string) error {
 // Done is closed when the server has ended, by Stop, Kill or its own crash.
 func (p *Postgres) Done() <-chan struct{} { return p.proc.Done() }
 
+// Err tells how the server ended: nil while it runs, and if it ended with code 0.
+func (p *Postgres) Err() error { return p.proc.Err() }
+
 // Stop shuts the server down fast: transactions under way are rolled back, connections closed, everything written.
 // After 10 s, or when ctx ends, it stops it like Kill, which is an error; it recovers at the next start.
 func (p *Postgres) Stop(ctx context.Context) error {
