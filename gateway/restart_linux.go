@@ -203,7 +203,7 @@ func (g *Gateway) receiveAll(p *predecessor, poller *poll.Epoll) ([]*conn, error
 			item := &batch.Items[i]
 			var s *session
 			if item.Session != nil {
-				s = g.restoreSession(item.Session)
+				s = g.restoreSession(item.Session, item.Conn != nil)
 			}
 			if item.Conn == nil {
 				continue
@@ -254,12 +254,14 @@ func (g *Gateway) hearPredecessor(p *predecessor) {
 	}
 }
 
-func (g *Gateway) restoreSession(m *movedSession) *session {
+// restoreSession makes a session. One whose socket follows is joining until then: a router that attaches meanwhile must not
+// hear that its device is offline.
+func (g *Gateway) restoreSession(m *movedSession, follows bool) *session {
 	s := &session{
 		id: m.ID, secret: m.Secret, uid: m.UID, device: m.Device, platform: m.Platform,
 		maxUnacked: g.cfg.MaxUnacked, maxBytes: g.cfg.MaxUnackedBytes, slow: g.cfg.SlowTimeout,
 		connNo: m.ConnNo, previous: m.Previous, login: m.Login, seen: m.Seen, missed: m.Missed, informed: m.Informed,
-		number: m.Number, sentMax: m.SentMax, behind: m.Behind, resends: m.Resends,
+		number: m.Number, sentMax: m.SentMax, behind: m.Behind, resends: m.Resends, joining: follows,
 	}
 	g.windUp(s)
 	now := time.Now()
@@ -273,14 +275,21 @@ func (g *Gateway) restoreSession(m *movedSession) *session {
 		s.keep(p.Number, &im.Late{Service: p.Service, Method: p.Method, Body: p.Body, Trace: p.Trace})
 	}
 	g.hub.add(s)
-	if s.previous != 0 {
-		g.hub.mapConn(s.previous, s)
+	if m.Previous != 0 {
+		g.hub.mapConn(m.Previous, s)
 	}
 	for _, group := range m.Interests {
 		g.interests.restore(s, group.Name, group.Conn)
 	}
 	g.metrics.sessions(1)
 	return s
+}
+
+// rejoin gives a session that was restored its socket; nil: that could not be taken over.
+func (s *session) rejoin(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn, s.joining = c, false
 }
 
 // restore adds a session to a group that routers know by a number already.
@@ -310,6 +319,9 @@ func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epo
 	codec := g.codecs[m.Subprotocol]
 	if codec == nil {
 		unix.Close(fd)
+		if s != nil {
+			s.rejoin(nil)
+		}
 		return nil, fmt.Errorf("subprotocol %q is not known here", m.Subprotocol)
 	}
 	c := g.newConn(codec, m.IP)
@@ -335,7 +347,7 @@ func (g *Gateway) restoreConn(m *movedConn, s *session, fd int, poller *poll.Epo
 	}
 	if s != nil {
 		c.sent = m.Sent
-		s.conn = c
+		s.rejoin(c)
 		c.session.Store(s)
 	}
 	err := poller.AddFD(fd, c, func(socket poll.Socket) {
