@@ -451,11 +451,15 @@ func TestGroupsMove(t *testing.T) {
 // A drain loses nobody's session: clients that follow the goaway go on elsewhere, and so do those that had to be closed, while
 // the gateway passes on what still comes.
 func TestDrainGivesSessionsUp(t *testing.T) {
-	s, a, b, _ := newStreet(t, func(c *Config) { c.DrainTimeout, c.MoveTimeout = 20*time.Second, time.Millisecond })
+	s, a, b, _ := newStreet(t, func(c *Config) {
+		c.DrainTimeout, c.HelloTimeout, c.MoveTimeout = time.Minute, time.Minute, time.Millisecond
+	})
 	s.unheard = true // the time for what comes late begins when the test says so
 	follows, w1 := a.login(wire.SubprotocolProtobuf, "ann", 1)
 	stays, w2 := a.login(wire.SubprotocolProtobuf, "bob", 1)
 	gone, w3 := a.login(wire.SubprotocolProtobuf, "cid", 1)
+	last := a.dial(wire.SubprotocolProtobuf) // without a socket the drain would end what sessions are left
+	eventually(t, "its socket counts", func() bool { return a.g.conns.size.Load() == 4 })
 	a.stop(context.Canceled)
 	expect(follows, (*wire.Frame).GetGoaway)
 	gone.ws.NetConn().Close()
@@ -473,7 +477,7 @@ func TestDrainGivesSessionsUp(t *testing.T) {
 		p.expectPush(1, "late")
 	}
 	for _, c := range a.g.conns.all() { // as the drain does when its time for them is over
-		if c.session.Load().uid == "bob" {
+		if s := c.session.Load(); s != nil && s.uid == "bob" {
 			c.close(errDraining)
 		}
 	}
@@ -485,6 +489,7 @@ func TestDrainGivesSessionsUp(t *testing.T) {
 	for _, w := range []*wire.Welcome{w1, w2, w3} {
 		a.g.Settled(idOf(w.Session))
 	}
+	last.cut()
 	a.shut(context.Canceled)
 	for _, c := range a.routers.claimed() {
 		if c.Release {
