@@ -114,6 +114,15 @@ func TestFailedBatchIsNotOvertaken(t *testing.T) {
 	}
 }
 
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never: ", what)
+		}
+	}
+}
+
 // A batch that is given up, whether it landed or not, does not stop those after it.
 func TestGivenUpBatch(t *testing.T) {
 	for answer, want := range map[*kerr.Error]string{kerr.RequestTimedOut: "a b c d", kerr.NotEnoughReplicas: "a c d"} {
@@ -122,12 +131,19 @@ func TestGivenUpBatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		hit := fake.Fault(kfake.Fault{Keys: produceOnly, Err: answer, Count: -1})
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, err := appendText(ctx, c, ps[0], "b")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := appendText(ctx, c, ps[0], "b")
+			done <- err
+		}()
+		eventually(t, "the broker is asked again", func() bool { return hit.Hits() > 1 })
 		cancel()
+		err := <-done
 		if im.CodeOf(err) != im.CodeUnavailable || !strings.Contains(err.Error(), "may have landed") {
 			t.Errorf("%v: %v", answer, err)
 		}
+		eventually(t, "the batch is given up", func() bool { return c.AppendStats().GivenUp == 1 }) // else it would land now
 		hit.Remove()
 		for _, s := range []string{"c", "d"} {
 			if _, err := appendText(t.Context(), c, ps[0], s); err != nil {
