@@ -45,7 +45,7 @@ type process struct {
 }
 
 // patience bounds what fails; nothing waits for it to pass.
-const patience = 60 * time.Second
+const patience = 4 * time.Minute
 
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
