@@ -178,11 +178,13 @@ func (c *Cluster) askLeader(ctx context.Context, wait, limit time.Duration, lead
 		return nil, kafkago.LeaderNotAvailable
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	end := time.Now().Add(limit)
+	began := time.Now()
+	end := began.Add(limit)
 	var mu sync.Mutex // so that the watch below is set before it is reset, and not reset after its end
 	mu.Lock()
 	var watch *time.Timer
 	watch = time.AfterFunc(min(wait+slowAnswer, limit), func() {
+		c.conns.drop(addr, began) // what keeps this one silent may keep those that wait beside it
 		left := time.Until(end)
 		if left <= 0 {
 			cancel(context.DeadlineExceeded)

@@ -31,6 +31,7 @@ type conns struct {
 // conn carries one exchange at a time. The first that does not end well ends it.
 type conn struct {
 	*protocol.Conn
+	sock net.Conn // below TLS
 	addr string
 	used time.Time
 }
@@ -54,15 +55,16 @@ func (s *conns) ask(ctx context.Context, addr string, req protocol.Message) (pro
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		s.drop(addr) // whatever ended this one likely ended those that wait beside it
+		s.drop(addr, time.Now()) // whatever ended this one likely ended those that wait beside it
 		return nil, err
 	}
 	s.put(n)
 	return res, nil
 }
 
-// interrupt has a running exchange fail.
-func (n *conn) interrupt() { n.SetDeadline(time.Unix(1, 0)) }
+// interrupt has a running exchange fail. The socket is closed, so that TLS does not say goodbye first: to a broker that hangs that may
+// take 5 s.
+func (n *conn) interrupt() { n.sock.Close() }
 
 // get returns a conn that is not in use, or a new one.
 func (s *conns) get(ctx context.Context, addr string) (*conn, error) {
@@ -79,7 +81,7 @@ func (s *conns) get(ctx context.Context, addr string) (*conn, error) {
 	if fresh {
 		return n, nil
 	}
-	s.drop(addr)
+	s.drop(addr, time.Now().Add(-connIdle))
 	return s.open(ctx, addr)
 }
 
@@ -91,16 +93,8 @@ func (s *conns) put(n *conn) {
 	if s.closed {
 		ended = []*conn{n}
 	} else {
-		all := append(s.idle[n.addr], n)
-		old := 0
-		for n.used.Sub(all[old].used) > connIdle {
-			old++
-		}
-		if old > 0 {
-			ended = slices.Clone(all[:old])
-			all = slices.Delete(all, 0, old)
-		}
-		s.idle[n.addr] = all
+		s.idle[n.addr] = append(s.idle[n.addr], n)
+		ended = s.trim(n.addr, n.used.Add(-connIdle))
 	}
 	s.mu.Unlock()
 	closeAll(ended)
@@ -112,13 +106,31 @@ func closeAll(all []*conn) {
 	}
 }
 
-// drop closes the conns to an address that are not in use.
-func (s *conns) drop(addr string) {
+// drop closes the conns to an address that have not been in use since a time.
+func (s *conns) drop(addr string, since time.Time) {
 	s.mu.Lock()
-	ended := s.idle[addr]
-	delete(s.idle, addr)
+	ended := s.trim(addr, since)
 	s.mu.Unlock()
 	closeAll(ended)
+}
+
+// trim takes out the conns to an address that have not been in use since a time. Under mu.
+func (s *conns) trim(addr string, since time.Time) []*conn {
+	all := s.idle[addr]
+	n := 0
+	for n < len(all) && !all[n].used.After(since) {
+		n++
+	}
+	switch n {
+	case 0:
+		return nil
+	case len(all):
+		delete(s.idle, addr)
+		return all
+	}
+	ended := slices.Clone(all[:n])
+	s.idle[addr] = slices.Delete(all, 0, n)
+	return ended
 }
 
 // keep drops those to brokers that the layout does not name.
@@ -160,10 +172,11 @@ func (s *conns) open(ctx context.Context, addr string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := c.socks.add(raw)
+	sock, err := c.socks.add(raw)
 	if err != nil {
 		return nil, err
 	}
+	plain := sock
 	if c.cfg.TLS != nil {
 		cfg := c.cfg.TLS
 		if cfg.ServerName == "" {
@@ -177,7 +190,7 @@ func (s *conns) open(ctx context.Context, addr string) (*conn, error) {
 		}
 		plain = tls.Client(plain, cfg)
 	}
-	n := &conn{Conn: protocol.NewConn(plain, c.cfg.ClientID), addr: addr}
+	n := &conn{Conn: protocol.NewConn(plain, c.cfg.ClientID), sock: sock, addr: addr}
 	settled := context.AfterFunc(ctx, n.interrupt)
 	err = n.greet(ctx, c)
 	if !settled() && err == nil {
