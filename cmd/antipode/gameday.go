@@ -21,8 +21,8 @@ func newGamedayCommand() *cobra.Command {
 		Short: "Break a running cluster as scenarios say, under traffic, and check that every invariant holds",
 		Long: `Plays scenarios on the cluster that make up (antipode cluster up) started: users of all regions write to each other while
 links, servers and clocks fail; afterwards everything has to arrive, and I1 to I12 are judged. A scenario is one of those
-that Antipode comes with (--list), or a text file; without any, all of the former are played, one after the other. Exits 1 if
-something did not hold. --report writes a page with a time line of each.`,
+that Antipode comes with (--list), or a text file; without any, all of the former are played that the cluster is for, one after the
+other. Exits 1 if something did not hold. --report writes a page with a time line of each.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			scenarios, err := gamedayScenarios(names)
 			if err != nil {
@@ -34,7 +34,7 @@ something did not hold. --report writes a page with a time line of each.`,
 				}
 				return nil
 			}
-			return playScenarios(cmd.Context(), scenarios, &clusterFlags{file: file, set: set}, gameday.Config{Long: long}, report)
+			return playScenarios(cmd.Context(), scenarios, len(names) > 0, &clusterFlags{file: file, set: set}, gameday.Config{Long: long}, report)
 		},
 	}
 	cmd.Flags().BoolVar(&list, "list", false, "list the scenarios and play none")
@@ -60,8 +60,9 @@ func gamedayScenarios(names []string) ([]*gameday.Scenario, error) {
 	return all, nil
 }
 
-// playScenarios plays them in turn and prints a line for each.
-func playScenarios(ctx context.Context, scenarios []*gameday.Scenario, f *clusterFlags, cfg gameday.Config, report string) error {
+// playScenarios plays them in turn and prints a line for each. One that the cluster is not for is an error if it was named, and else
+// passed over.
+func playScenarios(ctx context.Context, scenarios []*gameday.Scenario, named bool, f *clusterFlags, cfg gameday.Config, report string) error {
 	plan, err := f.plan()
 	if err != nil {
 		return err
@@ -73,11 +74,18 @@ func playScenarios(ctx context.Context, scenarios []*gameday.Scenario, f *cluste
 	view := app.NewClusterView(plan)
 	defer view.Close()
 	on := gameday.Cluster{Cluster: view, Truth: view, Links: remote, Members: remote, Watcher: view}
+	if on.StandIns, err = view.StandIns(); err != nil {
+		return err
+	}
 	cfg.Heal, cfg.Settle = 3*time.Minute, 3*time.Minute
 	cfg.Log = func(line string) { fmt.Fprintln(os.Stderr, "  "+line) }
 	var results []*gameday.Result
 	held := true
 	for i, s := range scenarios {
+		if err := s.Fits(on); err != nil && !named {
+			fmt.Fprintf(os.Stderr, "passed over: %v\n", err)
+			continue
+		}
 		cfg.Prefix = fmt.Sprintf("day%d-%d", time.Now().Unix(), i)
 		r, err := gameday.Play(ctx, cfg, s, on)
 		if err != nil {

@@ -59,6 +59,18 @@ func (v *ClusterView) close() {
 	v.dialers, v.truths = nil, nil
 }
 
+// StandIns are the regions that stand in between others that lose each other, by what the cluster's services were told at its start.
+func (v *ClusterView) StandIns() ([]im.Region, error) {
+	v.mu.Lock()
+	replicator := v.plan.Regions[0].Of(ServiceReplicator)[0] // all are told the same
+	v.mu.Unlock()
+	c, err := config.Load(replicator.Config, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return c.Replicator.StandIns, nil
+}
+
 // follow looks at another plan of the same cluster from now on.
 func (v *ClusterView) follow(plan *cluster.Plan) {
 	v.mu.Lock()

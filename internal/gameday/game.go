@@ -42,6 +42,8 @@ type Cluster struct {
 	Links   Links
 	Members Members
 	Watcher Watcher
+	// StandIns are the regions that stand in between others that lose each other.
+	StandIns []im.Region
 }
 
 // Config says how a scenario is played.
@@ -131,8 +133,8 @@ func Play(ctx context.Context, cfg Config, s *Scenario, on Cluster) (*Result, er
 	if cfg.Log == nil {
 		cfg.Log = func(string) {}
 	}
-	if err := fits(s.Steps, on.Regions()); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Name, err)
+	if err := s.Fits(on); err != nil {
+		return nil, err
 	}
 	state, err := on.Watcher.State(ctx)
 	if err != nil {
@@ -149,6 +151,19 @@ func Play(ctx context.Context, cfg Config, s *Scenario, on Cluster) (*Result, er
 	g.play(ctx)
 	g.result.Took = time.Since(g.result.Began)
 	return g.result, nil
+}
+
+// Fits tells why a scenario cannot be played on a cluster.
+func (s *Scenario) Fits(on Cluster) error {
+	for _, r := range s.Needs {
+		if !slices.Contains(on.StandIns, r) {
+			return fmt.Errorf("%s: %s does not stand in between other regions in this cluster: start it with --set replicator.stand_ins=%s --set replicator.stand_in_after=3s", s.Name, r, r)
+		}
+	}
+	if err := fits(s.Steps, on.Regions()); err != nil {
+		return fmt.Errorf("%s: %w", s.Name, err)
+	}
+	return nil
 }
 
 // fits checks the regions that a script names.

@@ -5,6 +5,7 @@
 // Durations like 5s..60s are 5 s in the short form and 60 s in the long one; so are counts like 3..20.
 //
 //	users pairs 1 group every 250ms [ack global]   who writes, from the beginning; the first step
+//	needs stand-in us  a cluster in which us stands in between regions that lose each other (replicator.stand_ins)
 //	cut LINKS          links drop what they carry and refuse more: eu>us one way, eu all from and to eu, all
 //	split eu,us | ap   cuts every link between the groups
 //	heal LINKS         links carry again
@@ -41,6 +42,7 @@ type Scenario struct {
 	Name  string // of its file, without the extension
 	Title string
 	Users Users
+	Needs []im.Region // regions that must stand in
 	Steps []Step
 }
 
@@ -151,6 +153,12 @@ func (p *parser) step(text string) error {
 	switch verb {
 	case "users":
 		p.scenario.Users, err = parseUsers(words)
+		return err
+	case "needs":
+		what, region, _ := strings.Cut(rest, " ")
+		if p.scenario.Needs, err = parseRegions(strings.TrimSpace(region)); err == nil && (what != "stand-in" || p.scenario.Needs == nil) {
+			err = errors.New("want regions that must stand in, such as needs stand-in us")
+		}
 		return err
 	case "end":
 		n := len(p.open)

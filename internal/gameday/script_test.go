@@ -1,11 +1,13 @@
 package gameday
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/demo"
 )
 
 func TestScenariosAreRead(t *testing.T) {
@@ -31,6 +33,7 @@ func TestParse(t *testing.T) {
 # A title
 # a comment
 users pairs 2 group every 100ms ack global
+needs stand-in us,ap
 repeat 2..5
   cut eu>us
   repeat 3
@@ -47,11 +50,14 @@ clock eu/imserver -4s
 	if s.Title != "A title" || s.Users != (Users{Pairs: 2, Group: true, Every: 100 * time.Millisecond, Ack: im.AckGlobal}) {
 		t.Errorf("%+v", s)
 	}
+	if !slices.Equal(s.Needs, []im.Region{"us", "ap"}) {
+		t.Errorf("needs: %v", s.Needs)
+	}
 	outer := s.Steps[0]
 	if outer.Times.in(false) != 2 || outer.Times.in(true) != 5 || len(outer.Steps) != 2 || !outer.Steps[0].breaks() {
 		t.Errorf("%+v", outer)
 	}
-	if hold := outer.Steps[1].Steps[0]; hold.For.in(false) != time.Second || hold.For.in(true) != 2*time.Minute || hold.Line != 8 {
+	if hold := outer.Steps[1].Steps[0]; hold.For.in(false) != time.Second || hold.For.in(true) != 2*time.Minute || hold.Line != 9 {
 		t.Errorf("%+v", hold)
 	}
 	if links := s.Steps[1].Links; len(links) != 4 {
@@ -68,6 +74,8 @@ clock eu/imserver -4s
 func TestParseNamesWhatIsWrong(t *testing.T) {
 	for text, want := range map[string]string{
 		"break eu":                  "unknown step",
+		"needs stand-in":            "such as needs stand-in us",
+		"needs us":                  "such as needs stand-in us",
 		"hold":                      "want one like 5s",
 		"hold 60s..5s":              "the longer one last",
 		"cut eu>eu":                 "want eu>us, eu or all",
@@ -106,3 +114,18 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		t.Errorf("a region that there is not: %v", err)
 	}
 }
+
+func TestFits(t *testing.T) {
+	s := &Scenario{Name: "hub", Needs: []im.Region{"us"}}
+	if err := s.Fits(Cluster{Cluster: three{}}); err == nil || !strings.Contains(err.Error(), "hub: us does not stand in") || !strings.Contains(err.Error(), "replicator.stand_ins=us") {
+		t.Errorf("where nobody stands in: %v", err)
+	}
+	if err := s.Fits(Cluster{Cluster: three{}, StandIns: []im.Region{"ap", "us"}}); err != nil {
+		t.Errorf("where us stands in: %v", err)
+	}
+}
+
+// three is a cluster of three regions.
+type three struct{ demo.Cluster }
+
+func (three) Regions() []im.Region { return []im.Region{"eu", "us", "ap"} }

@@ -100,11 +100,12 @@ func (w *world) twoRegions() cluster.File {
 	return f
 }
 
-// threeRegions are those whose loss leaves two.
+// threeRegions are those whose loss leaves two. us stands in between the others when they lose each other.
 func (w *world) threeRegions() cluster.File {
 	f := w.twoRegions()
 	f.Postgres.Databases = 1
 	f.Regions = append(f.Regions, cluster.Region{Name: ap, Host: w.env.Host(3)})
+	f.Set["replicator.stand_ins"], f.Set["replicator.stand_in_after"] = "us", "3s"
 	return f
 }
 

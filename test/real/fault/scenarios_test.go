@@ -23,6 +23,10 @@ func TestGameDay(t *testing.T) {
 	t.Cleanup(view.Close)
 	remote := &cluster.Remote{URL: c.URL(), Header: console.Header}
 	on := gameday.Cluster{Cluster: view, Truth: view, Links: remote, Members: remote, Watcher: view}
+	var err error
+	if on.StandIns, err = view.StandIns(); err != nil {
+		t.Fatal(err)
+	}
 	scenarios, err := gameday.Scenarios()
 	if err != nil {
 		t.Fatal(err)
