@@ -40,7 +40,8 @@ func (o *Operator) Drain(ctx context.Context, r im.Region, progress func(string)
 		open = open || states[other].State == im.StateActive || states[other].State == ""
 	}
 	if !open {
-		return fmt.Errorf("no other region takes clients: those of %s would have nowhere to go; activate another first", r)
+		return fmt.Errorf("no other region takes clients: those of %s would have nowhere to go. Let another take clients first: "+
+			"antipode region undrain of one that drains or is drained, antipode region activate in one that joins", r)
 	}
 	if states[r].State != im.StateDraining { // saying it again would begin anew
 		if err := o.say(ctx, r, im.StateDraining); err != nil {
@@ -82,7 +83,8 @@ func (o *Operator) Undrain(ctx context.Context, r im.Region, progress func(strin
 	case state == im.StateDrained && r == o.site.Region:
 		return o.Activate(ctx, progress)
 	case state == im.StateDrained:
-		return fmt.Errorf("region %s is drained: run antipode region activate in it, which lets it take clients once it has caught up", r)
+		return fmt.Errorf("region %s is drained: run antipode region undrain %[1]s in it, with the configuration of its own replicator; "+
+			"it then takes clients once it has caught up", r)
 	case state == "":
 		return fmt.Errorf("region %s is not draining: nothing was said of it", r)
 	default:
