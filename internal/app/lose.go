@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -91,7 +90,7 @@ func OperatorOf(ctx context.Context, c *config.Config, file string, log io.Write
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
-	logger := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](log, os.Stderr), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	logger := newPlainLog(cmp.Or[io.Writer](log, os.Stderr))
 	discovery, err := consul.New(site.Consul, consul.Deps{Log: logger, Meter: noop.NewMeterProvider().Meter("operator")})
 	if err != nil {
 		return nil, err
