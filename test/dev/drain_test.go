@@ -70,7 +70,7 @@ func TestRegionDrained(t *testing.T) {
 		bob.next(t, text)
 		return ack.Origin == "us"
 	})
-	if err := operator.Undrain(patient(t), "eu", func(string) {}); err == nil || !strings.Contains(err.Error(), "activate") {
+	if err := operator.Undrain(patient(t), "eu", func(string) {}); err == nil || !strings.Contains(err.Error(), "antipode region undrain eu in it") {
 		t.Errorf("us cannot tell how far eu is: %v", err)
 	}
 	if operator, err = d.Operator("eu"); err != nil {
