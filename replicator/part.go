@@ -431,7 +431,7 @@ func (p *part) pick() (w work, failed *failure, reset bool) {
 		}
 		if err != nil {
 			p.c.r.log.Error("a batch of the link cannot be read", "partition", p.p.String(), "error", err.Error())
-			return work{}, nil, true
+			return work{bytes: w.bytes}, nil, true
 		}
 		n := 0
 		for n < len(b.entries) {
@@ -465,6 +465,7 @@ func (p *part) appender(ctx context.Context, s *session) {
 		var err error
 		switch {
 		case reset:
+			s.credit(p, w.bytes)
 			if !p.recover(ctx, s, 0, wait) {
 				return
 			}
