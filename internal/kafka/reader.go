@@ -51,6 +51,11 @@ type follow struct {
 	tries   int
 	failing time.Time // since when it fails; zero when it does not
 	told    time.Time // when Poll last returned that
+
+	at     *layout // of which are
+	leader int32   // who leads the partition,
+	leads  int32   // in which epoch; -1 is unknown,
+	lost   error   // or why nobody does
 }
 
 // held is one fetch.
@@ -243,9 +248,13 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 			earliest(f.notYet)
 			continue
 		}
-		leader, err := lay.leader(p)
-		if epoch := lay.epochs[p]; err == nil && epoch >= 0 && epoch < f.epoch { // it led before what was read was written
-			err = fmt.Errorf("%s is the leader of a former epoch (%d, read was %d): %w", lay.broker(leader), epoch, f.epoch, kafkago.UnknownLeaderEpoch)
+		if f.at != lay {
+			f.at, f.leads = lay, lay.epochs[p]
+			f.leader, f.lost = lay.leader(p)
+		}
+		leader, err := f.leader, f.lost
+		if err == nil && f.leads >= 0 && f.leads < f.epoch { // it led before what was read was written
+			err = fmt.Errorf("%s is the leader of a former epoch (%d, read was %d): %w", lay.broker(leader), f.leads, f.epoch, kafkago.UnknownLeaderEpoch)
 		}
 		if err != nil {
 			r.failed(p, f, err, now)
@@ -258,7 +267,7 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 		if groups[leader] == nil {
 			groups[leader] = make([]want, 0, len(r.parts))
 		}
-		groups[leader] = append(groups[leader], want{p, f.next, lay.epochs[p], f.epoch, f})
+		groups[leader] = append(groups[leader], want{p, f.next, f.leads, f.epoch, f})
 	}
 	for leader, wants := range groups {
 		until := now.Add(r.c.cfg.FetchWait)
@@ -285,7 +294,7 @@ func (r *Reader) start(now time.Time) (next time.Time) {
 		for i := range wants {
 			wants[i].of.flight = h
 		}
-		r.c.spawn(func() { r.fetch(h, until.Sub(now), lay.broker(leader)) })
+		r.c.spawn(func() { r.fetch(h, until.Sub(now), lay) })
 	}
 	if len(r.errs) > 0 {
 		earliest(now)
@@ -310,10 +319,10 @@ func (r *Reader) join(h *held) {
 }
 
 // fetch gets one answer.
-func (r *Reader) fetch(h *held, wait time.Duration, broker string) {
+func (r *Reader) fetch(h *held, wait time.Duration, lay *layout) {
 	h.found, h.err = r.c.fetch(r.ctx, h.leader, h.session, h.wants, wait, r.c.cfg.PartitionFetchBytes, r.form)
 	if h.err != nil {
-		h.err = fmt.Errorf("%s: %w", broker, h.err)
+		h.err = fmt.Errorf("%s: %w", lay.broker(h.leader), h.err)
 	}
 	for i, g := range h.found {
 		if g != nil && errors.Is(g.err, kafkago.OffsetOutOfRange) {
