@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -86,7 +87,11 @@ func Serve(ctx context.Context, l Launch) error {
 	tel.Log.Info("starting", "version", l.Version, "pid", os.Getpid(), "origin", site.Origin, "public", binding.Public,
 		"rpc", binding.RPC, "admin", tel.AdminAddr())
 
-	goredis.SetLogger(redisLog{tel.Log}) // the library has one for the whole process, which this service is
+	// What follows is the whole process's, which this service is.
+	goredis.SetLogger(redisLog{tel.Log})
+	if n := processors(c, l.Service, os.Getenv("GOMAXPROCS")); n > 0 {
+		runtime.GOMAXPROCS(n)
+	}
 
 	discovery, err := discover(ctx, &site, c, tel)
 	if err != nil {
@@ -231,4 +236,12 @@ func MigrateConfigured(ctx context.Context, l Launch, patience time.Duration, pr
 	log := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](l.Log, os.Stderr), nil))
 	until := time.Now().Add(patience)
 	return migrateAll(ctx, &site, until, log, progress)
+}
+
+// processors is how many processors a service's process is to use, where said is what GOMAXPROCS says; 0: as many as Go's runtime makes it.
+func processors(c *config.Config, service, said string) int {
+	if service != ServiceReplicator || said != "" {
+		return 0
+	}
+	return min(c.Replicator.Processors, runtime.NumCPU())
 }

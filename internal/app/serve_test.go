@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -251,5 +252,26 @@ func TestTaken(t *testing.T) {
 	}
 	if other := errors.New("other"); taken(other) != other || taken(nil) != nil {
 		t.Error("an error of something else was changed")
+	}
+}
+
+// TestProcessors: a replicator's process uses what its configuration says, unless its environment says it; others use all.
+func TestProcessors(t *testing.T) {
+	all := runtime.NumCPU()
+	for _, c := range []struct {
+		service, said    string
+		configured, want int
+	}{
+		{ServiceReplicator, "", 1, 1},
+		{ServiceReplicator, "", all + 7, all},
+		{ServiceReplicator, "", 0, 0},
+		{ServiceReplicator, "4", 1, 0},
+		{ServiceGateway, "", 1, 0},
+	} {
+		cfg := config.Defaults()
+		cfg.Replicator.Processors = c.configured
+		if got := processors(cfg, c.service, c.said); got != c.want {
+			t.Errorf("%s, GOMAXPROCS=%q, replicator.processors %d: %d, want %d", c.service, c.said, c.configured, got, c.want)
+		}
 	}
 }

@@ -528,6 +528,9 @@ func checkReplicator(c *Config, bad report) {
 	if b := c.Replicator.BatchBytes; b < 1024 || b > c.Replicator.WindowBytes {
 		bad("replicator.batch_bytes", "%d is not between 1024 and window_bytes, %d", b, c.Replicator.WindowBytes)
 	}
+	if c.Replicator.Processors < 0 {
+		bad("replicator.processors", "%d: must be 1 or more, or 0 for all there are", c.Replicator.Processors)
+	}
 	oneOf(bad, "replicator.compression", c.Replicator.Compression, "capped", "always", "never")
 	for i := range c.Replicator.Caps {
 		at := &c.Replicator.Caps[i]

@@ -316,6 +316,7 @@ type Replicator struct {
 	HeldLinger   time.Duration           `yaml:"held_linger"`         // between reads of a copy that bring something; a global ack may wait so long
 	LinkTimeout  time.Duration           `yaml:"link_timeout"`        // a link silent for longer is opened anew
 	JoinLag      time.Duration           `yaml:"join_lag"`            // how far behind the others a new region may be when it begins to take clients
+	Processors   int                     `yaml:"processors"`          // that the process uses at most, unless GOMAXPROCS says otherwise; 0: all there are
 }
 
 // Cap bounds what goes to a peer at a time of day. The lowest that holds counts.
@@ -394,7 +395,7 @@ func Defaults() *Config {
 			BatchRows: 2000, BatchWait: 2 * time.Millisecond, CommitPace: 10 * time.Millisecond, FetchPace: 10 * time.Millisecond,
 			InterestAfter: 3 * time.Minute,
 		},
-		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, FetchPace: 3 * time.Millisecond, HeldLinger: 10 * time.Millisecond, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second},
+		Replicator: Replicator{WindowBytes: 32 << 20, BatchBytes: 512 << 10, Compression: "capped", StandInAfter: 30 * time.Second, FetchPace: 5 * time.Millisecond, HeldLinger: 10 * time.Millisecond, LinkTimeout: 5 * time.Second, JoinLag: 10 * time.Second, Processors: 1},
 		Telemetry:  Telemetry{SampleRatio: 0.01, LogLevel: "info"},
 	}
 }

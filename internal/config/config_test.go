@@ -205,6 +205,7 @@ func TestErrors(t *testing.T) {
 		{name: "a cap at no time", yaml: "region: eu\norigins: [eu, us]\nreplicator: {peers: {us: a:1}, caps: [{peer: us, from: \"8\", bytes_per_second: 5}]}\n", want: []string{`"8" is no time of day: want HH:MM`, "must be 1000 or more"}},
 		{name: "an unknown compression", yaml: "region: eu\nreplicator: {compression: gzip}\n", want: []string{"replicator.compression"}},
 		{name: "a small window", yaml: "region: eu\nreplicator: {window_bytes: 1}\n", want: []string{"replicator.window_bytes: 1: must be 65536 or more", "replicator.batch_bytes"}},
+		{name: "less than no processor", yaml: "region: eu\nreplicator: {processors: -1}\n", want: []string{"FILE:2: replicator.processors: -1: must be 1 or more, or 0 for all there are"}},
 		{name: "too many samples", yaml: "region: eu\ntelemetry: {sample_ratio: 2}\n", want: []string{"FILE:2: telemetry.sample_ratio: 2 is not between 0 and 1"}},
 		{name: "bad level", yaml: "region: eu\ntelemetry: {log_level: loud}\n", want: []string{`FILE:2: telemetry.log_level: "loud" is not one of debug, info, warn, error`}},
 		{name: "wrong by variable", yaml: "region: eu\n", env: []string{"ANTIPODE_PARTITIONS=0"}, want: []string{"environment variable ANTIPODE_PARTITIONS: partitions: 0 is not between"}},
