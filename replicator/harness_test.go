@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,6 +43,7 @@ type node struct {
 	name     im.LogName
 	identity *certs.Identity
 	plain    bool // ships entry by entry, as builds did before they could pack
+	says     *lines
 
 	mute atomic.Bool // no imserver answers where views are
 
@@ -160,6 +162,26 @@ func (n *node) config() replicator.Config {
 // hasty is for tests in which a silent link is to be noticed.
 func hasty(c *replicator.Config) { c.LinkTimeout = 500 * time.Millisecond }
 
+// lines is what a replicator logs.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, string(line))
+	return len(line), nil
+}
+
+// after are the lines that follow the first n.
+func (l *lines) after(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all[n:])
+}
+
 // build returns a replicator of the region that is not started.
 func (n *node) build() *replicator.Replicator {
 	links := rpc.NewLinks(func(peer im.Region) (rpc.LinkTarget, error) {
@@ -174,6 +196,9 @@ func (n *node) build() *replicator.Replicator {
 	deps.Tracer = n.m.tracer
 	if os.Getenv("REPLICATOR_LOG") != "" {
 		deps.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("region", n.region)
+	}
+	if n.says != nil {
+		deps.Logger = slog.New(slog.NewTextHandler(n.says, nil))
 	}
 	r, err := replicator.New(n.config(), deps)
 	if err != nil {

@@ -16,19 +16,20 @@ type line struct {
 	ctx    context.Context // ends with the line, its cause says why
 	fail   context.CancelCauseFunc
 	stream wire.LinkReceiver
+	sender im.Region
 	every  time.Duration
+	now    func() time.Time
+	heard  time.Time // when something came over it last; zero: never
 	dog    *time.Timer
 	shut   func()
 	end    func() bool
 }
 
-// dial opens a line. Its caller closes it.
-func (c *receiving) dial(ctx context.Context, sender im.Region) (*line, error) {
+// dial opens a line over which something comes within a time. Its caller closes it.
+func (c *receiving) dial(ctx context.Context, sender im.Region, within time.Duration) (*line, error) {
 	ctx, fail := context.WithCancelCause(ctx)
-	l := &line{ctx: ctx, fail: fail, every: c.r.cfg.LinkTimeout}
-	l.dog = time.AfterFunc(l.every, func() {
-		fail(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", sender, l.every))
-	})
+	l := &line{ctx: ctx, fail: fail, sender: sender, every: c.r.cfg.LinkTimeout, now: c.r.now}
+	l.dog = l.watch(within)
 	stream, err := c.r.deps.Dialer.Link(ctx, sender)
 	if err != nil {
 		err = errors.Join(context.Cause(ctx), err)
@@ -39,6 +40,11 @@ func (c *receiving) dial(ctx context.Context, sender im.Region) (*line, error) {
 	l.stream, l.shut = stream, sync.OnceFunc(stream.Close)
 	l.end = context.AfterFunc(ctx, l.shut)
 	return l, nil
+}
+
+// watch gives the line up after a time, unless it is put off.
+func (l *line) watch(d time.Duration) *time.Timer {
+	return time.AfterFunc(d, func() { l.fail(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", l.sender, d)) })
 }
 
 // ask sends the first message and returns its answer.
@@ -58,7 +64,12 @@ func (l *line) recv() (*wire.LinkResponse, error) {
 		}
 		return nil, err
 	}
+	if l.heard.IsZero() {
+		l.dog.Stop()
+		l.dog = l.watch(l.every)
+	}
 	l.dog.Reset(l.every)
+	l.heard = l.now()
 	return m, nil
 }
 

@@ -35,7 +35,7 @@ func (s *session) notifies(ctx context.Context) {
 // listen opens the link of notifies and takes what comes until it fails.
 func (s *session) listen(ctx context.Context) error {
 	cfg := &s.c.r.cfg
-	l, err := s.c.dial(ctx, s.sender)
+	l, err := s.c.dial(ctx, s.sender, cfg.LinkTimeout)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type receiving struct {
 	since time.Time
 	err   string
 	opens uint64
+	heard time.Time     // when something came over the last link that was opened
 	told  statusReading // the last one
 	now   *session      // that is open; nil between sessions
 	ways  *Ways
@@ -120,11 +121,14 @@ func (c *receiving) closed(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.r.now()
+	heard := now
 	if c.open {
 		c.since = now
+		// A replicator that was stopped itself for longer than a link may be silent knows nothing of that time.
+		heard = slices.MaxFunc([]time.Time{c.heard, now.Add(-c.r.cfg.LinkTimeout)}, time.Time.Compare)
 	}
 	c.open, c.err = false, reason
-	c.ways.Closed(now)
+	c.ways.Closed(heard, now)
 }
 
 // session is one open link.
@@ -162,11 +166,11 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	if c.r.inherited.has(c.peer.Origin) { // and more of it must not come here than counts
 		return im.Errorf(im.CodeWrongRegion, "origin %s was declared lost, and what counts of its log is taken from other regions", c.peer.Origin)
 	}
-	l, err := c.dial(ctx, sender)
+	l, err := c.dial(ctx, sender, c.within())
 	if err != nil {
 		return err
 	}
-	defer l.close()
+	defer c.hangUp(l)
 	ctx, cancel := l.ctx, l.fail
 
 	defer func() {

@@ -241,6 +241,54 @@ func TestPairHealsThroughThird(t *testing.T) {
 	m.caughtUp(t)
 }
 
+// TestSilentWayIsLeft: where the network loses packets and tells nobody, a stand-in has its turn as soon as the silence has lasted as
+// long as it waits: the way that fell silent is not tried once more before.
+func TestSilentWayIsLeft(t *testing.T) {
+	m := newMesh(t, func(c *replicator.Config) {
+		if c.Region == "ap" {
+			c.LinkTimeout, c.StandInAfter, c.StandIns = time.Second, 900*time.Millisecond, []im.Region{"us"}
+		}
+	}, "eu", "us", "ap")
+	says := &lines{}
+	m.nodes["ap"].says = says
+	m.start().caughtUp(t)
+	m.linked(t, "ap", "eu", "")
+	before := len(says.after(0))
+	m.proxy("ap", "eu").Cut()
+	m.writeAll(1, 30)
+	m.linked(t, "ap", "eu", "us")
+	tried := 0
+	for _, line := range says.after(before) {
+		if strings.Contains(line, `"link opened" direction=in peer=eu via=us`) {
+			break
+		}
+		if strings.Contains(line, `"link closed" direction=in peer=eu via=""`) {
+			tried++
+		}
+	}
+	if tried != 1 {
+		t.Errorf("%d links to eu closed before us stood in; want the one that fell silent:\n%s", tried, strings.Join(says.after(before), ""))
+	}
+	m.caughtUp(t)
+}
+
+// TestSilentDialIsLeft: a link that is opened over a network that loses packets is given up when it is a stand-in's turn, however long
+// a link may be silent.
+func TestSilentDialIsLeft(t *testing.T) {
+	m := newMesh(t, func(c *replicator.Config) {
+		if c.Region == "ap" {
+			c.LinkTimeout, c.StandInAfter, c.StandIns = 2*patience, time.Second, []im.Region{"us"}
+		}
+	}, "eu", "us", "ap").start()
+	m.caughtUp(t)
+	m.linked(t, "ap", "eu", "")
+	m.proxy("ap", "eu").Cut()
+	m.proxy("ap", "eu").Reset()
+	m.writeAll(1, 30)
+	m.linked(t, "ap", "eu", "us")
+	m.caughtUp(t)
+}
+
 // TestStandInHeardLess: a region that stands in and has not heard of records does not make the other forget that it lacks them.
 func TestStandInHeardLess(t *testing.T) {
 	m := newMesh(t, func(c *replicator.Config) {

@@ -81,6 +81,24 @@ func (c *receiving) ahead() time.Duration {
 	return time.Duration(c.beyond.Load())
 }
 
+// within is how long a link over the way that is taken may take to open.
+func (c *receiving) within() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if left, ok := c.ways.Left(c.r.now()); ok {
+		return min(left, c.r.cfg.LinkTimeout)
+	}
+	return c.r.cfg.LinkTimeout
+}
+
+// hangUp closes a line and keeps when something came over it last.
+func (c *receiving) hangUp(l *line) {
+	l.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = l.heard
+}
+
 // watchWay ends a session over a region in between when it is to be left, until ctx ends.
 func (c *receiving) watchWay(ctx context.Context, end context.CancelCauseFunc) {
 	if len(c.ways.others) == 0 {

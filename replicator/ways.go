@@ -10,10 +10,10 @@ import (
 // configured instead, or a third region's copy that stands in while the first way does not work. It has no clock and opens
 // nothing: it is told what became of links, and asked what to do next.
 //
-// A stand-in is taken once the first way has not worked for after, and left when that works again. A first way that was
-// returned to and was refused, closed within after, or deaf did not work: the next look at it comes later, up to waysPatience
-// times after. Between two stand-ins the first way is tried. While no stand-in hears of the origin either, they are changed ever
-// more seldom, up to waysPatience times after: each has given what it has by then.
+// A stand-in is taken once the first way has not worked for after, since something came over it last, and left when that works
+// again. A first way that was returned to and was refused, closed or silent within after, or deaf did not work: the next look at it
+// comes later, up to waysPatience times after. Between two stand-ins the first way is tried. While no stand-in hears of the origin
+// either, they are changed ever more seldom, up to waysPatience times after: each has given what it has by then.
 type Ways struct {
 	first  im.Region
 	others []im.Region // that may stand in, in turn; none: never
@@ -50,9 +50,15 @@ func (w *Ways) Way() im.Region {
 // Open notes that the link over the way opened.
 func (w *Ways) Open(now time.Time) { w.opened = now }
 
-// Closed notes that the link over the way closed, or could not be opened.
-func (w *Ways) Closed(now time.Time) {
-	lasted := !w.opened.IsZero() && now.Sub(w.opened) >= w.after
+// Left tells how long a link over the way may take to open: until it is a stand-in's turn. False: no turn is waited for.
+func (w *Ways) Left(now time.Time) (left time.Duration, ok bool) {
+	left = w.down.Add(w.after).Sub(now)
+	return left, len(w.others) > 0 && !w.standing && !w.returned && left > 0
+}
+
+// Closed notes that the link over the way closed, or could not be opened. heard is when something came over it last.
+func (w *Ways) Closed(heard, now time.Time) {
+	lasted := !w.opened.IsZero() && heard.Sub(w.opened) >= w.after
 	tried := w.returned || !w.opened.IsZero()
 	w.opened, w.returned = time.Time{}, false
 	switch {
@@ -64,7 +70,7 @@ func (w *Ways) Closed(now time.Time) {
 		w.turn++
 		return
 	case lasted:
-		w.down, w.returns = now, 0
+		w.down, w.returns = heard, 0
 	case tried:
 		w.returns++
 	}

@@ -46,8 +46,18 @@ func TestWays(t *testing.T) {
 				w = NewWays(im.Region(first), others, patience, began)
 			case "opened":
 				w.Open(moment("at"))
-			case "closed":
-				w.Closed(moment("at"))
+			case "closed": // and something came over it last
+				heard := "at"
+				if d.HasArg("heard") {
+					heard = "heard"
+				}
+				w.Closed(moment(heard), moment("at"))
+			case "left":
+				left, ok := w.Left(moment("at"))
+				if !ok {
+					return "no turn is waited for\n"
+				}
+				return fmt.Sprintf("%v left\n", left)
 			case "look":
 				wait, ok := w.Look(moment("at"))
 				if !ok {
@@ -58,13 +68,13 @@ func TestWays(t *testing.T) {
 				answer = "stays\n"
 				if w.LookedAt(d.Cmd == "works", moment("at")) {
 					answer = "closes\n"
-					w.Closed(moment("at"))
+					w.Closed(moment("at"), moment("at"))
 				}
 			case "heard": // when the origin was, as the region in between says
 				answer = "stays\n"
 				if w.GiveUp(moment("of"), moment("at")) {
 					answer = "closes\n"
-					w.Closed(moment("at"))
+					w.Closed(moment("at"), moment("at"))
 				}
 			default:
 				d.Fatalf(t, "unknown command %q", d.Cmd)
