@@ -76,7 +76,8 @@ func (k *link) fail(why string) {
 	}
 	k.s.say("link from %s closes: %s", k.peer.name, why)
 	k.session, k.parts = 0, nil
-	k.ways.Closed(k.s.w.time())
+	now := k.s.w.time()
+	k.ways.Closed(now, now)
 	k.s.after(k.s.dice.between(50*ms, 3*second), k.open)
 }
 
