@@ -15,6 +15,9 @@ type CopyCheck struct {
 	Reach   int64  // one past the last record that they can take from what the copy holds now; below Next, the copy lacks a record that they need
 	Refused string // why the partition is not shipped; empty if it is
 	Origin  UUID   // the name of the origin's log, as its region told when a link opened; zero if none did
+
+	Between        Region // the region in between over which it comes, if that is refused it itself; empty if it is not
+	BetweenRefused string // why
 }
 
 // CopyRepair says that a copy is to bring its readers the records from an offset on, once more or for the first time: those

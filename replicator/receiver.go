@@ -642,7 +642,7 @@ func (c *receiving) status() LinkIn {
 			s.Refused = append(s.Refused, Refusal{Partition: p.p, Reason: p.refused, At: c.r.cfg.Region})
 		}
 		if p.between != nil {
-			s.Refused = append(s.Refused, *p.between)
+			s.Refused = append(s.Refused, p.between.passedOn(c.peer.Region))
 		}
 		p.mu.Unlock()
 		l.Records += missing

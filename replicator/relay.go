@@ -501,9 +501,7 @@ func (c *receiving) hearRefusals(sender im.Region, told *wire.LinkRefusals) {
 		if int(m.Partition) >= len(all) {
 			continue
 		}
-		all[m.Partition] = &Refusal{Partition: c.parts[m.Partition].p, At: sender, Reason: fmt.Sprintf(
-			"refused in %[1]s, which passes it on: %[2]s; antipode link repair --from %[3]s --to %[1]s --dry-run says what to do",
-			sender, m.Reason, c.peer.Region)}
+		all[m.Partition] = &Refusal{Partition: c.parts[m.Partition].p, At: sender, Reason: m.Reason}
 	}
 	for i, p := range c.parts {
 		p.mu.Lock()
@@ -511,9 +509,16 @@ func (c *receiving) hearRefusals(sender im.Region, told *wire.LinkRefusals) {
 		p.between = all[i]
 		p.mu.Unlock()
 		if now := all[i]; now != nil && (before == nil || *before != *now) {
-			c.r.log.Error("partition refused", "direction", "in", "peer", string(c.peer.Region), "via", string(sender), "partition", p.p.String(), "reason", now.Reason)
+			c.r.log.Error("partition refused", "direction", "in", "peer", string(c.peer.Region), "via", string(sender), "partition", p.p.String(),
+				"reason", now.passedOn(c.peer.Region).Reason)
 		}
 	}
+}
+
+// passedOn is what a region in between is refused of a peer's log, for who looks at the region behind it.
+func (r *Refusal) passedOn(peer im.Region) Refusal {
+	return Refusal{Partition: r.Partition, At: r.At, Reason: fmt.Sprintf(
+		"refused in %[1]s, which passes it on: %[2]s; antipode link repair --from %[3]s --to %[1]s --dry-run says what to do", r.At, r.Reason, peer)}
 }
 
 // newsOf reads when, by the own clock, the sender of a copy heard of the origin; false: it never did.

@@ -72,6 +72,9 @@ func (c *receiving) check(ctx context.Context, p *part, at im.Position) (im.Copy
 	check := im.CopyCheck{CopyState: p.state(), View: at.Next}
 	p.mu.Lock()
 	check.Refused, check.Origin = p.refused, p.theirs
+	if p.between != nil {
+		check.Between, check.BetweenRefused = p.between.At, p.between.Reason
+	}
 	p.mu.Unlock()
 	check.Reach = max(check.Next, at.Next)
 	if family, _, _ := im.ParseTopic(p.p.Topic); family == im.FamilyRoute {

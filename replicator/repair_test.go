@@ -11,6 +11,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/regions"
 	"github.com/antipode-im/antipode/internal/rpc"
+	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
 )
 
@@ -31,14 +32,16 @@ func (m *mesh) keeper(t testing.TB, r im.Region) *rpc.Copies {
 	return rpc.NewCopies(conn, r)
 }
 
-// mend is a repair of us's copies of eu's log.
-func (m *mesh) mend(t testing.TB) *regions.Repair {
+// mend is a repair of a region's copies of eu's log.
+func (m *mesh) mend(t testing.TB, of im.Region) *regions.Repair {
 	r := &regions.Repair{
-		Origin: "eu", Region: "us", Copies: m.keeper(t, "us"), Log: m.keeper(t, "eu"), Others: map[im.Region]regions.Keeper{},
+		Origin: "eu", Region: of, Copies: m.keeper(t, of), Log: m.keeper(t, "eu"), Others: map[im.Region]regions.Keeper{},
 		Every: 20 * time.Millisecond, Patience: time.Minute, Progress: func(s string) { t.Log(s) },
 	}
-	if m.nodes["ap"] != nil {
-		r.Others["ap"] = m.keeper(t, "ap")
+	for _, other := range m.regions {
+		if other != "eu" && other != of {
+			r.Others[other] = m.keeper(t, other)
+		}
 	}
 	return r
 }
@@ -218,7 +221,7 @@ func TestRepair(t *testing.T) {
 			us.kill(im.ErrKilled) // those that were not yet
 			us.start()
 
-			r := m.mend(t)
+			r := m.mend(t, "us")
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			opens(ctx, t, r)
@@ -293,10 +296,50 @@ func TestRepair(t *testing.T) {
 // opens waits until the link has told what it refuses.
 func opens(ctx context.Context, t *testing.T, r *regions.Repair) {
 	t.Helper()
-	eventually(t, "us knows how it is", func() bool {
+	eventually(t, string(r.Region)+" knows how it is", func() bool {
 		h, err := r.Copies.Check(ctx, "eu")
 		return err == nil && h.Open
 	})
+}
+
+// TestRepairBehindHub: a region that takes a log from a hub which is refused it is told to repair the hub first. That done, the rest
+// comes by itself, and nothing is left to repair.
+func TestRepairBehindHub(t *testing.T) {
+	m := newMesh(t, func(c *replicator.Config) {
+		if c.Region == "ap" {
+			c.Via = map[im.Region]im.Region{"eu": "us"}
+		}
+	}, "eu", "us", "ap", "sa").start()
+	m.caughtUp(t)
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	p := eu.own()[0]
+	us.kill(im.ErrKilled)
+	write(eu, p, 300)
+	eventually(t, "sa has it", func() bool { return m.copied("eu", "sa") })
+	eu.log.retain(p, 200)
+	us.start()
+	eventually(t, "ap says that us is refused", func() bool { return len(refusals(m, "ap", "eu")) == 1 })
+
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	behind := m.mend(t, "ap")
+	done, err := behind.Run(ctx)
+	if err == nil || len(done.Plans) != 1 || done.Plans[0].Partition != p || done.Plans[0].Bring != nil || done.Repaired > 0 {
+		t.Fatalf("%+v, %v; want %v refused", done, err, p)
+	}
+	for _, want := range []string{"us, over which it comes, is refused it", "retention has removed", "antipode link repair --from eu --to us first"} {
+		if said := done.Plans[0].String(); !strings.Contains(said, want) {
+			t.Errorf("it says %q; want %q", said, want)
+		}
+	}
+	if done, err := m.mend(t, "us").Run(ctx); err != nil || done.Repaired != 1 {
+		t.Fatalf("us: %+v, %v", done, err)
+	}
+	eventually(t, "ap has it", func() bool { return m.copied("eu", "ap") })
+	eventually(t, "ap knows that us is refused nothing", func() bool { return len(refusals(m, "ap", "eu")) == 0 })
+	if done, err := behind.Run(ctx); err != nil || len(done.Plans) != 0 {
+		t.Errorf("run again: %+v, %v", done, err)
+	}
 }
 
 // TestRoutesJump: when retention passed the copy of a route log, nobody needs what is missing: the link goes on where the

@@ -142,6 +142,10 @@ func (r *Repair) plan(ctx context.Context) ([]Plan, error) {
 			held++
 			continue
 		}
+		if k.Between != "" { // what it lacks comes once that has it
+			plans = append(plans, r.between(k))
+			continue
+		}
 		if k.Refused == "" && k.Reach >= k.Next {
 			continue
 		}
@@ -160,6 +164,15 @@ func (r *Repair) plan(ctx context.Context) ([]Plan, error) {
 		return nil, fmt.Errorf("%s was declared lost: its copies in %s are held or sealed, and end there (antipode region lose, region return)", r.Origin, r.Region)
 	}
 	return plans, nil
+}
+
+// between is about a partition that the region in between on its way is refused itself: what that lacks it cannot pass on.
+func (r *Repair) between(k *im.CopyCheck) Plan {
+	return Plan{
+		Partition: k.Partition,
+		Wrong:     fmt.Sprintf("%s, over which it comes, is refused it: %s", k.Between, strings.TrimPrefix(k.BetweenRefused, k.Partition.String()+": ")),
+		Refusal:   fmt.Sprintf("run antipode link repair --from %s --to %s first: what that brings comes here by itself", r.Origin.Region(), k.Between),
+	}
 }
 
 // health waits a moment for a link that is just being opened.

@@ -43,6 +43,7 @@ func (f *fakeReplicator) CopySeal(_ context.Context, _ im.Origin, _ uint32, seal
 func (f *fakeReplicator) CopyCheck(_ context.Context, o im.Origin) (im.CopyHealth, error) {
 	return im.CopyHealth{Open: true, Error: "of " + string(o), Copies: []im.CopyCheck{{
 		CopyState: im.CopyState{Partition: copyOfUS, Next: 7, Log: im.UUID{9}}, View: 3, Reach: 4, Refused: "why", Origin: im.UUID{8},
+		Between: "ap", BetweenRefused: "why there",
 	}}}, nil
 }
 

@@ -28,7 +28,9 @@ func (c *Copies) Check(ctx context.Context, o im.Origin) (im.CopyHealth, error) 
 		return im.CopyHealth{}, err
 	}
 	for i, k := range r.Copies {
-		check := im.CopyCheck{CopyState: all[i], View: k.View, Reach: k.Reach, Refused: k.Refused}
+		check := im.CopyCheck{
+			CopyState: all[i], View: k.View, Reach: k.Reach, Refused: k.Refused, Between: im.Region(k.Between), BetweenRefused: k.BetweenRefused,
+		}
 		if len(k.OriginLogId) == len(check.Origin) {
 			check.Origin = im.UUID(k.OriginLogId)
 		}
@@ -77,7 +79,9 @@ func (s *replicatorServer) CopyCheck(ctx context.Context, r *antipodev1.CopyChec
 	m := &antipodev1.CopyCheckResponse{Region: string(s.access.Region), Open: health.Open, Error: health.Error}
 	for i := range health.Copies {
 		k := &health.Copies[i]
-		check := &antipodev1.CopyCheck{State: copyState(&k.CopyState), View: k.View, Reach: k.Reach, Refused: k.Refused}
+		check := &antipodev1.CopyCheck{
+			State: copyState(&k.CopyState), View: k.View, Reach: k.Reach, Refused: k.Refused, Between: string(k.Between), BetweenRefused: k.BetweenRefused,
+		}
 		if k.Origin != (im.UUID{}) {
 			check.OriginLogId = k.Origin[:]
 		}

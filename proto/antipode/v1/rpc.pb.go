@@ -2779,14 +2779,16 @@ func (x *CopyCheckResponse) GetCopies() []*CopyCheck {
 
 // CopyCheck is one partition of a copy.
 type CopyCheck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         *CopyState             `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
-	View          int64                  `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`                                   // the next origin offset that the region's views need
-	Reach         int64                  `protobuf:"varint,3,opt,name=reach,proto3" json:"reach,omitempty"`                                 // one past the last record that they can take from what the copy holds
-	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`                              // why the partition is not shipped; empty if it is
-	OriginLogId   []byte                 `protobuf:"bytes,5,opt,name=origin_log_id,json=originLogId,proto3" json:"origin_log_id,omitempty"` // the name of the origin's log, as its region told; empty if it did not yet
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	State          *CopyState             `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	View           int64                  `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`                                          // the next origin offset that the region's views need
+	Reach          int64                  `protobuf:"varint,3,opt,name=reach,proto3" json:"reach,omitempty"`                                        // one past the last record that they can take from what the copy holds
+	Refused        string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`                                     // why the partition is not shipped; empty if it is
+	OriginLogId    []byte                 `protobuf:"bytes,5,opt,name=origin_log_id,json=originLogId,proto3" json:"origin_log_id,omitempty"`        // the name of the origin's log, as its region told; empty if it did not yet
+	Between        string                 `protobuf:"bytes,6,opt,name=between,proto3" json:"between,omitempty"`                                     // the region in between over which the partition comes, if that is refused it itself; empty if it is not
+	BetweenRefused string                 `protobuf:"bytes,7,opt,name=between_refused,json=betweenRefused,proto3" json:"between_refused,omitempty"` // why
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CopyCheck) Reset() {
@@ -2852,6 +2854,20 @@ func (x *CopyCheck) GetOriginLogId() []byte {
 		return x.OriginLogId
 	}
 	return nil
+}
+
+func (x *CopyCheck) GetBetween() string {
+	if x != nil {
+		return x.Between
+	}
+	return ""
+}
+
+func (x *CopyCheck) GetBetweenRefused() string {
+	if x != nil {
+		return x.BetweenRefused
+	}
+	return ""
 }
 
 // CopyRepairRequest names what is to be brought.
@@ -6647,13 +6663,15 @@ const file_antipode_v1_rpc_proto_rawDesc = "" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
 	"\x04open\x18\x02 \x01(\bR\x04open\x12\x14\n" +
 	"\x05error\x18\x03 \x01(\tR\x05error\x12.\n" +
-	"\x06copies\x18\x04 \x03(\v2\x16.antipode.v1.CopyCheckR\x06copies\"\xa1\x01\n" +
+	"\x06copies\x18\x04 \x03(\v2\x16.antipode.v1.CopyCheckR\x06copies\"\xe4\x01\n" +
 	"\tCopyCheck\x12,\n" +
 	"\x05state\x18\x01 \x01(\v2\x16.antipode.v1.CopyStateR\x05state\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x03R\x04view\x12\x14\n" +
 	"\x05reach\x18\x03 \x01(\x03R\x05reach\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\tR\arefused\x12\"\n" +
-	"\rorigin_log_id\x18\x05 \x01(\fR\voriginLogId\"\x97\x01\n" +
+	"\rorigin_log_id\x18\x05 \x01(\fR\voriginLogId\x12\x18\n" +
+	"\abetween\x18\x06 \x01(\tR\abetween\x12'\n" +
+	"\x0fbetween_refused\x18\a \x01(\tR\x0ebetweenRefused\"\x97\x01\n" +
 	"\x11CopyRepairRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12@\n" +
 	"\n" +
