@@ -176,6 +176,9 @@ type Log interface {
 	Append(ctx context.Context, p im.Partition, entries []im.Entry) (first int64, err error)
 	Bounds(ctx context.Context, ps []im.Partition) (map[im.Partition]im.Bounds, error)
 	Read(ctx context.Context, p im.Partition, from int64, maxBytes int) ([]im.Entry, error)
+	// ReadEach reads about maxBytes of each of many partitions together. Those of which it brings nothing it does not name, though
+	// they may have something there: Read has it, or tells why not.
+	ReadEach(ctx context.Context, from map[im.Partition]int64, maxBytes int) map[im.Partition][]im.Entry
 }
 
 // Reader reads many partitions on, by their local offsets. It is used from one goroutine. A Poll whose context ended

@@ -27,6 +27,8 @@ type fakeLog struct {
 	down    bool
 	refused int             // operations, while it was down
 	drops   int             // of partitions, by its readers
+	reads   int             // of single partitions
+	room    bool            // ReadEach has room for everything
 	kept    map[string]bool // topics that retention passes by
 	wg      sync.WaitGroup
 }
@@ -141,7 +143,38 @@ func (l *fakeLog) Read(_ context.Context, p im.Partition, from int64, maxBytes i
 	if err := l.away(); err != nil {
 		return nil, err
 	}
+	l.reads++
 	return l.slice(p, from, maxBytes)
+}
+
+// roomy sets whether ReadEach has room for everything, and counts reads of single partitions from now on.
+func (l *fakeLog) roomy(room bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.room, l.reads = room, 0
+}
+
+// single is how often a single partition was read.
+func (l *fakeLog) single() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reads
+}
+
+// ReadEach leaves out some, as a broker does whose answer is full, unless it has room.
+func (l *fakeLog) ReadEach(_ context.Context, from map[im.Partition]int64, maxBytes int) map[im.Partition][]im.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := map[im.Partition][]im.Entry{}
+	if l.away() != nil {
+		return all
+	}
+	for p, at := range from {
+		if entries, err := l.slice(p, at, maxBytes); err == nil && (l.room || rand.IntN(4) > 0) {
+			all[p] = entries
+		}
+	}
+	return all
 }
 
 func (l *fakeLog) slice(p im.Partition, from int64, maxBytes int) ([]im.Entry, error) {

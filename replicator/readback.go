@@ -105,16 +105,28 @@ func (c *receiving) readBack(ctx context.Context) {
 
 // recall reads the last records whose checksums the read-back left out, so that a link can be opened with them.
 func (c *receiving) recall(ctx context.Context) error {
-	for _, p := range c.parts {
+	lasts := make([]lastRecord, len(c.parts))
+	from := map[im.Partition]int64{}
+	for i, p := range c.parts {
 		p.mu.Lock()
-		last := p.last
+		lasts[i] = p.last
 		p.mu.Unlock()
+		if lasts[i].known && !lasts[i].summed {
+			from[p.p] = lasts[i].local
+		}
+	}
+	together := c.r.excerpt(ctx, from, excerptBytes)
+	for i, p := range c.parts {
+		last := lasts[i]
 		if !last.known || last.summed {
 			continue
 		}
-		entries, err := c.r.read(ctx, p.p, last.local, 1)
-		if err != nil {
-			return err
+		entries := together.at(p.p, last.local)
+		if len(entries) == 0 {
+			var err error
+			if entries, err = c.r.read(ctx, p.p, last.local, 1); err != nil {
+				return err
+			}
 		}
 		if len(entries) == 0 || entries[0].Offset != last.local {
 			return fmt.Errorf("%v: record %d of the copy cannot be read", p.p, last.local)
@@ -232,30 +244,46 @@ func (c *receiving) locateAll(ctx context.Context) error {
 		return err
 	}
 	applied := c.applied(ctx)
+	tails := make(map[im.Partition]int64, len(ps))
+	for _, p := range ps {
+		b, ok := bounds[p]
+		if !ok {
+			return fmt.Errorf("the copy %v does not exist: run `antipode migrate` in %s", p, c.r.cfg.Region)
+		}
+		if b.Start < b.End {
+			tails[p] = max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
+		}
+	}
+	together := c.r.excerpt(ctx, tails, appendBytes)
+	placements, begins := make([]placement, len(c.parts)), make([]int64, len(c.parts))
 	errs := make([]error, len(c.parts))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, parallelReads)
 	for i, p := range c.parts {
-		b, ok := bounds[p.p]
-		if !ok {
-			return fmt.Errorf("the copy %v does not exist: run `antipode migrate` in %s", p.p, c.r.cfg.Region)
-		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			to, err := c.locate(ctx, p.p, b, applied)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			p.place(to)
+			placements[i], begins[i], errs[i] = c.scan(ctx, p.p, bounds[p.p], applied, together)
 		})
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
+	nameless := map[im.Partition]int64{}
+	for i, p := range c.parts {
+		if errs[i] != nil {
+			return errs[i]
+		}
+		if placements[i].name.IsZero() && bounds[p.p].Start < begins[i] {
+			nameless[p.p] = bounds[p.p].Start
+		}
+	}
+	together = c.r.excerpt(ctx, nameless, excerptBytes)
+	for i, p := range c.parts {
+		if err := c.name(ctx, p.p, bounds[p.p], begins[i], applied, together, &placements[i]); err != nil {
 			return err
 		}
+	}
+	for i, p := range c.parts {
+		p.place(placements[i])
 	}
 	c.progress()
 	return nil
@@ -289,36 +317,40 @@ func (c *receiving) applied(ctx context.Context) map[im.Partition]im.Position {
 	return all
 }
 
-// locate finds the tail of a copy: the last record that a follower takes. It reads the last ScanRecords records only.
-// They suffice, because every writer appends at most from the tail it saw: so no record of the copy is past the tail as
-// it then was, and the highest offset among the last ones is the tail, unless the copy lost acknowledged records. Of
-// that, the position of a view which stands before the gap tells; asking again from there is harmless. Where the copy was
-// held, those ScanRecords are the ones before its first marker: what stands behind one and does not count could be
-// mistaken for the tail.
-//
-// A copy that tells no name (it was made anew, or retention emptied it) is of the log that the view was derived from.
+// locate finds the tail of a copy, and the name of its log. A copy that tells none (it was made anew, or retention emptied it) is of
+// the log that the view was derived from.
 func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]im.Position) (placement, error) {
-	at := applied[p]
-	viewed := im.LogName{Origin: c.peer.Origin, ID: at.Log}
-	if at.Log == (im.UUID{}) {
-		viewed = im.LogName{}
+	to, from, err := c.scan(ctx, p, b, applied, excerpts{})
+	if err == nil {
+		err = c.name(ctx, p, b, from, applied, excerpts{}, &to)
 	}
+	return to, err
+}
+
+// scan finds the tail of a copy: the last record that a follower takes. It reads the last ScanRecords records only, and tells from
+// where on. They suffice, because every writer appends at most from the tail it saw: so no record of the copy is past the tail as it
+// then was, and the highest offset among the last ones is the tail, unless the copy lost acknowledged records. Of that, the position
+// of a view which stands before the gap tells; asking again from there is harmless. Where the copy was held, those ScanRecords are
+// the ones before its first marker: what stands behind one and does not count could be mistaken for the tail.
+func (c *receiving) scan(
+	ctx context.Context, p im.Partition, b im.Bounds, applied map[im.Partition]im.Position, together excerpts,
+) (to placement, from int64, err error) {
+	next := applied[p].Next
 	if b.Start == b.End {
-		return placement{local: b.End, follower: im.Follower{Next: at.Next}, name: viewed}, nil
+		return placement{local: b.End, follower: im.Follower{Next: next}}, b.End, nil
 	}
-	var (
-		from    int64
-		entries []im.Entry
-	)
+	var entries []im.Entry
 	for window := int64(c.r.cfg.ScanRecords); ; window *= 4 {
 		from, entries = max(b.Start, b.End-window), entries[:0]
 		for at := from; at < b.End; {
-			more, err := c.r.read(ctx, p, at, appendBytes)
-			if err != nil {
-				return placement{}, err
+			more := together.at(p, at)
+			if len(more) == 0 {
+				if more, err = c.r.read(ctx, p, at, appendBytes); err != nil {
+					return to, from, err
+				}
 			}
 			if len(more) == 0 {
-				return placement{}, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, at, b.End)
+				return to, from, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, at, b.End)
 			}
 			entries = append(entries, more...)
 			at = more[len(more)-1].Offset + 1
@@ -327,12 +359,23 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 			break
 		}
 	}
-	to := tail(entries, from == 0, at.Next)
+	to = tail(entries, from == 0, next)
 	to.local = entries[len(entries)-1].Offset + 1
-	if to.name.IsZero() && b.Start < from { // the first record names the log, if retention left it
-		first, err := c.r.read(ctx, p, b.Start, 1)
-		if err != nil {
-			return placement{}, err
+	return to, from, nil
+}
+
+// name completes a placement whose records, from where they were scanned, do not name their log: the first of the copy does, if
+// retention left it, or else a view.
+func (c *receiving) name(
+	ctx context.Context, p im.Partition, b im.Bounds, from int64, applied map[im.Partition]im.Position, together excerpts, to *placement,
+) error {
+	if to.name.IsZero() && b.Start < b.End && b.Start < from {
+		first := together.at(p, b.Start)
+		if len(first) == 0 {
+			var err error
+			if first, err = c.r.read(ctx, p, b.Start, 1); err != nil {
+				return err
+			}
 		}
 		for i := range first {
 			h := wire.DecodeShipHead(&first[i])
@@ -342,10 +385,10 @@ func (c *receiving) locate(ctx context.Context, p im.Partition, b im.Bounds, app
 			}
 		}
 	}
-	if to.name.IsZero() {
-		to.name = viewed
+	if at := applied[p]; to.name.IsZero() && at.Log != (im.UUID{}) {
+		to.name = im.LogName{Origin: c.peer.Origin, ID: at.Log}
 	}
-	return to, nil
+	return nil
 }
 
 // tail returns what a follower says after the entries at the end of a copy. Whole tells that they are all of it; applied

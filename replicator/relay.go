@@ -51,8 +51,10 @@ func (s *copyLog) partitions() []im.Partition {
 	return all
 }
 
-// refresh waits until the copies are read: of one that is not yet, nothing can be said.
-func (s *copyLog) refresh(ctx context.Context) error { return s.c.settle(ctx, s.c.parts) }
+// look waits until the copies are read: of one that is not yet, nothing can be said.
+func (s *copyLog) look(ctx context.Context, _ []*wire.LinkPartition) (continues, error) {
+	return s.continues, s.c.settle(ctx, s.c.parts)
+}
 
 // state tells where the origin's log ends, as it was heard last: the receiver lacks all that is missing there, whoever lacks it too.
 func (s *copyLog) state() (map[im.Partition]im.LogName, map[im.Partition]im.Bounds) {

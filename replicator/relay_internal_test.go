@@ -17,6 +17,10 @@ func (still) Append(context.Context, im.Partition, []im.Entry) (int64, error) { 
 
 func (still) Read(context.Context, im.Partition, int64, int) ([]im.Entry, error) { return nil, nil }
 
+func (still) ReadEach(context.Context, map[im.Partition]int64, int) map[im.Partition][]im.Entry {
+	return nil
+}
+
 func (still) Bounds(context.Context, []im.Partition) (map[im.Partition]im.Bounds, error) {
 	return nil, nil
 }

@@ -12,11 +12,8 @@ import (
 type source interface {
 	origin() im.Origin
 	partitions() []im.Partition
-	// refresh reads anew where the log begins and ends.
-	refresh(ctx context.Context) error
-	// continues compares what the receiver has of a partition with the log. The text says why it is refused; the error, that
-	// the log could not be read.
-	continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error)
+	// look reads anew where the log begins and ends, and what continues looks at of the partitions that a receiver asks for.
+	look(ctx context.Context, wants []*wire.LinkPartition) (continues, error)
 	// state is what the receiver is told of a partition.
 	state() (names map[im.Partition]im.LogName, bounds map[im.Partition]im.Bounds)
 	// news is told of a log that is another's, about the partitions of a link; nil: it is the own.
@@ -32,20 +29,19 @@ type source interface {
 	linked(peer im.Region, by int)
 }
 
+// continues compares what the receiver has of a partition with the log. The text says why it is refused; the error, that the log could
+// not be read.
+type continues func(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error)
+
 // ownLog is the log that the region writes.
 type ownLog struct{ r *Replicator }
 
-func (s ownLog) origin() im.Origin                 { return s.r.cfg.Origin }
-func (s ownLog) partitions() []im.Partition        { return s.r.own }
-func (s ownLog) refresh(ctx context.Context) error { return s.r.refreshEnds(ctx) }
-func (s ownLog) news([]sendPart) *wire.LinkNews    { return nil }
+func (s ownLog) origin() im.Origin              { return s.r.cfg.Origin }
+func (s ownLog) partitions() []im.Partition     { return s.r.own }
+func (s ownLog) news([]sendPart) *wire.LinkNews { return nil }
 
 func (s ownLog) state() (map[im.Partition]im.LogName, map[im.Partition]im.Bounds) {
 	return s.r.ends.snapshot()
-}
-
-func (s ownLog) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
-	return s.r.continues(ctx, p, want)
 }
 
 func (s ownLog) reader(from map[im.Partition]int64, packed bool) Reader {

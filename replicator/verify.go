@@ -18,7 +18,8 @@ const parallelReads = 8
 func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 	r := l.r
 	origin := l.source.origin()
-	if err := l.source.refresh(ctx); err != nil {
+	continues, err := l.source.look(ctx, open.Partitions)
+	if err != nil {
 		return im.Errorf(im.CodeUnavailable, "the log of %s cannot be read: %v", origin, err)
 	}
 	l.parts = make([]sendPart, len(open.Partitions))
@@ -47,7 +48,7 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			part.refused, errs[i] = l.source.continues(ctx, part.p, want)
+			part.refused, errs[i] = continues(ctx, part.p, want)
 		})
 	}
 	wg.Wait()
@@ -75,10 +76,41 @@ func (l *sending) verify(ctx context.Context, open *wire.LinkOpen) error {
 	return nil
 }
 
-// continues compares what the receiver has of a partition with the log. The text says why it is refused; the error, that
-// the log could not be read.
-func (r *Replicator) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
-	name, err := r.logName(ctx, p)
+// ownLook is what opening a link reads of the own log.
+type ownLook struct {
+	r      *Replicator
+	firsts excerpts // which name the log
+	lasts  excerpts // which the receiver has last
+}
+
+func (s ownLog) look(ctx context.Context, wants []*wire.LinkPartition) (continues, error) {
+	l := ownLook{r: s.r}
+	if err := s.r.refreshEnds(ctx); err != nil {
+		return nil, err
+	}
+	_, ends := s.r.ends.snapshot()
+	firsts, lasts := map[im.Partition]int64{}, map[im.Partition]int64{}
+	for _, want := range wants {
+		p := im.Partition{Topic: want.Topic, Number: int(want.Partition)}
+		b, ok := ends[p]
+		if !ok || b.Start == b.End {
+			continue
+		}
+		firsts[p] = b.Start
+		if last := want.Next - 1; want.Checksum != 0 && last > b.Start && last < b.End {
+			lasts[p] = last
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { l.firsts = s.r.excerpt(ctx, firsts, excerptBytes) })
+	wg.Go(func() { l.lasts = s.r.excerpt(ctx, lasts, excerptBytes) })
+	wg.Wait()
+	return l.continues, nil
+}
+
+func (l *ownLook) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
+	r := l.r
+	name, err := r.logName(ctx, p, l.firsts)
 	if err != nil {
 		return "", err
 	}
@@ -91,7 +123,7 @@ func (r *Replicator) continues(ctx context.Context, p im.Partition, want *wire.L
 	if refused != "" || !compare {
 		return refused, nil
 	}
-	e, err := r.record(ctx, p, want.Next-1)
+	e, err := l.record(ctx, p, want.Next-1)
 	if err != nil {
 		return "", err
 	}
@@ -141,9 +173,14 @@ func Parted(p im.Partition, e *im.Entry, want *wire.LinkPartition) (refused stri
 }
 
 // record reads one record of the own log.
-func (r *Replicator) record(ctx context.Context, p im.Partition, offset int64) (*im.Entry, error) {
+func (l *ownLook) record(ctx context.Context, p im.Partition, offset int64) (*im.Entry, error) {
+	for _, together := range []excerpts{l.lasts, l.firsts} {
+		if entries := together.at(p, offset); len(entries) > 0 && entries[0].Offset == offset {
+			return &entries[0], nil
+		}
+	}
 	for _, bytes := range []int{1, maxBatchBytes} { // a broker may return less than one record for a small limit
-		entries, err := r.read(ctx, p, offset, bytes)
+		entries, err := l.r.read(ctx, p, offset, bytes)
 		if err != nil {
 			return nil, err
 		}
@@ -158,23 +195,32 @@ func (r *Replicator) record(ctx context.Context, p im.Partition, offset int64) (
 const nameBytes = 1 << 20
 
 // logName returns the name of a partition of the own log, zero if no record tells it.
-func (r *Replicator) logName(ctx context.Context, p im.Partition) (im.LogName, error) {
+func (r *Replicator) logName(ctx context.Context, p im.Partition, together excerpts) (im.LogName, error) {
 	_, ends := r.ends.snapshot()
 	b, ok := ends[p]
 	if !ok || b.Start == b.End {
 		return im.LogName{}, nil
+	}
+	named := func(entries []im.Entry) (im.LogName, bool) {
+		for i := range entries {
+			h := wire.DecodeShipHead(&entries[i])
+			if n, ok := nameOf(&entries[i], &h); ok && n.Origin == r.cfg.Origin {
+				r.ends.setName(p, n)
+				return n, true
+			}
+		}
+		return im.LogName{}, false
+	}
+	if n, ok := named(together.at(p, b.Start)); ok {
+		return n, nil
 	}
 	for _, bytes := range []int{1, nameBytes} { // nearly always it is the first record
 		entries, err := r.read(ctx, p, b.Start, bytes)
 		if err != nil {
 			return im.LogName{}, err
 		}
-		for i := range entries {
-			h := wire.DecodeShipHead(&entries[i])
-			if n, ok := nameOf(&entries[i], &h); ok && n.Origin == r.cfg.Origin {
-				r.ends.setName(p, n)
-				return n, nil
-			}
+		if n, ok := named(entries); ok {
+			return n, nil
 		}
 	}
 	return im.LogName{}, nil
