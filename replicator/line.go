@@ -47,6 +47,56 @@ func (l *line) watch(d time.Duration) *time.Timer {
 	return time.AfterFunc(d, func() { l.fail(im.Errorf(im.CodeUnavailable, "the link to %s is silent for %v", l.sender, d)) })
 }
 
+// dialling is a line that is opened while the copies are read: over a distance a handshake takes longer than that.
+type dialling struct {
+	c      *receiving
+	ctx    context.Context
+	cancel context.CancelFunc
+	sender im.Region
+	done   chan struct{} // closed when the first attempt ended
+	ended  time.Time
+	line   *line
+	err    error
+}
+
+// dialAhead begins to open a line. Its caller leaves it.
+func (c *receiving) dialAhead(ctx context.Context, sender im.Region) *dialling {
+	d := &dialling{c: c, sender: sender, done: make(chan struct{})}
+	d.ctx, d.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(d.done)
+		d.line, d.err = c.dial(d.ctx, sender, c.within())
+		d.ended = time.Now()
+	}()
+	return d
+}
+
+// take returns the line. One that ended meanwhile, or was opened long ago, is opened anew: senders wait for LinkTimeout to be asked for
+// something. So is one that failed longer ago than the wait before another attempt.
+func (d *dialling) take() (*line, error) {
+	<-d.done
+	switch age := time.Since(d.ended); {
+	case d.err != nil && age < d.c.r.cfg.BackoffBase:
+		return nil, d.err
+	case d.err == nil && age < d.c.r.cfg.LinkTimeout/2 && d.line.ctx.Err() == nil:
+		return d.line, nil
+	}
+	if d.line != nil {
+		d.line.close()
+	}
+	d.line, d.err = d.c.dial(d.ctx, d.sender, d.c.within())
+	return d.line, d.err
+}
+
+// leave closes the line.
+func (d *dialling) leave() {
+	d.cancel()
+	<-d.done
+	if d.line != nil {
+		d.line.close()
+	}
+}
+
 // ask sends the first message and returns its answer.
 func (l *line) ask(m *wire.LinkRequest) (*wire.LinkResponse, error) {
 	if err := l.stream.Send(m); err != nil {

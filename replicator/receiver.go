@@ -157,6 +157,8 @@ type session struct {
 // session opens a link over a way, the origin's region if via is empty, and works it until it fails.
 func (c *receiving) session(ctx context.Context, via im.Region) error {
 	sender := cmp.Or(via, c.peer.Region)
+	ahead := c.dialAhead(ctx, sender)
+	defer ahead.leave()
 	if err := c.settle(ctx, c.parts); err != nil {
 		return fmt.Errorf("the copies of %s cannot be read: %w", c.peer.Origin, err)
 	}
@@ -166,7 +168,7 @@ func (c *receiving) session(ctx context.Context, via im.Region) error {
 	if c.r.inherited.has(c.peer.Origin) { // and more of it must not come here than counts
 		return im.Errorf(im.CodeWrongRegion, "origin %s was declared lost, and what counts of its log is taken from other regions", c.peer.Origin)
 	}
-	l, err := c.dial(ctx, sender, c.within())
+	l, err := ahead.take()
 	if err != nil {
 		return err
 	}
