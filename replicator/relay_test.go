@@ -279,13 +279,21 @@ func TestSilentDialIsLeft(t *testing.T) {
 		if c.Region == "ap" {
 			c.LinkTimeout, c.StandInAfter, c.StandIns = 2*patience, time.Second, []im.Region{"us"}
 		}
-	}, "eu", "us", "ap").start()
-	m.caughtUp(t)
+	}, "eu", "us", "ap")
+	says := &lines{}
+	m.nodes["ap"].says = says
+	m.start().caughtUp(t)
 	m.linked(t, "ap", "eu", "")
+	before := len(says.after(0))
 	m.proxy("ap", "eu").Cut()
 	m.proxy("ap", "eu").Reset()
 	m.writeAll(1, 30)
 	m.linked(t, "ap", "eu", "us")
+	if !slices.ContainsFunc(says.after(before), func(line string) bool { // gRPC gives a connection up by itself, after 20 s
+		return strings.Contains(line, `"link closed" direction=in peer=eu via=""`) && strings.Contains(line, "the link to eu is silent for")
+	}) {
+		t.Errorf("the link was not given up by ap itself:\n%s", strings.Join(says.after(before), ""))
+	}
 	m.caughtUp(t)
 }
 
