@@ -1,6 +1,8 @@
 package simulator
 
 import (
+	"time"
+
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/replicator"
 	"github.com/antipode-im/antipode/wire"
@@ -23,9 +25,10 @@ type link struct {
 	sender  *region // of the session: the peer, or one that has a copy of its log; nil before the first
 	session uint64  // 0: closed
 	parts   []*shipped
-	heldAt  bool  // it is about to say what it holds
-	last    int64 // when the last message of the session arrives: they keep their order
-	back    int64 // the same, of what goes to the sender
+	heldAt  bool      // it is about to say what it holds
+	last    int64     // when the last message of the session arrives: they keep their order
+	back    int64     // the same, of what goes to the sender
+	heard   time.Time // when the session was last seen to work
 }
 
 // shipped is one partition of a link.
@@ -70,14 +73,16 @@ func (s *shipper) openAll() {
 }
 
 // fail ends a session; another begins after a while.
-func (k *link) fail(why string) {
+func (k *link) fail(why string) { k.closed(why, k.s.w.time()) }
+
+// closed is fail for a session that worked until a time.
+func (k *link) closed(why string, heard time.Time) {
 	if k.session == 0 {
 		return
 	}
 	k.s.say("link from %s closes: %s", k.peer.name, why)
 	k.session, k.parts = 0, nil
-	now := k.s.w.time()
-	k.ways.Closed(now, now)
+	k.ways.Closed(heard, k.s.w.time())
 	k.s.after(k.s.dice.between(50*ms, 3*second), k.open)
 }
 
@@ -175,7 +180,8 @@ func (k *link) opened(session uint64, wants []*wire.LinkPartition) {
 		if k.session != session {
 			return
 		}
-		k.ways.Open(k.s.w.time())
+		k.heard = k.s.w.time()
+		k.ways.Open(k.heard)
 		for i, p := range k.parts {
 			if refused[i] {
 				continue
@@ -196,9 +202,10 @@ func (k *link) alive(session uint64) {
 		_, there := k.s.w.wan(k.s.r, k.sender, &k.s.dice)
 		_, back := k.s.w.wan(k.sender, k.s.r, &k.s.dice)
 		if !there || !back {
-			k.fail("silence")
+			k.closed("silence", k.heard)
 			return
 		}
+		k.heard = k.s.w.time()
 		if k.sender == k.peer {
 			k.s.r.heard[k.peer.i] = k.s.w.now
 		}

@@ -198,7 +198,8 @@ func (k *link) relayed(session uint64, wants []*wire.LinkPartition) {
 			return
 		}
 		w.stats.Relayed++
-		k.ways.Open(w.time())
+		k.heard = w.time()
+		k.ways.Open(k.heard)
 		for i, p := range k.parts {
 			p.open, p.from, p.cursor, p.check = true, k.sender.logs[p.l.p.Topic], wants[i].Next, checks[i]
 			if p.check != nil {
