@@ -205,12 +205,18 @@ const (
 	brokerResource = "broker "
 )
 
-// describe returns the settings of topics and brokers.
+// topicSettings are those that matter here, of some thirty that a topic has.
+var topicSettings = []string{
+	"cleanup.policy", "max.message.bytes", "message.timestamp.type", "min.insync.replicas", "retention.bytes", "retention.ms",
+	"unclean.leader.election.enable",
+}
+
+// describe returns these settings of topics, and those of brokers that matter.
 func (c *Cluster) describe(ctx context.Context, specs []TopicSpec, lay *layout) (map[string]map[string]string, error) {
 	req := &describeconfigs.Request{}
 	for _, s := range specs {
 		if _, ok := lay.topics[s.Name]; ok {
-			req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: topicKind, ResourceName: s.Name})
+			req.Resources = append(req.Resources, describeconfigs.RequestResource{ResourceType: topicKind, ResourceName: s.Name, ConfigNames: topicSettings})
 		}
 	}
 	if !c.cfg.Embedded {
