@@ -15,7 +15,8 @@ import (
 const digestRecords = 1 << 16
 
 // CopyDigest reads the origin offsets [from, to) of a partition of the own log or a copy, and returns the chain after each
-// piece of so many records: xxhash64 of the chain so far and the record's checksum. With to 0 it tells only what is held.
+// piece of so many records: xxhash64 of the chain so far and the record's checksum. With to 0 it tells only what is held. Where
+// a copy lacks records that no view needs of it, the answer has no chain and begins behind them.
 func (r *Replicator) CopyDigest(ctx context.Context, p im.Partition, from, to int64, piece int) (d im.CopyDigest, err error) {
 	if !r.enter() {
 		return d, im.Errorf(im.CodeUnready, "the replicator of %s is not running", r.cfg.Region)
@@ -40,22 +41,31 @@ func (r *Replicator) CopyDigest(ctx context.Context, p im.Partition, from, to in
 	if err != nil {
 		return d, err
 	}
-	f, chain := im.Follower{Next: from}, uint64(0)
+	f, chain, ahead := im.Follower{Next: from}, uint64(0), int64(-1)
 	for f.Next < to {
 		entries, err := r.read(ctx, p, local, appendBytes)
 		if err != nil {
 			return d, im.Errorf(im.CodeUnavailable, "%v", err)
 		}
 		if len(entries) == 0 {
+			if ahead >= 0 && r.unneeded(ctx, p, ahead) {
+				d.First, d.Sums = ahead, nil
+				return d, nil
+			}
 			return d, im.Errorf(im.CodeUnavailable, "%v: record %d is not in the copy of %s: it has a gap", p, f.Next, r.cfg.Region)
 		}
 		for i := range entries {
 			e := &entries[i]
 			local = e.Offset + 1
 			h := wire.DecodeShipHead(e)
-			if f.See(h.OriginOffset, h.Generation, h.Marker()) != im.Take {
+			verdict := f.See(h.OriginOffset, h.Generation, h.Marker())
+			if verdict == im.Gap && ahead < 0 {
+				ahead = h.OriginOffset
+			}
+			if verdict != im.Take {
 				continue
 			}
+			ahead = -1
 			chain = link(chain, wire.Checksum(e))
 			if (f.Next-from)%int64(piece) == 0 || f.Next == to {
 				d.Sums = append(d.Sums, chain)
@@ -66,6 +76,20 @@ func (r *Replicator) CopyDigest(ctx context.Context, p im.Partition, from, to in
 		}
 	}
 	return d, nil
+}
+
+// unneeded tells whether the views of this region have everything below an offset, so that they need none of it of a copy: they
+// were seeded behind what retention passed, or are those of routes, which begin anywhere.
+func (r *Replicator) unneeded(ctx context.Context, p im.Partition, below int64) bool {
+	if family, _, _ := im.ParseTopic(p.Topic); family == im.FamilyRoute {
+		return true
+	}
+	c, err := r.following(p.Origin())
+	if err != nil {
+		return false
+	}
+	views, err := c.views(ctx)
+	return err == nil && views[p].Next >= below
 }
 
 func link(chain, sum uint64) uint64 {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/regions"
 )
 
 // TestDigestsOfLogAndCopyAreEqual though the copy repeats records, and differ from the record on that differs.
@@ -63,5 +64,45 @@ func TestDigestsOfLogAndCopyAreEqual(t *testing.T) {
 		if _, err := us.replicator().CopyDigest(t.Context(), p, bad[0], bad[1], int(bad[2])); im.CodeOf(err) != im.CodeBadRequest {
 			t.Errorf("%v: %v", bad, err)
 		}
+	}
+}
+
+// TestDigestPassesWhatNoViewNeeds: a region was seeded behind what retention removed everywhere, and its copy goes on there. What it
+// lacks is told as long as its views stand before it, and then is no gap.
+func TestDigestPassesWhatNoViewNeeds(t *testing.T) {
+	m := newMesh(t, nil, "eu", "us").start()
+	eu, us := m.nodes["eu"], m.nodes["us"]
+	p := eu.own()[0]
+	write(eu, p, 50)
+	m.caughtUp(t)
+	had := eu.log.end(p)
+	us.kill(im.ErrKilled)
+	write(eu, p, 300)
+	eu.log.retain(p, 200)
+	cut := eu.log.end(p) - 20
+	(&viewOf{next: cut}).stands(us, p)
+	us.start()
+	eventually(t, "the copy goes on where the views are", func() bool {
+		d, err := us.replicator().CopyDigest(t.Context(), p, 0, 0, 1)
+		return err == nil && d.Next == eu.log.end(p)
+	})
+	compare := func() (compared, differs int64, err error) {
+		return regions.Compare(t.Context(), m.keeper(t, "eu"), m.keeper(t, "us"), p)
+	}
+	if compared, differs, err := compare(); err != nil || differs >= 0 || compared != 20 {
+		t.Errorf("%d compared, %d differs, %v; want the 20 behind the snapshot, and no gap", compared, differs, err)
+	}
+	if d, err := us.replicator().CopyDigest(t.Context(), p, 0, had, 1); err != nil || int64(len(d.Sums)) != had {
+		t.Errorf("what stands before it has %d sums, %v", len(d.Sums), err)
+	}
+	for _, other := range []*viewOf{{next: cut - 1}, {next: had}} {
+		other.stands(us, p)
+		if _, _, err := compare(); im.CodeOf(err) != im.CodeUnavailable {
+			t.Errorf("the views stand at %d and nothing is said of what they lack: %v", other.next, err)
+		}
+	}
+	us.mute.Store(true)
+	if _, _, err := compare(); im.CodeOf(err) != im.CodeUnavailable {
+		t.Errorf("where the views are is not known, and nothing is said of what they may lack: %v", err)
 	}
 }

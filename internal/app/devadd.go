@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/postgres"
 )
 
 // all are the regions.
@@ -131,6 +133,56 @@ func (d *Dev) Trim(ctx context.Context) error {
 	return nil
 }
 
+// TrimApplied removes from a region's Kafka what its views have applied of an origin's log, or copy, as retention does that asks nobody
+// whether it is needed elsewhere. Of the region's own log it returns when a heartbeat says again what the log is named.
+func (d *Dev) TrimApplied(ctx context.Context, region im.Region, o im.Origin) error {
+	r, err := d.region(region)
+	if err != nil {
+		return err
+	}
+	positions, err := r.truth().positions(ctx)
+	if err != nil {
+		return err
+	}
+	waits := map[im.Partition]int64{}
+	for _, p := range positions {
+		if p.Partition.Origin() != o || p.Local < 2 {
+			continue
+		}
+		if err := r.broker.Load().Trim(ctx, p.Partition.Topic, p.Partition.Number, p.Local-1); err != nil { // as Trim does
+			return err
+		}
+		if o == r.site.Origin {
+			waits[p.Partition] = p.Next
+		}
+	}
+	for len(waits) > 0 {
+		if positions, err = r.truth().positions(ctx); err != nil {
+			return err
+		}
+		for _, p := range positions {
+			if p.Next > waits[p.Partition] {
+				delete(waits, p.Partition)
+			}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// EmptyTimelines takes away what a region's databases hold, whose imserver does not run.
+func (d *Dev) EmptyTimelines(ctx context.Context, region im.Region) error {
+	r, err := d.region(region)
+	if err != nil {
+		return err
+	}
+	return postgres.Clear(ctx, r.site.databases())
+}
+
 // Running are the services that run, by region and instance: each start makes another.
 func (d *Dev) Running() map[string]any {
 	all := map[string]any{}
@@ -164,18 +216,25 @@ func (d *Dev) Linked(region im.Region) ([]im.Region, error) {
 
 // KillIMServer stops the imserver of a region like a crash: nothing is applied, accepted or pulled there until it is started again.
 func (d *Dev) KillIMServer(region im.Region) error {
-	return d.ofIMServer(region, func(u *Unit) error { u.Kill(); return nil })
+	return d.ofService(region, ServiceIMServer, func(u *Unit) error { u.Kill(); return nil })
 }
 
 // StartIMServer starts it again.
-func (d *Dev) StartIMServer(region im.Region) error { return d.ofIMServer(region, (*Unit).Start) }
+func (d *Dev) StartIMServer(region im.Region) error {
+	return d.ofService(region, ServiceIMServer, (*Unit).Start)
+}
 
-func (d *Dev) ofIMServer(region im.Region, do func(*Unit) error) error {
+// RestartReplicator stops the replicator of a region like a crash, and starts it again.
+func (d *Dev) RestartReplicator(region im.Region) error {
+	return d.ofService(region, ServiceReplicator, func(u *Unit) error { u.Kill(); return u.Start() })
+}
+
+func (d *Dev) ofService(region im.Region, service string, do func(*Unit) error) error {
 	r, err := d.region(region)
 	if err != nil {
 		return err
 	}
 	r.switching.Lock()
 	defer r.switching.Unlock()
-	return do(r.services[slices.IndexFunc(r.services, func(u *Unit) bool { return u.Name == string(region)+"/"+ServiceIMServer })])
+	return do(r.services[slices.IndexFunc(r.services, func(u *Unit) bool { return u.Name == string(region)+"/"+service })])
 }

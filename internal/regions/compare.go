@@ -34,41 +34,53 @@ func Compare(ctx context.Context, log, copied Digester, p im.Partition) (compare
 
 // compareFrom is Compare for the stretch [from, end).
 func compareFrom(ctx context.Context, log, copied Digester, p im.Partition, from, end int64) (compared, differs int64, err error) {
-	begin := from
 	for from < end {
 		to := min(end, from+compareRecords)
-		at, err := differ(ctx, log, copied, p, from, to)
-		if err != nil || at >= 0 {
-			return from - begin, at, err
+		at, begins, err := differ(ctx, log, copied, p, from, to)
+		switch {
+		case err != nil:
+			return compared, -1, err
+		case at >= 0:
+			return compared, at, nil
+		case begins > from: // what is before it a copy lacks, and nobody needs
+			from = begins
+			continue
 		}
+		compared += to - from
 		from = to
 	}
-	return max(0, end-begin), -1, nil
+	return compared, -1, nil
 }
 
-// differ compares a stretch in pieces, and the first piece that differs again, down to a record.
-func differ(ctx context.Context, log, copied Digester, p im.Partition, from, to int64) (int64, error) {
+// differ compares a stretch in pieces, and the first piece that differs again, down to a record. If one end lacks some of it for good,
+// nothing was compared, and begins is where it goes on.
+func differ(ctx context.Context, log, copied Digester, p im.Partition, from, to int64) (at, begins int64, err error) {
 	const pieces = 64
 	piece := max(1, (to-from+pieces-1)/pieces)
 	a, err := log.Digest(ctx, p, from, to, int(piece))
 	if err != nil {
-		return -1, err
+		return -1, from, err
 	}
 	b, err := copied.Digest(ctx, p, from, to, int(piece))
 	if err != nil {
-		return -1, err
+		return -1, from, err
 	}
+	if begins = max(a.First, b.First); begins > from {
+		return -1, begins, nil
+	}
+	begins = from
 	if slices.Equal(a.Sums, b.Sums) {
-		return -1, nil
+		return -1, begins, nil
 	}
 	for i := range min(len(a.Sums), len(b.Sums)) {
 		if a.Sums[i] != b.Sums[i] {
 			first := from + int64(i)*piece
 			if piece == 1 {
-				return first, nil
+				return first, begins, nil
 			}
-			return differ(ctx, log, copied, p, first, min(to, first+piece))
+			at, _, err := differ(ctx, log, copied, p, first, min(to, first+piece))
+			return at, begins, err
 		}
 	}
-	return -1, im.Errorf(im.CodeInternal, "%v: %d sums against %d", p, len(a.Sums), len(b.Sums))
+	return -1, begins, im.Errorf(im.CodeInternal, "%v: %d sums against %d", p, len(a.Sums), len(b.Sums))
 }

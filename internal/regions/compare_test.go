@@ -27,6 +27,41 @@ func (h heldSums) Digest(_ context.Context, _ im.Partition, from, to int64, piec
 	return d, nil
 }
 
+// holed is one that lacks what no view needs.
+type holed struct {
+	heldSums
+	from, to int64
+}
+
+func (h holed) Digest(ctx context.Context, p im.Partition, from, to int64, piece int) (im.CopyDigest, error) {
+	d, err := h.heldSums.Digest(ctx, p, from, to, piece)
+	if from < h.to && to > h.from {
+		d.First, d.Sums = h.to, nil
+	}
+	return d, err
+}
+
+// TestComparePassesWhatIsNotNeeded: what a copy lacks for good is not compared, and what follows it is.
+func TestComparePassesWhatIsNotNeeded(t *testing.T) {
+	log := make([]uint64, 100_000)
+	for i := range log {
+		log[i] = uint64(i) * 0x9e3779b97f4a7c15
+	}
+	asked := 0
+	copied := append([]uint64(nil), log...)
+	p := im.Partition{Topic: "msg.eu.direct"}
+	at := func() (int64, int64, error) {
+		return Compare(t.Context(), heldSums{0, log, &asked}, holed{heldSums{0, copied, &asked}, 70_000, 90_000}, p)
+	}
+	if compared, bad, err := at(); err != nil || bad >= 0 || compared != 65_536+10_000 {
+		t.Errorf("%d compared, %d differs, %v", compared, bad, err)
+	}
+	copied[95_000]++
+	if _, bad, err := at(); err != nil || bad != 95_000 {
+		t.Errorf("%d differs, %v; want 95000", bad, err)
+	}
+}
+
 // TestCompareNamesTheFirstThatDiffers among what both ends hold, with few questions.
 func TestCompareNamesTheFirstThatDiffers(t *testing.T) {
 	const n = 200_000

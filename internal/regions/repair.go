@@ -224,8 +224,9 @@ func remedyHere(here im.Region) string {
 		"declare %[1]s lost (antipode region lose %[1]s) and let it return with empty disks (antipode region return)", here)
 }
 
-func remedyGone(here im.Region) string {
-	return fmt.Sprintf("restore the timelines of %s from a backup that is younger than what is missing", here)
+func remedyGone(here, origin im.Region) string {
+	return fmt.Sprintf("take them from a snapshot of timelines that have them: stop the imservers of %[1]s, make its databases empty (antipode migrate), "+
+		"run antipode region seed %[1]s --from %[2]s, and start them; or restore its timelines from a backup that is younger than what is missing", here, origin)
 }
 
 // judge decides about one partition that is not as it should be.
@@ -284,7 +285,7 @@ func (r *Repair) judge(ctx context.Context, k *im.CopyCheck, others map[im.Regio
 	from, to, err := r.source(ctx, k, own, others)
 	if err != nil || from == "" {
 		p.Bring = nil
-		return refuse(remedyGone(r.Region), "records %d to %d are gone from the log of %s by retention, and no other region has them all (%v)",
+		return refuse(remedyGone(r.Region, region), "records %d to %d are gone from the log of %s by retention, and no other region has them all (%v)",
 			begin, own.First-1, region, cmp.Or(err, errNobody))
 	}
 	p.Bring.From, p.Bring.To, p.Until = from, to, max(p.Until, to)
