@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,11 +148,25 @@ func TestOwnKafkaAway(t *testing.T) {
 	m := newMesh(t, nil, "eu", "us").start()
 	eu, us := m.nodes["eu"], m.nodes["us"]
 	m.caughtUp(t)
+	eventually(t, "the copy was read back", func() bool {
+		in := us.replicator().Status().In[0]
+		return in.Open && !slices.ContainsFunc(in.Lag, func(l replicator.Lag) bool { return l.Records > 0 })
+	})
 	us.log.setDown(true)
 	for i := range 200 {
 		eu.log.must(eu.own()[i%4], message("eu", fmt.Sprint(i)))
 	}
 	eventually(t, "the peer felt the outage", func() bool { return us.log.count(&us.log.refused) >= 3 })
+	eventually(t, "it says what it lacks of each lane", func() bool { // a lane has 100 of the records; with all that they carry they are small
+		lags := map[string]replicator.Lag{}
+		for _, l := range us.replicator().Status().In[0].Lag {
+			lags[l.Lane] = l
+		}
+		lacks := func(l replicator.Lag) bool {
+			return l.Records == 100 && l.Bytes > 100*50 && l.Bytes < 100*1000 && l.Seconds > 0
+		}
+		return lacks(lags["direct"]) && lacks(lags["group"]) && lags["super"].Records == 0 && lags["super"].Bytes == 0
+	})
 	us.log.setDown(false)
 	m.caughtUp(t)
 	eu.log.setDown(true)

@@ -34,6 +34,7 @@ type receiving struct {
 	inbox    chan []im.Delivery // notifies for the own router
 	appended atomic.Uint64
 	bytes    atomic.Uint64
+	came     atomic.Uint64 // records that these bytes were, repeats included
 
 	mu    sync.Mutex          // taken before that of a part
 	moved chan struct{}       // closed when the read-back made progress
@@ -366,7 +367,7 @@ func (s *session) handle(ctx context.Context, m *wire.LinkResponse) error {
 // take decodes the batches of one message, offers each to its partition, and starts together what can be appended at once.
 func (s *session) take(ctx context.Context, batches []*wire.LinkBatch) error {
 	c := s.c
-	total, onLink := 0, 0
+	total, onLink, records := 0, 0, 0
 	var starts []im.PackedAppend
 	defer func() {
 		if len(starts) > 0 {
@@ -383,6 +384,7 @@ func (s *session) take(ctx context.Context, batches []*wire.LinkBatch) error {
 			return err
 		}
 		bytes := came.bytes
+		records += came.count
 		onLink += len(b.Entries)
 		if !s.receive(bytes) {
 			return im.Errorf(im.CodeBadRequest, "%s sends more than the window allows", s.sender)
@@ -395,6 +397,7 @@ func (s *session) take(ctx context.Context, batches []*wire.LinkBatch) error {
 		}
 	}
 	c.bytes.Add(uint64(total))
+	c.came.Add(uint64(records))
 	c.r.metrics.received(c.peer.Region, total, onLink)
 	s.carried(time.Now(), onLink)
 	return nil
@@ -613,6 +616,9 @@ func (c *receiving) deliver(ctx context.Context) {
 	}
 }
 
+// guessedSize of a record holds until any came over the link, bytes.
+const guessedSize = 512
+
 // status is a snapshot of the link.
 func (c *receiving) status() LinkIn {
 	c.mu.Lock()
@@ -625,7 +631,10 @@ func (c *receiving) status() LinkIn {
 	c.mu.Unlock()
 	s.Clock, _ = c.r.clocks.offset(c.peer.Region)
 	now := c.r.now()
-	mean := float64(s.Bytes) / float64(max(s.Records, 1))
+	mean := float64(guessedSize)
+	if came := c.came.Load(); came > 0 {
+		mean = float64(s.Bytes) / float64(came)
+	}
 	lags := map[string]*Lag{}
 	if c.isLost() {
 		return s // it is complete: nothing comes any more
