@@ -92,6 +92,39 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// A call that is taken back costs nothing of the connection's rate, up to a quarter of it.
+func TestCancelGivesBack(t *testing.T) {
+	both(t, func(t *testing.T, subprotocol string) {
+		const burst = 8
+		r := newRig(t, func(c *Config) { c.Rate, c.Burst = 0.001, burst })
+		begun, ended := r.slow()
+		p, _ := r.login(subprotocol, "ann", 1)
+		id := uint32(0)
+		pull := func(key string) {
+			body, err := wire.Marshal(&wire.PullRequest{Conversation: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			id++
+			p.send(&wire.Call{Id: id, Service: "im", Method: "pull", Key: key, Body: body})
+		}
+		const taken = 4
+		for range taken {
+			pull("d:ann:bob")
+			took(t, begun, "pull")
+			p.send(&wire.Cancel{Id: id})
+			took(t, ended, "pull")
+		}
+		for n := range burst - taken + burst/4 + 1 {
+			pull("d:ann:quick")
+			reply := expect(p, (*wire.Frame).GetReply)
+			if refused := reply.Error != nil; refused != (n == burst-taken+burst/4) {
+				t.Fatalf("call %d behind %d that were taken back: %v", n, taken, reply.Error)
+			}
+		}
+	})
+}
+
 // A call over HTTP ends with its request, and costs nothing of the user's rate.
 func TestCancelOverHTTP(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Rate, c.Burst = 0.001, 2 })

@@ -35,17 +35,18 @@ const (
 //
 // Lock order: session.mu before conn.mu before those of flusher, wheel and socket.
 type conn struct {
-	g       *Gateway
-	socket  poll.Socket
-	codec   *wire.Codec // shared: a gateway's codecs remember nothing
-	flusher *flusher
-	clock   *wheel.Wheel
-	timer   wheel.Timer
-	limiter *rate.Limiter
-	session atomic.Pointer[session] // set once, at the end of the login
-	ip      netip.Addr
-	opened  int64 // all such times are nanoseconds of the gateway's clock
-	expires int64 // of the token; 0: never
+	g        *Gateway
+	socket   poll.Socket
+	codec    *wire.Codec // shared: a gateway's codecs remember nothing
+	flusher  *flusher
+	clock    *wheel.Wheel
+	timer    wheel.Timer
+	limiter  *rate.Limiter
+	returned *rate.Limiter           // bounds what taken back calls give back; nil: none was taken back
+	session  atomic.Pointer[session] // set once, at the end of the login
+	ip       netip.Addr
+	opened   int64 // all such times are nanoseconds of the gateway's clock
+	expires  int64 // of the token; 0: never
 
 	state   atomic.Int32
 	heard   atomic.Int64 // when the last frame came

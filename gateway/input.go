@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/antipode-im/antipode/gateway/ws"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
@@ -135,7 +137,8 @@ func messageName(typ int) string {
 // handle takes a frame. bodyErr says that its body does not fit its method's type.
 func (c *conn) handle(f *wire.Frame, bodyErr error) {
 	if k, ok := f.Kind.(*wire.FrameCancel); ok && c.cancel(k.Cancel.Id) {
-		return // its call was counted
+		c.giveBack()
+		return
 	}
 	if !c.limit(f) {
 		return
@@ -159,6 +162,17 @@ func (c *conn) handle(f *wire.Frame, bodyErr error) {
 		c.sendError(im.Errorf(im.CodeBadRequest, "this connection has said hello"))
 	default:
 		c.sendError(im.Errorf(im.CodeUnknownFrame, "frames of this kind are sent by gateways only"))
+	}
+}
+
+// giveBack returns what a call that was taken back took of the conn's allowance, so that who loses a race is not charged. No more than
+// a quarter of the rate is returned: what does nothing but take calls back is held, too.
+func (c *conn) giveBack() {
+	if c.returned == nil {
+		c.returned = rate.NewLimiter(rate.Limit(c.g.cfg.Rate/4), max(1, c.g.cfg.Burst/4))
+	}
+	if now := time.Now(); c.returned.AllowN(now, 1) {
+		c.limiter.AllowN(now, -1)
 	}
 }
 
