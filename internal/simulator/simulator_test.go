@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -84,7 +85,56 @@ func TestSimulator(t *testing.T) {
 	}
 	slices.Sort(seeds)
 	small := Shrink(failed, setting(t, "SIM_SHRINK", 150))
-	t.Errorf("seeds %v break invariants. The first, made as small as it would get; keep its options in %s:\n%s", seeds, regressions, Explain(small.Options, 150))
+	kept := "kept in " + regressions
+	if err := keep(filepath.FromSlash(regressions), small); err != nil {
+		kept = fmt.Sprintf("to be kept in %s (%v)", regressions, err)
+	}
+	t.Errorf("seeds %v break invariants. The first, made as small as it would get and %s:\n%s", seeds, kept, Explain(small.Options, 150))
+}
+
+// keep adds a run that breaks an invariant to those that are run again, unless it is one of them.
+func keep(path string, r *Result) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	line := r.Options.String()
+	for old := range strings.Lines(string(text)) {
+		if old, _, _ = strings.Cut(old, "#"); strings.TrimSpace(old) == line {
+			return nil
+		}
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s # %s\n", line, strings.ReplaceAll(r.Violations[0].String(), "\n", " "))
+	return errors.Join(err, f.Close())
+}
+
+// A failing run is kept once, in a form in which it is run again.
+func TestKeeps(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "regressions.txt")
+	if err := os.WriteFile(path, []byte("# what broke\nseed=1 records=5 # long ago\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Options{{Seed: 1, Records: 5}, {Seed: 9, Records: 20, Ops: Kept{1, 2}}, {Seed: 9, Records: 20, Ops: Kept{1, 2}}} {
+		if err := keep(path, &Result{Options: o, Violations: []Violation{{Invariant: "I4", Detail: "earlier\nthan"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) != 3 || !strings.Contains(lines[2], "I4") {
+		t.Fatalf("%q", lines)
+	}
+	line, _, _ := strings.Cut(lines[2], "#")
+	if o, err := ParseOptions(line); err != nil || o.String() != "seed=9 records=20 ops=1-2" {
+		t.Errorf("%q is read as %v, %v", line, o, err)
+	}
 }
 
 func add(to, s *Stats) {
