@@ -38,6 +38,7 @@ type Members interface {
 	Restart(ctx context.Context, target string) error
 	Pause(ctx context.Context, target string) error
 	Resume(ctx context.Context, target string) error
+	Wipe(ctx context.Context, target string) error
 	Clock(ctx context.Context, target string, offset time.Duration) error
 }
 
@@ -65,10 +66,10 @@ func Handler(m Members, regions Regions, down func()) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), orderTimeout)
 		defer cancel()
 		do, ok := map[string]func(context.Context, string) error{
-			"kill": m.Kill, "stop": m.Stop, "start": m.Start, "restart": m.Restart, "pause": m.Pause, "resume": m.Resume,
+			"kill": m.Kill, "stop": m.Stop, "start": m.Start, "restart": m.Restart, "pause": m.Pause, "resume": m.Resume, "wipe": m.Wipe,
 		}[r.PathValue("order")]
 		if !ok {
-			refuse(w, http.StatusNotFound, fmt.Sprintf("order %q: want kill, stop, start, restart, pause or resume", r.PathValue("order")))
+			refuse(w, http.StatusNotFound, fmt.Sprintf("order %q: want kill, stop, start, restart, pause, resume or wipe", r.PathValue("order")))
 			return
 		}
 		answer(w, do(ctx, r.URL.Query().Get("target")))

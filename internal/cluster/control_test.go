@@ -37,6 +37,7 @@ func (o *ordered) Start(_ context.Context, t string) error       { return o.note
 func (o *ordered) Restart(_ context.Context, t string) error     { return o.note("restart", t) }
 func (o *ordered) Pause(_ context.Context, target string) error  { return o.note("pause", target) }
 func (o *ordered) Resume(_ context.Context, target string) error { return o.note("resume", target) }
+func (o *ordered) Wipe(_ context.Context, target string) error   { return o.note("wipe", target) }
 func (o *ordered) Clock(_ context.Context, target string, offset time.Duration) error {
 	return o.note("clock "+offset.String(), target)
 }
@@ -57,7 +58,7 @@ func TestRemote(t *testing.T) {
 	defer server.Close()
 	r := &Remote{URL: server.URL, Header: "X-Some"}
 	ctx := t.Context()
-	all := []string{"kill", "stop", "start", "restart", "pause", "resume"}
+	all := []string{"kill", "stop", "start", "restart", "pause", "resume", "wipe"}
 	for _, order := range all {
 		if err := r.Order(ctx, order, "eu/kafka"); err != nil {
 			t.Errorf("%s: %v", order, err)
@@ -75,7 +76,7 @@ func TestRemote(t *testing.T) {
 	for _, c := range []struct{ order, target, want string }{
 		{"kill", "eu/nobody", `member "eu/nobody": unknown`},
 		{"kill", "eu/broken", "it does not work"},
-		{"explode", "eu/kafka", `order "explode": want kill, stop, start, restart, pause or resume`},
+		{"explode", "eu/kafka", `order "explode": want kill, stop, start, restart, pause, resume or wipe`},
 	} {
 		if err := r.Order(ctx, c.order, c.target); err == nil || err.Error() != c.want {
 			t.Errorf("%s %s: got %v, want %s", c.order, c.target, err, c.want)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -72,6 +73,8 @@ type member struct {
 	stopIn time.Duration
 	quorum *quorum                 // that it is in; nil: none
 	event  func(name, text string) // told what happens to it that nobody ordered
+
+	wiped atomic.Bool // it kept something, which was removed since it ran last
 
 	orders  sync.Mutex // one order at a time
 	retired bool       // never started again; guarded by orders

@@ -276,7 +276,18 @@ func (s *Supervisor) start(ctx context.Context, names []string) error {
 			if err := m.waitReady(ctx); err != nil {
 				return err
 			}
-			return s.databases(ctx, m.plan)
+			if err := s.databases(ctx, m.plan); err != nil {
+				return err
+			}
+			if !m.wiped.Load() {
+				return nil
+			}
+			r, _ := s.Plan().Region(m.plan.Region)
+			if err := s.migrate(ctx, r); err != nil { // it has no schema
+				return err
+			}
+			m.wiped.Store(false)
+			return nil
 		}); err != nil {
 			return err
 		}
@@ -430,6 +441,27 @@ func (s *Supervisor) Start(ctx context.Context, target string) error {
 // Restart stops members and starts them again.
 func (s *Supervisor) Restart(ctx context.Context, target string) error {
 	return errors.Join(s.Stop(ctx, target), s.Start(ctx, target))
+}
+
+// Wipe ends what views are kept in, PostgreSQL or Redis, as kill -9 does, and removes all that it kept. When it is started again it is
+// empty, and views are derived anew from the logs.
+func (s *Supervisor) Wipe(_ context.Context, target string) error {
+	members, err := s.match(target)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.plan.Kind != backendPostgres && m.plan.Kind != backendRedis {
+			return fmt.Errorf("member %q: %w: want a PostgreSQL or a Redis, which keep what is derived from logs", target, ErrUnknown)
+		}
+	}
+	return each(members, func(m *member) error {
+		if err := m.kill(); err != nil {
+			return err
+		}
+		m.wiped.Store(true)
+		return os.RemoveAll(m.plan.Dir)
+	})
 }
 
 // Use has services run another build of antipode from their next start on, so that a cluster runs mixed versions. Backends

@@ -196,6 +196,57 @@ func TestOrdersByName(t *testing.T) {
 	}
 }
 
+// What views are kept in loses everything by order, and is migrated where it starts again, once. Nothing else may be wiped.
+func TestWipe(t *testing.T) {
+	cfg, d := setup(t)
+	s := up(t, cfg)
+	migrations := func() (n int) {
+		for _, line := range d.lines(t) {
+			if line == "migrated" {
+				n++
+			}
+		}
+		return n
+	}
+	begun := migrations()
+	var kept string
+	for _, m := range s.Plan().Members() {
+		if m.Name == "eu/postgres" {
+			kept = filepath.Join(m.Dir, "rows")
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kept, []byte("all that was said"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"eu/kafka", "eu", "eu/imserver"} {
+		if err := s.Wipe(t.Context(), target); !errors.Is(err, ErrUnknown) {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	if err := s.Wipe(t.Context(), "eu/postgres"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what it kept is there still: %v", err)
+	}
+	for _, st := range s.Status() {
+		if down := st.State == StateDown; down != (st.Name == "eu/postgres") {
+			t.Errorf("%s is %s", st.Name, st.State)
+		}
+	}
+	for range 2 {
+		if err := s.Restart(t.Context(), "eu/postgres"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := migrations(); n != begun+1 {
+		t.Errorf("migrated %d times after it was wiped, want once", n-begun)
+	}
+}
+
 // A start that is interrupted at any moment, here while one member never becomes ready, leaves nothing.
 func TestInterruptedStart(t *testing.T) {
 	cfg, d := setup(t)

@@ -158,7 +158,7 @@ func (r *Result) bands(x func(time.Time) int) (bands []band, checks []mark) {
 
 // undoes tells which steps a step undoes.
 var undoes = map[string][]string{
-	"heal": {"cut", "split", "delay"}, "start": {"kill", "stop", "restart"}, "resume": {"pause"}, "clock": {"clock"},
+	"heal": {"cut", "split", "delay"}, "start": {"kill", "stop", "restart", "wipe"}, "resume": {"pause"}, "clock": {"clock"},
 }
 
 // mended tells whether a step undid another.

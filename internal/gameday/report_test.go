@@ -57,6 +57,7 @@ func TestMended(t *testing.T) {
 		{"cut eu", "heal us", false},
 		{"kill eu/kafka", "start eu", true},
 		{"kill eu/kafka", "start us", false},
+		{"wipe eu/postgres", "start eu/postgres", true},
 		{"kill eu/kafka", "heal all", false},
 		{"pause eu/router-1", "resume eu/router-1", true},
 		{"clock eu/imserver 4s", "clock eu/imserver 0s", true},

@@ -12,6 +12,7 @@
 //	delay LINKS 500ms  one way
 //	kill TARGET        kill -9 of members: eu/kafka, eu/gateway-1, eu/imserver (all of a kind), eu, all
 //	stop, start, restart, pause, resume TARGET
+//	wipe TARGET        kill -9 of PostgreSQL or Redis, and all that they kept is removed: started, they are filled from logs that are whole
 //	clock TARGET 4s    the clocks of imservers are off by so much; 0s is right again
 //	hold 5s..60s       lets it be
 //	flows [eu > us] within 30s        everybody in eu is acked and shown to everybody in us, of what is sent from now on
@@ -80,7 +81,7 @@ type Count struct{ Short, Long int }
 // breaks tells whether a step breaks something, and mends whether it undoes that.
 func (s Step) breaks() bool {
 	switch s.Verb {
-	case "cut", "split", "delay", "kill", "stop", "restart", "pause":
+	case "cut", "split", "delay", "kill", "stop", "restart", "pause", "wipe":
 		return true
 	case "clock":
 		return s.For.Short != 0
@@ -184,7 +185,7 @@ func (p *parser) step(text string) error {
 		if s.Links, err = parseLinks(words[0]); err == nil {
 			s.For, err = parseLength(words[1])
 		}
-	case "kill", "stop", "start", "restart", "pause", "resume":
+	case "kill", "stop", "start", "restart", "pause", "resume", "wipe":
 		if s.Target = one(words); s.Target == "" {
 			err = fmt.Errorf("want one member, such as %s eu/kafka", verb)
 		}

@@ -88,6 +88,7 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		"repeat 0":                  "want one like 3",
 		"repeat 3":                  "repeat without end",
 		"kill":                      "want one member",
+		"wipe":                      "want one member",
 		"clock eu/imserver":         "want imservers and a duration",
 		"users pairs x every 1s":    "invalid syntax",
 		"users every 1s":            "want users pairs",
