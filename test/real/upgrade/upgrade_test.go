@@ -1,8 +1,8 @@
 //go:build real && linux
 
-// Package upgrade runs regions whose services are partly of the last release (tools/released) and partly of the present
-// code, as they are in the middle of an upgrade and of a way back, while users go on writing to each other; and holds them
-// to invariants I1 to I9.
+// Package upgrade runs regions whose services are partly of the last release (tools/released), or of the commit before, and partly
+// of the present code, as they are in the middle of an upgrade and of a way back, while users go on writing to each other; and holds
+// them to invariants I1 to I9.
 package upgrade
 
 import (
@@ -43,46 +43,93 @@ const (
 // what one version wrote is read, taken over and gone on with by the other: half of the instances are upgraded, the other
 // half goes back.
 func TestMixed(t *testing.T) {
-	released, present := binaries(t)
-	env := testenv.ForTest(t)
-	c := start(t, env, released, present)
-	c.run(1, released)
-	c.run(2, present)
-	c.up()
-
-	users := []*demo.Traffic{
-		c.users(demo.TrafficConfig{Name: "plain", Pairs: 1, Group: true, Every: 200 * time.Millisecond}),
-		c.users(demo.TrafficConfig{Name: "global", Pairs: 1, Every: 400 * time.Millisecond, Ack: im.AckGlobal}),
-	}
-	c.flows(users, "at first")
+	s := sources(t)
+	released, present := s.run(filepath.Join(s.root, "tools", "released")), s.present()
+	c, users := mix(t, released, present)
 	c.swap(released, present)
 	c.flows(users, "after every instance was replaced by one of the other version")
 	c.finish(present)
 	c.judge(users)
 }
 
-// binaries builds both versions.
-func binaries(t *testing.T) (released, present string) {
+// TestBesideTheCommitBefore runs the same mixture with the code of one commit ago: what a commit changes without a version shows with
+// it, and not when a release is made.
+func TestBesideTheCommitBefore(t *testing.T) {
+	s := sources(t)
+	present := s.present()
+	c, users := mix(t, s.before(), present)
+	c.finish(present)
+	c.judge(users)
+}
+
+// mix starts a cluster in which users reach each other through services of both versions.
+func mix(t *testing.T, other, present string) (*mixed, []*demo.Traffic) {
+	t.Helper()
+	c := start(t, testenv.ForTest(t), other, present)
+	c.run(1, other)
+	c.run(2, present)
+	c.up()
+	users := []*demo.Traffic{
+		c.users(demo.TrafficConfig{Name: "plain", Pairs: 1, Group: true, Every: 200 * time.Millisecond}),
+		c.users(demo.TrafficConfig{Name: "global", Pairs: 1, Every: 400 * time.Millisecond, Ack: im.AckGlobal}),
+	}
+	c.flows(users, "at first")
+	return c, users
+}
+
+// repository is the code, with its history.
+type repository struct {
+	*testing.T
+	root string
+}
+
+func sources(t *testing.T) repository {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", "..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), buildLimit)
+	return repository{t, root}
+}
+
+// run runs a program there, and returns what it says.
+func (s repository) run(name string, args ...string) string {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), buildLimit)
 	defer cancel()
-	run := func(name string, args ...string) string {
-		var stdout, stderr bytes.Buffer
-		cmd := exec.CommandContext(ctx, name, args...)
-		cmd.Dir, cmd.Stdout, cmd.Stderr = root, &stdout, &stderr
-		if err := cmd.Run(); err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, stderr.Bytes())
-		}
-		return strings.TrimSpace(stdout.String())
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.root, &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		s.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.Bytes())
 	}
-	released = run(filepath.Join(root, "tools", "released"))
-	present = filepath.Join(t.TempDir(), "antipode")
-	run("go", "build", "-o", present, "./cmd/antipode")
-	return released, present
+	return strings.TrimSpace(stdout.String())
+}
+
+// present builds what is there.
+func (s repository) present() string {
+	s.Helper()
+	binary := filepath.Join(s.TempDir(), "antipode")
+	s.run("go", "build", "-o", binary, "./cmd/antipode")
+	return binary
+}
+
+// before builds the commit before what is there: the last one, if something was changed since.
+func (s repository) before() string {
+	s.Helper()
+	commit := "HEAD~1"
+	if s.run("git", "status", "--porcelain", "--untracked-files=no") != "" {
+		commit = "HEAD"
+	}
+	if !strings.Contains(s.run("git", "rev-list", "--max-count=2", "HEAD"), "\n") {
+		s.Fatal("the commit before is not in this clone of the repository: fetch the history that is missing (git fetch --unshallow)")
+	}
+	archive, dir := filepath.Join(s.TempDir(), "sources.tar"), s.TempDir()
+	s.run("git", "archive", "--output="+archive, commit)
+	s.run("tar", "-x", "-f", archive, "-C", dir)
+	binary := filepath.Join(dir, "antipode.bin")
+	s.run("go", "-C", dir, "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-o", binary, "./cmd/antipode")
+	return binary
 }
 
 // mixed is a cluster of two versions.
