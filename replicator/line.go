@@ -72,13 +72,19 @@ func (c *receiving) dialAhead(ctx context.Context, sender im.Region) *dialling {
 }
 
 // take returns the line. One that ended meanwhile, or was opened long ago, is opened anew: senders wait for LinkTimeout to be asked for
-// something. So is one that failed longer ago than the wait before another attempt.
+// something. So is one that failed before it is asked for: where both ends start at a time, the other may listen by now.
 func (d *dialling) take() (*line, error) {
-	<-d.done
-	switch age := time.Since(d.ended); {
-	case d.err != nil && age < d.c.r.cfg.BackoffBase:
+	early := false
+	select {
+	case <-d.done:
+		early = true
+	default:
+		<-d.done
+	}
+	switch {
+	case d.err != nil && !early:
 		return nil, d.err
-	case d.err == nil && age < d.c.r.cfg.LinkTimeout/2 && d.line.ctx.Err() == nil:
+	case d.err == nil && time.Since(d.ended) < d.c.r.cfg.LinkTimeout/2 && d.line.ctx.Err() == nil:
 		return d.line, nil
 	}
 	if d.line != nil {
