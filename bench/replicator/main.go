@@ -28,6 +28,7 @@ type options struct {
 	rate    int           // records per second of the steady runs
 	steady  time.Duration // how long they take
 	warm    time.Duration // how long a steady flow goes before it counts
+	starts  int           // after the first
 	kills   int           // of ours; MirrorMaker is killed once
 	only    string
 	mirror  bool
@@ -43,6 +44,7 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 2000, "records per second of the steady runs")
 	flag.DurationVar(&o.steady, "steady", 10*time.Second, "length of a steady run")
 	flag.DurationVar(&o.warm, "warm", 30*time.Second, "how long a steady flow goes before it counts: brokers' and MirrorMaker's Java compiler need it")
+	flag.IntVar(&o.starts, "starts", 5, "how often each starts again, for the time to its first record")
 	flag.IntVar(&o.kills, "kills", 10, "how often the replicators are killed in the middle (the goal is set for 100)")
 	flag.StringVar(&o.only, "only", "catchup,steady,kill", "parts to run")
 	flag.BoolVar(&o.mirror, "mirror", true, "measure MirrorMaker 2 as well")
