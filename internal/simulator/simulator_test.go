@@ -55,7 +55,7 @@ func TestSimulator(t *testing.T) {
 				if n >= runs {
 					return
 				}
-				r := Run(Options{Seed: uint64(first + n), Records: 4600}, false)
+				r := Run(Options{Seed: uint64(first + n), Records: 5000}, false)
 				records.Add(int64(r.Stats.Records))
 				applied.Add(int64(r.Stats.Applied))
 				faults.Add(int64(r.Faults))
