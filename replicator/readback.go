@@ -3,6 +3,7 @@ package replicator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -243,40 +244,25 @@ func (c *receiving) locateAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	applied := c.applied(ctx)
-	tails := make(map[im.Partition]int64, len(ps))
 	for _, p := range ps {
-		b, ok := bounds[p]
-		if !ok {
+		if _, ok := bounds[p]; !ok {
 			return fmt.Errorf("the copy %v does not exist: run `antipode migrate` in %s", p, c.r.cfg.Region)
 		}
-		if b.Start < b.End {
-			tails[p] = max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
+	}
+	applied := c.applied(ctx)
+	placements, begins := make([]placement, len(c.parts)), make([]int64, len(c.parts))
+	for some := range slices.Chunk(c.parts, scanTogether) {
+		if err := c.scanAll(ctx, some, bounds, applied, placements, begins); err != nil {
+			return err
 		}
 	}
-	together := c.r.excerpt(ctx, tails, appendBytes)
-	placements, begins := make([]placement, len(c.parts)), make([]int64, len(c.parts))
-	errs := make([]error, len(c.parts))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, parallelReads)
-	for i, p := range c.parts {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			placements[i], begins[i], errs[i] = c.scan(ctx, p.p, bounds[p.p], applied, together)
-		})
-	}
-	wg.Wait()
 	nameless := map[im.Partition]int64{}
 	for i, p := range c.parts {
-		if errs[i] != nil {
-			return errs[i]
-		}
 		if placements[i].name.IsZero() && bounds[p.p].Start < begins[i] {
 			nameless[p.p] = bounds[p.p].Start
 		}
 	}
-	together = c.r.excerpt(ctx, nameless, excerptBytes)
+	together := c.r.excerpt(ctx, nameless, excerptBytes)
 	for i, p := range c.parts {
 		if err := c.name(ctx, p.p, bounds[p.p], begins[i], applied, together, &placements[i]); err != nil {
 			return err
@@ -286,6 +272,46 @@ func (c *receiving) locateAll(ctx context.Context) error {
 		p.place(placements[i])
 	}
 	c.progress()
+	return nil
+}
+
+// scanTogether is of how many copies the tails are read together. It bounds the memory that this takes: appendBytes of each, about.
+const scanTogether = 16
+
+// scanAll scans some parts, and puts what it finds at their places. Links to several peers take turns, so that what is read for all of
+// them together is no more than for one.
+func (c *receiving) scanAll(
+	ctx context.Context, parts []*part, bounds map[im.Partition]im.Bounds, applied map[im.Partition]im.Position, placements []placement, begins []int64,
+) error {
+	select {
+	case c.r.scanning <- struct{}{}:
+		defer func() { <-c.r.scanning }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	tails := make(map[im.Partition]int64, len(parts))
+	for _, p := range parts {
+		if b := bounds[p.p]; b.Start < b.End {
+			tails[p.p] = max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
+		}
+	}
+	together := c.r.excerpt(ctx, tails, appendBytes)
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallelReads)
+	for i, p := range parts {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			placements[p.i], begins[p.i], errs[i] = c.scan(ctx, p.p, bounds[p.p], applied, together)
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

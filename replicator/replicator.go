@@ -30,6 +30,7 @@ type Replicator struct {
 	peers   atomic.Pointer[[]*peer] // replaced under mu
 
 	inherited inheritances
+	scanning  chan struct{} // capacity 1: taken while tails of copies are read
 
 	receiving sync.WaitGroup // links from peers; entered under mu
 	linger    sync.WaitGroup // goroutines that outlive a call of Link by a moment
@@ -82,6 +83,7 @@ func New(cfg Config, deps Deps) (*Replicator, error) {
 		ends:      ends{names: map[im.Partition]im.LogName{}},
 		sendings:  map[endpoint][]openSending{},
 		inherited: inheritances{of: map[im.Origin]*inheritance{}},
+		scanning:  make(chan struct{}, 1),
 	}
 	peers := make([]*peer, len(cfg.Peers))
 	for i, p := range cfg.Peers {
