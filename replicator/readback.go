@@ -3,7 +3,6 @@ package replicator
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -251,10 +250,12 @@ func (c *receiving) locateAll(ctx context.Context) error {
 	}
 	applied := c.applied(ctx)
 	placements, begins := make([]placement, len(c.parts)), make([]int64, len(c.parts))
-	for some := range slices.Chunk(c.parts, scanTogether) {
-		if err := c.scanAll(ctx, some, bounds, applied, placements, begins); err != nil {
+	for rest := c.parts; len(rest) > 0; {
+		n := together(rest, bounds, int64(c.r.cfg.ScanRecords))
+		if err := c.scanAll(ctx, rest[:n], bounds, applied, placements, begins); err != nil {
 			return err
 		}
+		rest = rest[n:]
 	}
 	nameless := map[im.Partition]int64{}
 	for i, p := range c.parts {
@@ -262,9 +263,9 @@ func (c *receiving) locateAll(ctx context.Context) error {
 			nameless[p.p] = bounds[p.p].Start
 		}
 	}
-	together := c.r.excerpt(ctx, nameless, excerptBytes)
+	firsts := c.r.excerpt(ctx, nameless, excerptBytes)
 	for i, p := range c.parts {
-		if err := c.name(ctx, p.p, bounds[p.p], begins[i], applied, together, &placements[i]); err != nil {
+		if err := c.name(ctx, p.p, bounds[p.p], begins[i], applied, firsts, &placements[i]); err != nil {
 			return err
 		}
 	}
@@ -275,8 +276,21 @@ func (c *receiving) locateAll(ctx context.Context) error {
 	return nil
 }
 
-// scanTogether is of how many copies the tails are read together. It bounds the memory that this takes: appendBytes of each, about.
+// scanTogether is of how many copies that have ScanRecords records the tails are read together; of shorter ones accordingly more. It bounds
+// the memory that this takes: appendBytes of each, about.
 const scanTogether = 16
+
+// together tells the tails of how many parts are to be read at once.
+func together(parts []*part, bounds map[im.Partition]im.Bounds, tail int64) int {
+	records := int64(0)
+	for i, p := range parts {
+		b := bounds[p.p]
+		if records += min(tail, b.End-b.Start); records > scanTogether*tail {
+			return max(1, i)
+		}
+	}
+	return len(parts)
+}
 
 // scanAll scans some parts, and puts what it finds at their places. Links to several peers take turns, so that what is read for all of
 // them together is no more than for one.
@@ -295,7 +309,7 @@ func (c *receiving) scanAll(
 			tails[p.p] = max(b.Start, b.End-int64(c.r.cfg.ScanRecords))
 		}
 	}
-	together := c.r.excerpt(ctx, tails, appendBytes)
+	tailed := c.r.excerpt(ctx, tails, appendBytes)
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, parallelReads)
@@ -303,7 +317,7 @@ func (c *receiving) scanAll(
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			placements[p.i], begins[p.i], errs[i] = c.scan(ctx, p.p, bounds[p.p], applied, together)
+			placements[p.i], begins[p.i], errs[i] = c.scan(ctx, p.p, bounds[p.p], applied, tailed)
 		})
 	}
 	wg.Wait()
