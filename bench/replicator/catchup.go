@@ -72,7 +72,7 @@ func (w *world) firstRecord(ctx context.Context, start func() ([]*running, error
 	if err := w.fill(ctx, 100*partitions); err != nil {
 		return 0, fmt.Errorf("fill: %w", err)
 	}
-	before, err := w.ends(ctx, "us", copied)
+	before, err := w.still(ctx, copied)
 	if err != nil {
 		return 0, err
 	}
@@ -144,4 +144,20 @@ func (w *world) catchUp(ctx context.Context, name string, start func() ([]*runni
 			return c, err
 		}
 	}
+}
+
+// still waits until the copy stands still, and returns how many records it has: what a process that was killed had under way may land later.
+func (w *world) still(ctx context.Context, copied string) (at int64, err error) {
+	since := time.Now()
+	err = await.Within(ctx, patience, 10*time.Millisecond, func() (bool, string) {
+		now, err := w.ends(ctx, "us", copied)
+		if err != nil {
+			return false, err.Error()
+		}
+		if now != at {
+			at, since = now, time.Now()
+		}
+		return time.Since(since) > 500*time.Millisecond, fmt.Sprintf("the copy grew to %d", at)
+	})
+	return at, err
 }
