@@ -462,13 +462,7 @@ func (g *Gateway) giveOver(c *handoff.Conn) error {
 		_ = c.Send(handoffOffer{Refused: refused}) // it is told why, if it still listens
 		return errors.New(refused)
 	}
-	listener, err := tcp.File()
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
-	offer := handoffOffer{Epoch: g.Gateway().Epoch, ConnNo: g.connNo.Load()}
-	if err := c.Send(offer, int(listener.Fd())); err != nil {
+	if err := sendListener(c, handoffOffer{Epoch: g.Gateway().Epoch, ConnNo: g.connNo.Load()}, tcp); err != nil {
 		return err
 	}
 	var step handoffStep
@@ -479,6 +473,20 @@ func (g *Gateway) giveOver(c *handoff.Conn) error {
 		return errors.New("it does not begin")
 	}
 	return g.moveAll(c, poller)
+}
+
+// sendListener makes an offer. An os.File's Fd would have the listener block, for this process as well: an accept under way then is not
+// ended by its closing.
+func sendListener(c *handoff.Conn, offer handoffOffer, l *net.TCPListener) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	outer := raw.Control(func(fd uintptr) { err = c.Send(offer, int(fd)) })
+	if outer != nil {
+		return outer
+	}
+	return err
 }
 
 // moveAll stops this process where it stands and writes down what it has.

@@ -15,7 +15,9 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/quic-go/webtransport-go"
+	"golang.org/x/sys/unix"
 
+	"github.com/antipode-im/antipode/gateway/handoff"
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/wire"
 )
@@ -55,6 +57,37 @@ func (r *rig) ended() {
 func handoffAt(t testing.TB) func(*Config) {
 	path := filepath.Join(t.TempDir(), "handoff.sock")
 	return func(c *Config) { c.Handoff = path }
+}
+
+// What is offered is the listener that this process goes on accepting from: were it made to block, an accept that nobody connects to
+// would keep it from ever ending.
+func TestOfferLeavesTheListenerAsItIs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, handoffAt(t))
+	c, err := handoff.Dial(r.g.cfg.Handoff, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(handoffHello{handoffVersion, r.g.cfg.Gateway.ID}); err != nil {
+		t.Fatal(err)
+	}
+	var offer handoffOffer
+	files, err := c.Receive(&offer)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%d files came, want the listener: %v", len(files), err)
+	}
+	defer unix.Close(files[0])
+	flags, err := unix.FcntlInt(uintptr(files[0]), unix.F_GETFL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if flags&unix.O_NONBLOCK == 0 {
+		t.Error("the listener blocks")
+	}
 }
 
 // A session without a socket has as long in the next process as it had left.
