@@ -64,6 +64,7 @@ func handoffAt(t testing.TB) func(*Config) {
 func TestOfferLeavesTheListenerAsItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, handoffAt(t))
+	r.login(wire.SubprotocolProtobuf, "ann", 1) // it serves, and has made its offer before
 	c, err := handoff.Dial(r.g.cfg.Handoff, 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
