@@ -241,19 +241,26 @@ func TestPairHealsThroughThird(t *testing.T) {
 	m.caughtUp(t)
 }
 
-// TestSilentWayIsLeft: where the network loses packets and tells nobody, a stand-in has its turn as soon as the silence has lasted as
-// long as it waits: the way that fell silent is not tried once more before.
-func TestSilentWayIsLeft(t *testing.T) {
-	m := newMesh(t, func(c *replicator.Config) {
+// withStandIn runs three regions, of which ap takes eu's log from us while its own way does not work, and returns what ap says and how many
+// lines of that there are once all have their own ways.
+func withStandIn(t *testing.T, silence, after time.Duration) (m *mesh, says *lines, before int) {
+	t.Helper()
+	m = newMesh(t, func(c *replicator.Config) {
 		if c.Region == "ap" {
-			c.LinkTimeout, c.StandInAfter, c.StandIns = time.Second, 900*time.Millisecond, []im.Region{"us"}
+			c.LinkTimeout, c.StandInAfter, c.StandIns = silence, after, []im.Region{"us"}
 		}
 	}, "eu", "us", "ap")
-	says := &lines{}
+	says = &lines{}
 	m.nodes["ap"].says = says
 	m.start().caughtUp(t)
 	m.linked(t, "ap", "eu", "")
-	before := len(says.after(0))
+	return m, says, len(says.after(0))
+}
+
+// TestSilentWayIsLeft: where the network loses packets and tells nobody, a stand-in has its turn as soon as the silence has lasted as
+// long as it waits: the way that fell silent is not tried once more before.
+func TestSilentWayIsLeft(t *testing.T) {
+	m, says, before := withStandIn(t, time.Second, 900*time.Millisecond)
 	m.proxy("ap", "eu").Cut()
 	m.writeAll(1, 30)
 	m.linked(t, "ap", "eu", "us")
@@ -275,16 +282,7 @@ func TestSilentWayIsLeft(t *testing.T) {
 // TestSilentDialIsLeft: a link that is opened over a network that loses packets is given up when it is a stand-in's turn, however long
 // a link may be silent.
 func TestSilentDialIsLeft(t *testing.T) {
-	m := newMesh(t, func(c *replicator.Config) {
-		if c.Region == "ap" {
-			c.LinkTimeout, c.StandInAfter, c.StandIns = 2*patience, time.Second, []im.Region{"us"}
-		}
-	}, "eu", "us", "ap")
-	says := &lines{}
-	m.nodes["ap"].says = says
-	m.start().caughtUp(t)
-	m.linked(t, "ap", "eu", "")
-	before := len(says.after(0))
+	m, says, before := withStandIn(t, 2*patience, time.Second)
 	m.proxy("ap", "eu").Cut()
 	m.proxy("ap", "eu").Reset()
 	m.writeAll(1, 30)
