@@ -428,7 +428,7 @@ func restartUnderLoad(t testing.TB, clients int, pace time.Duration) *storm {
 	pushing := func(until time.Time, done func() bool) {
 		for !done() && s.wrong.Load() == nil && time.Now().Before(until) {
 			push()
-			time.Sleep(pace / 8)
+			time.Sleep(pace / 8) // open-loop: pushes come whatever became of those before
 		}
 	}
 	never := func() bool { return false }

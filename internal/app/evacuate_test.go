@@ -47,7 +47,7 @@ func TestEvacuation(t *testing.T) {
 			}
 		}
 		say(im.StateActive)
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // in the bubble's time, as all waits below: it takes none
 		want("active")
 		mu.Lock()
 		begun = time.Now()

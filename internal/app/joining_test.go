@@ -79,7 +79,7 @@ func TestJoining(t *testing.T) {
 			w.mu.Lock()
 			change()
 			w.mu.Unlock()
-			time.Sleep(5 * time.Second)
+			time.Sleep(5 * time.Second) // in the bubble's time: it takes none
 			synctest.Wait()
 		}
 		caught = func() bool { mu.Lock(); defer mu.Unlock(); return done }

@@ -97,7 +97,7 @@ func TestListedWhileServing(t *testing.T) {
 		if err := fails.end(); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in the bubble's time, as all waits below: it takes none
 		expectEpochs(t, m, "after it failed", 1)
 
 		second := newListed(t, m, 3, false)
