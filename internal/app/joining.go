@@ -24,6 +24,8 @@ const (
 	// to take clients while another is down.
 	joinGrace = 30 * time.Second
 	joinTells = 30 * time.Second
+	// speakWait is how long a gateway that starts waits for the replicator's word of the region.
+	speakWait = 10 * time.Second
 )
 
 // joinLinks tells how far the logs of other regions are.
@@ -149,8 +151,10 @@ func (p *process) join(ctx context.Context, links joinLinks, views joinViews) er
 		if err != nil {
 			return fmt.Errorf("whether region %s is new is not known: %w", p.site.Region, err)
 		}
-		if err := p.sayJoining(ctx, empty); err != nil {
-			return err
+		if empty {
+			if err := p.sayJoining(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	j := joiner{bound: p.site.JoinLag, links: links, views: views, now: time.Now}
@@ -204,11 +208,8 @@ func (p *process) said(ctx context.Context) (im.RegionState, error) {
 	return im.RegionState{}, err
 }
 
-// sayJoining marks the own region as joining if it is new.
-func (p *process) sayJoining(ctx context.Context, isNew bool) error {
-	if !isNew {
-		return nil
-	}
+// sayJoining marks the own region, which is new, as joining.
+func (p *process) sayJoining(ctx context.Context) error {
 	state := im.RegionState{Region: p.site.Region, State: im.StateJoining, Stamp: stampJoining}
 	if err := p.env.Discovery.SetRegionState(ctx, state); err != nil {
 		return fmt.Errorf("region %s is new, and discovery was not told: %w", p.site.Region, err)
@@ -227,12 +228,37 @@ func (p *process) joinFirst(ctx context.Context) error {
 	imservers, _ := p.env.Discovery.Instances(ctx, ServiceIMServer, p.site.Region)
 	for _, i := range imservers {
 		if positions, err := p.positionsOf(ctx, i); err == nil {
-			return p.sayJoining(ctx, !slices.ContainsFunc(positions, func(at im.Position) bool {
+			if slices.ContainsFunc(positions, func(at im.Position) bool {
 				return at.Partition.Origin().Region() != p.site.Region && at.Next > 0
-			}))
+			}) || p.spoken(ctx) {
+				return nil
+			}
+			return p.sayJoining(ctx)
 		}
 	}
 	return nil
+}
+
+// spoken waits until the replicator has said what it has to say of the region, or was not heard of for too long. One is
+// registered only after its word. So of one that is registered and said nothing none will come, as from the versions that
+// did not say this yet: were the region joining by another's word, such a replicator would never end it.
+func (p *process) spoken(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, speakWait)
+	defer cancel()
+	for {
+		replicators, err := p.env.Discovery.Instances(ctx, ServiceReplicator, p.site.Region)
+		if err == nil && len(replicators) > 0 {
+			return true
+		}
+		if said, err := p.said(ctx); err == nil && said.State != "" {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(joinEvery):
+		}
+	}
 }
 
 // positionsOf asks one imserver of the own region how far it is.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/antipode-im/antipode/im"
+	"github.com/antipode-im/antipode/internal/registry"
 )
 
 // fakeWorld is what a region that joins hears.
@@ -176,5 +177,62 @@ func TestOwnWordIsTheWeakest(t *testing.T) {
 	}
 	if undecided(operator) || !undecided(im.RegionState{}) || !undecided(im.RegionState{Stamp: stampJoining}) || undecided(im.RegionState{Stamp: stampJoined}) {
 		t.Error("what is undecided")
+	}
+}
+
+// TestGatewayLeavesTheWordToTheReplicator: a gateway says that its region is joining only if no replicator is there that did
+// or could. A registered one has said what it had to say, and one of a version that says nothing would never end the joining.
+func TestGatewayLeavesTheWordToTheReplicator(t *testing.T) {
+	listed := im.Instance{Service: ServiceReplicator, ID: "r", Region: "eu", Addr: "h:1"}
+	for name, c := range map[string]struct {
+		after  time.Duration // when something happens
+		does   func(context.Context, *registry.Memory) error
+		spoken bool
+		within time.Duration
+	}{
+		"a replicator is registered": {
+			does:   func(ctx context.Context, m *registry.Memory) error { _, err := m.Register(ctx, listed); return err },
+			spoken: true,
+		},
+		"one is registered later": {
+			after:  3 * time.Second,
+			does:   func(ctx context.Context, m *registry.Memory) error { _, err := m.Register(ctx, listed); return err },
+			spoken: true, within: 3 * time.Second,
+		},
+		"one speaks, and is not registered yet": {
+			after: 3 * time.Second,
+			does: func(ctx context.Context, m *registry.Memory) error {
+				return m.SetRegionState(ctx, im.RegionState{Region: "eu", State: im.StateJoining, Stamp: stampJoining})
+			},
+			spoken: true, within: 3 * time.Second,
+		},
+		"another region's is registered": {
+			does: func(ctx context.Context, m *registry.Memory) error {
+				us := listed
+				us.Region = "us"
+				_, err := m.Register(ctx, us)
+				return err
+			},
+			within: speakWait,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := registry.NewMemory(0)
+				p := &process{env: Env{Discovery: m}, site: Site{Region: "eu"}}
+				go func() {
+					time.Sleep(c.after) // on synctest's clock
+					if err := c.does(t.Context(), m); err != nil {
+						t.Error(err)
+					}
+				}()
+				synctest.Wait()
+				began := time.Now()
+				spoken := p.spoken(t.Context())
+				if took := time.Since(began); spoken != c.spoken || took < c.within || took > c.within+joinEvery {
+					t.Errorf("the word is the replicator's: %v after %v, want %v after %v", spoken, took, c.spoken, c.within)
+				}
+			})
+		})
 	}
 }
