@@ -73,21 +73,24 @@ func TestMetrics(t *testing.T) {
 	expect(p, (*wire.Frame).GetReply)
 	r.push("1", 1)
 	p.expectPush(1, "1")
-	p.expectAlive()
-	var got metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &got); err != nil {
-		t.Fatal(err)
-	}
 	values := map[string]int64{}
-	for _, scope := range got.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
-				for _, point := range sum.DataPoints {
-					values[m.Name] += point.Value
+	eventually(t, "the push is counted", func() bool { // after it was written
+		var got metricdata.ResourceMetrics
+		if err := reader.Collect(t.Context(), &got); err != nil {
+			t.Fatal(err)
+		}
+		clear(values)
+		for _, scope := range got.ScopeMetrics {
+			for _, m := range scope.Metrics {
+				if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
+					for _, point := range sum.DataPoints {
+						values[m.Name] += point.Value
+					}
 				}
 			}
 		}
-	}
+		return values["antipode_gateway_pushes"] > 0
+	})
 	for name, want := range map[string]int64{"conns": 1, "sessions": 1, "logins": 1, "calls": 1, "pushes": 1} {
 		if got := values["antipode_gateway_"+name]; got != want {
 			t.Errorf("%s is %d, want %d", name, got, want)
