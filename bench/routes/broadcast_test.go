@@ -191,10 +191,8 @@ func BenchmarkBroadcast(b *testing.B) {
 			})
 			round := 0
 			for b.Loop() {
-				broadcast(b, a, there, fmt.Sprint("warm", round), rate/10)
-				began := time.Now()
-				took := broadcast(b, a, there, fmt.Sprint("user", round), rate)
-				lasted := time.Since(began)
+				_, _ = broadcast(b, a, there, fmt.Sprint("warm", round), rate/10)
+				took, perSecond := broadcast(b, a, there, fmt.Sprint("user", round), rate)
 				slices.Sort(took)
 				at := func(q float64) float64 {
 					return float64(took[int(q*float64(len(took)-1))].Microseconds()) / 1000
@@ -202,15 +200,16 @@ func BenchmarkBroadcast(b *testing.B) {
 				b.ReportMetric(at(0.5), "p50-ms")
 				b.ReportMetric(at(0.99), "p99-ms")
 				b.ReportMetric(at(0.99)-float64(oneWay.Milliseconds()), "p99-over-one-way-ms")
-				b.ReportMetric(float64(len(took))/lasted.Seconds(), "claims/s")
+				b.ReportMetric(perSecond, "claims/s")
 				round++
 			}
 		})
 	}
 }
 
-// broadcast claims five seconds' worth of routes at a rate and returns how long each took to be seen.
-func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix string, rate int) []time.Duration {
+// broadcast claims five seconds' worth of routes at a rate. It returns how long each took to be seen, and how many were seen a second,
+// from the first to the last: what was not kept up with is seen later, and makes that less than the rate.
+func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix string, rate int) (took []time.Duration, perSecond float64) {
 	b.Helper()
 	total := 5 * rate
 	type claim struct {
@@ -239,8 +238,8 @@ func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix 
 		}
 	})
 	var (
-		took []time.Duration
-		open []claim
+		open        []claim
+		first, last time.Time
 	)
 	for len(took) < total {
 		for more := true; more; {
@@ -258,7 +257,10 @@ func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix 
 			if !there.Holds(c.uid) {
 				return false
 			}
-			took = append(took, now.Sub(c.due))
+			if took = append(took, now.Sub(c.due)); len(took) == 1 {
+				first = now
+			}
+			last = now
 			return true
 		})
 		if now.Sub(began) > 2*time.Minute {
@@ -269,7 +271,7 @@ func broadcast(b *testing.B, a *router.Attachment, there *router.Router, prefix 
 		}
 	}
 	sending.Wait()
-	return took
+	return took, float64(total-1) / last.Sub(first).Seconds()
 }
 
 // cpu is the processor time that this process took so far: what a machine that others use does not stretch.
