@@ -302,6 +302,104 @@ func opens(ctx context.Context, t *testing.T, r *regions.Repair) {
 	})
 }
 
+// TestRepairPassesHolesOver: us lacks what eu has no more. Of ap and sa, ap comes first and reaches as far, but a copy that holds what is
+// first and last of it may have a hole: then the records come from sa, and it is said why not from ap. If both have one, or ap is asked for
+// by name, nothing is begun. A hole past what eu has no more does not matter: that comes from eu.
+func TestRepairPassesHolesOver(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(m *mesh, p im.Partition)
+		source im.Region // asked for by name
+		from   im.Region // empty: it is refused
+		to     int64     // where what is fetched ends; 0: anywhere
+		says   []string
+	}{
+		{
+			name: "records are missing in ap", from: "sa", says: []string{"come from sa", "passed over: ap (", "record 120 is not in the copy of ap"},
+			change: func(m *mesh, p im.Partition) { m.nodes["ap"].hole(p, 120, 140, 0) },
+		},
+		{
+			name: "ap was seeded behind what is missing", from: "sa", says: []string{"come from sa", "passed over: ap (it lacks some of the records 51 to 289"},
+			change: func(m *mesh, p im.Partition) { m.nodes["ap"].hole(p, 53, 290, 290) },
+		},
+		{
+			name: "both have holes", says: []string{"no other region has them all", "record 120 is not in the copy of ap", "record 199 is not in the copy of sa"},
+			change: func(m *mesh, p im.Partition) { m.nodes["ap"].hole(p, 120, 140, 0); m.nodes["sa"].hole(p, 199, 200, 0) },
+		},
+		{
+			name: "ap is asked for by name", source: "ap", says: []string{"no other region has them all", "record 120 is not in the copy of ap"},
+			change: func(m *mesh, p im.Partition) { m.nodes["ap"].hole(p, 120, 140, 0) },
+		},
+		{
+			name: "eu has what is missing in ap", from: "ap", to: 200, says: []string{"Records 51 to 199 come from ap"},
+			change: func(m *mesh, p im.Partition) { m.nodes["ap"].hole(p, 210, 220, 0) },
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMesh(t, nil, "eu", "us", "ap", "sa").start()
+			eu, us := m.nodes["eu"], m.nodes["us"]
+			p := eu.own()[0]
+			v := &viewOf{}
+			write(eu, p, 48)
+			m.caughtUp(t)
+			v.read(us, p)
+			v.stands(us, p)
+			cutOff(t, m, p, 300)
+			eventually(t, "sa has it", func() bool { return m.copied("eu", "sa") })
+			c.change(m, p)
+			eu.log.retain(p, 200)
+			us.start()
+
+			r := m.mend(t, "us")
+			r.Source = c.source
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			opens(ctx, t, r)
+			end := us.log.end(p)
+			done, err := r.Run(ctx)
+			if len(done.Plans) != 1 {
+				t.Fatalf("%+v, %v", done, err)
+			}
+			plan := done.Plans[0]
+			for _, want := range c.says {
+				if said := plan.String(); !strings.Contains(said, want) {
+					t.Errorf("it says %q; want %q", said, want)
+				}
+			}
+			if c.from == "" {
+				if err == nil || plan.Bring != nil || us.log.end(p) != end {
+					t.Errorf("%+v, %v, the copy grew from %d to %d; want it refused", plan, err, end, us.log.end(p))
+				}
+				return
+			}
+			if err != nil || plan.Bring.From != c.from || done.Repaired != 1 || c.to > 0 && plan.Bring.To != c.to {
+				t.Fatalf("%+v, %v; want it from %s", done, err, c.from)
+			}
+			eventually(t, "the view has everything", func() bool { v.read(us, p); return v.next == eu.log.end(p) })
+		})
+	}
+}
+
+// hole takes records out of the region's copy while its replicator is away, which had read them. Its views tell that they need view next; 0:
+// they tell nothing.
+func (n *node) hole(p im.Partition, from, to, view int64) {
+	n.kill(im.ErrKilled)
+	if view > 0 {
+		(&viewOf{next: view}).stands(n, p)
+	}
+	n.log.mu.Lock()
+	f := n.log.parts[p]
+	f.entries = slices.DeleteFunc(f.entries, func(e im.Entry) bool {
+		at := wire.DecodeHead(&e).OriginOffset
+		return at >= from && at < to
+	})
+	for i := range f.entries {
+		f.entries[i].Offset = f.start + int64(i)
+	}
+	n.log.mu.Unlock()
+	n.start()
+}
+
 // TestRepairBehindHub: a region that takes a log from a hub which is refused it is told to repair the hub first. That done, the rest
 // comes by itself, and nothing is left to repair.
 func TestRepairBehindHub(t *testing.T) {

@@ -71,7 +71,7 @@ It takes the configuration of a replicator of a region that reaches all others. 
 	cmd.Flags().StringVar(&to, "to", "", "whose copies")
 	cmd.MarkFlagRequired("from")
 	cmd.MarkFlagRequired("to")
-	cmd.Flags().StringVar(&source, "source", "", "the region to take from what the log has no more (default: the one that has most)")
+	cmd.Flags().StringVar(&source, "source", "", "the region to take from what the log has no more (default: of those that have it all the one that reaches furthest)")
 	cmd.Flags().IntVar(&order.Rate, "bytes-per-second", 0, "that come from it at most; 0: as fast as it goes")
 	cmd.Flags().BoolVar(&order.DryRun, "dry-run", false, "only say what is to be done")
 	return cmd

@@ -12,7 +12,7 @@ import (
 // RepairOrder repairs a region's copies of another's log.
 type RepairOrder struct {
 	From, To im.Region // whose log, whose copies
-	Source   im.Region // the region to take from what the log has no more; empty: the one that has most
+	Source   im.Region // the region to take from what the log has no more; empty: of those that have it all the one that reaches furthest
 	Rate     int       // bytes a second that come from it; 0: as fast as it goes
 	DryRun   bool
 	Progress func(string) // told one line at a time

@@ -40,7 +40,7 @@ type Repair struct {
 	Copies   Receiver
 	Log      Keeper               // the origin's region
 	Others   map[im.Region]Keeper // regions whose copies may have what the origin's log has no more
-	Source   im.Region            // the one of them to take it from; empty: the one that has most
+	Source   im.Region            // the one of them to take it from; empty: of those that have it all the one that reaches furthest
 	Rate     int                  // bytes a second that come from other regions; 0: as fast as it goes
 	DryRun   bool
 	Progress func(string)
@@ -63,6 +63,7 @@ type Plan struct {
 	Wrong     string
 	Bring     *im.CopyRepair // nil: it cannot be repaired
 	Until     int64          // one past the last record that the copy is to have afterwards, at least
+	Passed    []string       // regions that were passed over as the source, and why
 	Refusal   string         // why not, and what to do instead
 }
 
@@ -72,7 +73,11 @@ func (p *Plan) String() string {
 	case p.Bring == nil:
 		return fmt.Sprintf("%v: %s. Not repaired: %s", p.Partition, p.Wrong, p.Refusal)
 	case p.Bring.To > p.Bring.Begin:
-		return fmt.Sprintf("%v: %s. Records %d to %d come from %s, the rest over the link", p.Partition, p.Wrong, p.Bring.Begin, p.Bring.To-1, p.Bring.From)
+		line := fmt.Sprintf("%v: %s. Records %d to %d come from %s, the rest over the link", p.Partition, p.Wrong, p.Bring.Begin, p.Bring.To-1, p.Bring.From)
+		if len(p.Passed) > 0 {
+			line += "; passed over: " + strings.Join(p.Passed, "; ")
+		}
+		return line
 	}
 	return fmt.Sprintf("%v: %s. The link is asked to go on at %d", p.Partition, p.Wrong, p.Bring.Begin)
 }
@@ -282,17 +287,19 @@ func (r *Repair) judge(ctx context.Context, k *im.CopyCheck, others map[im.Regio
 	if begin >= own.First {
 		return p, nil
 	}
-	from, to, err := r.source(ctx, k, own, others)
-	if err != nil || from == "" {
+	from, to, passed, err := r.source(ctx, k, own, others)
+	if err != nil {
+		return p, err
+	}
+	p.Passed = passed
+	if from == "" {
 		p.Bring = nil
-		return refuse(remedyGone(r.Region, region), "records %d to %d are gone from the log of %s by retention, and no other region has them all (%v)",
-			begin, own.First-1, region, cmp.Or(err, errNobody))
+		return refuse(remedyGone(r.Region, region), "records %d to %d are gone from the log of %s by retention, and no other region has them all (%s)",
+			begin, own.First-1, region, cmp.Or(strings.Join(passed, "; "), "none was asked"))
 	}
 	p.Bring.From, p.Bring.To, p.Until = from, to, max(p.Until, to)
 	return p, nil
 }
-
-var errNobody = errors.New("none was asked")
 
 // parted finds a record that differs between the log and the copy, at both ends of what both hold; -1 if there is none.
 // Where the copy cannot be read through, it is not compared.
@@ -318,42 +325,71 @@ func (r *Repair) parted(ctx context.Context, p im.Partition, own im.CopyDigest) 
 	return last, nil
 }
 
-// source chooses a region whose copy has everything from where the copy is to begin up to what the log still holds.
-func (r *Repair) source(ctx context.Context, k *im.CopyCheck, own im.CopyDigest, others map[im.Region]map[im.Partition]im.CopyState) (im.Region, int64, error) {
+// source chooses a region whose copy has every record from where the copy is to begin up to what the log still holds: of those that
+// reach furthest the first, and it is read through to find out. Passed are those that cannot be it, as far as they were looked at.
+func (r *Repair) source(
+	ctx context.Context, k *im.CopyCheck, own im.CopyDigest, others map[im.Region]map[im.Partition]im.CopyState,
+) (from im.Region, to int64, passed []string, err error) {
+	type candidate struct {
+		region im.Region
+		has    im.CopyDigest
+		end    int64
+	}
+	pass := func(name im.Region, why error) { passed = append(passed, fmt.Sprintf("%s (%v)", name, why)) }
 	begin := min(k.Reach, k.Next)
-	var best im.Region
-	var to int64
-	var errs []error
+	var candidates []candidate
 	for _, name := range slices.Sorted(maps.Keys(others)) {
 		if r.Source != "" && name != r.Source {
 			continue
 		}
 		s := others[name][k.Partition]
 		if s.Log != cmp.Or(k.Log, k.Origin) || s.Generation > 0 {
-			errs = append(errs, fmt.Errorf("%s has no copy of that log", name))
+			pass(name, errors.New("it has no copy of that log that goes on"))
 			continue
 		}
 		d, err := r.Others[name].Digest(ctx, k.Partition, 0, 0, 1)
+		switch {
+		case err != nil:
+			pass(name, err)
+		case d.First > begin || d.Next < own.First:
+			pass(name, fmt.Errorf("it has %d to %d", d.First, d.Next-1))
+		default:
+			candidates = append(candidates, candidate{name, d, min(d.Next, own.Next)})
+		}
+	}
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(b.end, a.end) })
+	for _, c := range candidates {
+		why := r.fits(ctx, k.Partition, c.region, c.has, own, begin)
+		if why == nil {
+			_, why = unbroken(ctx, r.Others[c.region], k.Partition, begin, own.First)
+		}
+		if ctx.Err() != nil {
+			return "", 0, nil, context.Cause(ctx)
+		}
+		if why != nil {
+			pass(c.region, why)
+			continue
+		}
+		to, _ = unbroken(ctx, r.Others[c.region], k.Partition, own.First, c.end) // what it lacks of that the link brings
+		return c.region, to, passed, nil
+	}
+	return "", 0, passed, nil
+}
+
+// unbroken tells up to where a region has every record from an offset on, and why it is not up to the end that was asked for.
+func unbroken(ctx context.Context, of Digester, p im.Partition, from, end int64) (int64, error) {
+	for from < end {
+		to := min(end, from+compareRecords)
+		d, err := of.Digest(ctx, p, from, to, int(to-from))
 		if err != nil {
-			errs = append(errs, err)
-			continue
+			return from, err
 		}
-		if d.First > begin || d.Next < own.First {
-			errs = append(errs, fmt.Errorf("%s has %d to %d", name, d.First, d.Next-1))
-			continue
+		if d.First > from {
+			return from, fmt.Errorf("it lacks some of the records %d to %d, which no view there needs of it", from, d.First-1)
 		}
-		if why := r.fits(ctx, k.Partition, name, d, own, begin); why != nil {
-			errs = append(errs, why)
-			continue
-		}
-		if end := min(d.Next, own.Next); best == "" || end > to {
-			best, to = name, end
-		}
+		from = to
 	}
-	if best != "" {
-		return best, to, nil
-	}
-	return "", 0, errors.Join(errs...)
+	return from, nil
 }
 
 // fits compares the records at the seams: the one before what is to be brought, with the copy; the first that the log still
