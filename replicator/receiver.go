@@ -127,6 +127,9 @@ func (c *receiving) closed(reason string) {
 		c.since = now
 		// A replicator that was stopped itself for longer than a link may be silent knows nothing of that time.
 		heard = slices.MaxFunc([]time.Time{c.heard, now.Add(-c.r.cfg.LinkTimeout)}, time.Time.Compare)
+		if of := c.told.at.Add(heard.Sub(c.heard)); c.told.via != "" && of.Before(heard) { // the region in between was heard, not the origin
+			heard = of
+		}
 	}
 	c.open, c.err = false, reason
 	c.ways.Closed(heard, now)

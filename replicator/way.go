@@ -24,7 +24,7 @@ func (c Config) ways(peer im.Region, now time.Time) *Ways {
 		first = via
 	}
 	others := slices.DeleteFunc(slices.Clone(c.StandIns), func(r im.Region) bool { return r == peer || r == first })
-	return NewWays(first, others, c.StandInAfter, now)
+	return NewWays(first, others, c.StandInAfter, c.LinkTimeout, now)
 }
 
 // sources are where records of a region's copy can be read that may not be reached: there, or in the region in between on the way to
@@ -107,12 +107,15 @@ func (c *receiving) watchWay(ctx context.Context, end context.CancelCauseFunc) {
 	for {
 		c.mu.Lock()
 		wait, standing := c.ways.Look(c.r.now())
-		c.mu.Unlock()
+		// A look is a socket and a handshake to the other region: not all links of a region look at once.
+		wait += time.Duration(rand.Int64N(int64(c.ways.after)/4 + 1))
 		if !standing {
 			wait = c.ways.after
 		}
-		// A look is a socket and a handshake to the other region: not all links of a region look at once.
-		wait += time.Duration(rand.Int64N(int64(c.ways.after)/4 + 1))
+		if deaf, ok := c.ways.Deaf(c.told.at, c.r.now()); ok && c.told.via != "" {
+			wait = min(wait, deaf)
+		}
+		c.mu.Unlock()
 		if !pause(ctx, min(wait, c.ways.after)) {
 			return
 		}

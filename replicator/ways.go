@@ -18,6 +18,7 @@ type Ways struct {
 	first  im.Region
 	others []im.Region // that may stand in, in turn; none: never
 	after  time.Duration
+	deaf   time.Duration // a region in between that has not heard of the origin for so long does not work
 
 	down     time.Time // since when the first way does not work
 	opened   time.Time // when the way that is taken opened; zero while it is not open
@@ -34,9 +35,9 @@ type Ways struct {
 // waysPatience is how many times after a look at a first way may come late that did not last.
 const waysPatience = 16
 
-// NewWays returns those whose first one goes over a region, which does not work yet.
-func NewWays(first im.Region, others []im.Region, after time.Duration, now time.Time) *Ways {
-	return &Ways{first: first, others: others, after: after, down: now}
+// NewWays returns those whose first one goes over a region, which does not work yet. A link that is silent for no longer than silence works.
+func NewWays(first im.Region, others []im.Region, after, silence time.Duration, now time.Time) *Ways {
+	return &Ways{first: first, others: others, after: after, deaf: max(after, silence), down: now}
 }
 
 // Way is the region to take records from now.
@@ -56,7 +57,7 @@ func (w *Ways) Left(now time.Time) (left time.Duration, ok bool) {
 	return left, len(w.others) > 0 && !w.standing && !w.returned && left > 0
 }
 
-// Closed notes that the link over the way closed, or could not be opened. heard is when something came over it last.
+// Closed notes that the link over the way closed, or could not be opened. heard is when the origin was heard of last over it.
 func (w *Ways) Closed(heard, now time.Time) {
 	lasted := !w.opened.IsZero() && heard.Sub(w.opened) >= w.after
 	tried := w.returned || !w.opened.IsZero()
@@ -97,20 +98,29 @@ func (w *Ways) LookedAt(works bool, now time.Time) (back bool) {
 	return works
 }
 
-// GiveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for
-// longer than after, and there is another way. heard is when it did. While no stand-in heard of it, the one that is taken is kept longer.
-func (w *Ways) GiveUp(heard, now time.Time) bool {
+// Deaf tells how long to wait until the way that is taken is to be left, unless the origin is heard of over it until then; heard is when
+// that was last. False: it stays, whatever comes.
+func (w *Ways) Deaf(heard, now time.Time) (wait time.Duration, ok bool) {
 	if len(w.others) == 0 || w.opened.IsZero() {
-		return false
+		return 0, false
 	}
 	if heard.After(w.heard) {
 		w.heard, w.barren = heard, 0
 	}
-	stay := w.after
-	if w.standing {
-		stay *= time.Duration(min(1<<min(w.barren/len(w.others), 8), waysPatience))
+	stay := w.down.Add(w.after) // it is a stand-in's turn then
+	switch {
+	case w.standing:
+		stay = w.opened.Add(w.after * time.Duration(min(1<<min(w.barren/len(w.others), 8), waysPatience)))
+	case w.returned:
+		stay = w.opened.Add(w.after)
 	}
-	if now.Sub(w.opened) < stay || now.Sub(heard) < w.after {
+	return max(0, stay.Sub(now), heard.Add(w.deaf).Sub(now)), true
+}
+
+// GiveUp tells whether to leave the way that is taken, though it is open: the region in between has not heard of the origin for too long,
+// and there is another way. While no stand-in heard of it, the one that is taken is kept longer.
+func (w *Ways) GiveUp(heard, now time.Time) bool {
+	if wait, ok := w.Deaf(heard, now); !ok || wait > 0 {
 		return false
 	}
 	if w.standing {

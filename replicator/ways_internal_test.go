@@ -29,6 +29,7 @@ func TestWays(t *testing.T) {
 			switch d.Cmd {
 			case "ways":
 				var first, after string
+				silence := "5s"
 				var others []im.Region
 				d.ScanArgs(t, "first", &first)
 				d.ScanArgs(t, "after", &after)
@@ -39,11 +40,18 @@ func TestWays(t *testing.T) {
 						}
 					}
 				}
+				if d.HasArg("silence") {
+					d.ScanArgs(t, "silence", &silence)
+				}
 				patience, err := time.ParseDuration(after)
 				if err != nil {
 					t.Fatal(err)
 				}
-				w = NewWays(im.Region(first), others, patience, began)
+				silent, err := time.ParseDuration(silence)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w = NewWays(im.Region(first), others, patience, silent, began)
 			case "opened":
 				w.Open(moment("at"))
 			case "closed": // and something came over it last
@@ -70,6 +78,12 @@ func TestWays(t *testing.T) {
 					answer = "closes\n"
 					w.Closed(moment("at"), moment("at"))
 				}
+			case "deaf":
+				wait, ok := w.Deaf(moment("of"), moment("at"))
+				if !ok {
+					return "it stays\n"
+				}
+				return fmt.Sprintf("left in %v\n", wait)
 			case "heard": // when the origin was, as the region in between says
 				answer = "stays\n"
 				if w.GiveUp(moment("of"), moment("at")) {

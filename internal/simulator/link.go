@@ -82,6 +82,9 @@ func (k *link) closed(why string, heard time.Time) {
 	}
 	k.s.say("link from %s closes: %s", k.peer.name, why)
 	k.session, k.parts = 0, nil
+	if k.sender != k.peer && k.hearsay().Before(heard) {
+		heard = k.hearsay()
+	}
 	k.ways.Closed(heard, k.s.w.time())
 	k.s.after(k.s.dice.between(50*ms, 3*second), k.open)
 }
@@ -193,9 +196,12 @@ func (k *link) opened(session uint64, wants []*wire.LinkPartition) {
 	})
 }
 
+// aliveEvery is how long a link may be silent.
+const aliveEvery = 5 * second
+
 // alive notices that the other end is gone.
 func (k *link) alive(session uint64) {
-	k.s.after(5*second, func() {
+	k.s.after(aliveEvery, func() {
 		if k.session != session {
 			return
 		}

@@ -54,7 +54,7 @@ func (w *world) ways(to, peer *region) *replicator.Ways {
 			others = append(others, r.name)
 		}
 	}
-	return replicator.NewWays(first.name, others, time.Duration(w.plan.patience)*time.Microsecond, w.time())
+	return replicator.NewWays(first.name, others, time.Duration(w.plan.patience)*time.Microsecond, time.Duration(aliveEvery)*time.Microsecond, w.time())
 }
 
 func (w *world) time() time.Time { return time.UnixMicro(began + w.now) }
@@ -223,6 +223,9 @@ func (k *link) compared(p *shipped, c *copied) bool {
 	return true
 }
 
+// hearsay is when the region in between heard of the origin last.
+func (k *link) hearsay() time.Time { return time.UnixMicro(began + k.sender.heard[k.peer.i]) }
+
 // watchWay leaves a way over a region in between when the first one works, or when that region has not heard of the origin
 // for long.
 func (k *link) watchWay() (left bool) {
@@ -237,7 +240,7 @@ func (k *link) watchWay() (left bool) {
 			return true
 		}
 	}
-	if k.sender != k.peer && k.ways.GiveUp(time.UnixMicro(began+k.sender.heard[k.peer.i]), now) {
+	if k.sender != k.peer && k.ways.GiveUp(k.hearsay(), now) {
 		k.fail("the region in between has not heard of it for long")
 		return true
 	}
