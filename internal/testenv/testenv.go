@@ -35,6 +35,7 @@ type Env struct {
 	dir   string
 	lock  *os.File
 	block *block
+	watch *Stopwatch
 
 	mu      sync.Mutex
 	members []*Member
@@ -42,9 +43,10 @@ type Env struct {
 
 // New makes an environment without servers. Close it.
 func New() (*Env, error) {
-	e := &Env{}
+	e := &Env{watch: NewStopwatch()}
 	var err error
 	if e.dir, e.lock, err = scratch(os.TempDir()); err != nil {
+		e.watch.Close()
 		return nil, fmt.Errorf("test environment: %w", err)
 	}
 	if e.block, err = claim(); err != nil {
@@ -105,6 +107,12 @@ func ForTest(t testing.TB) *Env {
 // Host is the i-th address, from 0, that belongs to this environment alone, with all its ports: at most Hosts of them.
 func (e *Env) Host(i int) string { return e.block.host(i) }
 
+// Since is how long ago a moment was, without what the machine stood still since: see Stopwatch. It is what a promise is measured by.
+func (e *Env) Since(from time.Time) time.Duration { return e.watch.Since(from) }
+
+// Between is the same of two moments.
+func (e *Env) Between(from, to time.Time) time.Duration { return e.watch.Between(from, to) }
+
 // Dir is a folder for a server or other files; it is removed with the environment.
 func (e *Env) Dir(name string) string {
 	return filepath.Join(e.dir, strings.ReplaceAll(name, "/", "-"))
@@ -148,6 +156,7 @@ func (e *Env) Close() error {
 		all.Go(func() { errs[i] = m.end() })
 	}
 	all.Wait()
+	e.watch.Close()
 	if e.block != nil {
 		e.block.release()
 	}

@@ -242,7 +242,7 @@ func tooFewReplicas(t *testing.T, q *quorum) {
 		}
 	}
 	began := time.Now()
-	if err := put("b"); im.CodeOf(err) != im.CodeUnavailable || time.Since(began) > 9*time.Second || strings.Contains(err.Error(), "\n") {
+	if err := put("b"); im.CodeOf(err) != im.CodeUnavailable || servers.env.Since(began) > 9*time.Second || strings.Contains(err.Error(), "\n") {
 		t.Errorf("with one of three brokers: %v after %v", err, time.Since(began))
 	} else {
 		t.Log(err)

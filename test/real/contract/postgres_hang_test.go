@@ -75,7 +75,7 @@ func TestPostgresHangs(t *testing.T) {
 	for range 3 { // the first finds a connection, the others must make one
 		began := time.Now()
 		err := timelines.Apply(t.Context(), part(10, 20))
-		hangs("apply", err, time.Since(began))
+		hangs("apply", err, servers.env.Since(began))
 	}
 	for what, ask := range map[string]func() error{
 		"positions": func() error { _, err := timelines.Positions(t.Context()); return err },
@@ -91,7 +91,7 @@ func TestPostgresHangs(t *testing.T) {
 	} {
 		began := time.Now()
 		err := ask()
-		hangs(what, err, time.Since(began))
+		hangs(what, err, servers.env.Since(began))
 	}
 
 	if err := member.Resume(); err != nil {

@@ -81,8 +81,8 @@ func lives(t *testing.T, m memory) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := m.server.Ready(t.Context()); err == nil || time.Since(began) > 5*time.Second {
-		t.Errorf("hanging, it answers within %v: %v", time.Since(began), err)
+	if err := m.server.Ready(t.Context()); err == nil || servers.env.Since(began) > 5*time.Second {
+		t.Errorf("hanging, it answers within %v: %v", servers.env.Since(began), err)
 	}
 	if err := member.Resume(); err != nil {
 		t.Fatal(err)

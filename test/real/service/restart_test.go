@@ -55,13 +55,13 @@ func TestStartOwningAll(t *testing.T) {
 		}
 		return err
 	})
-	pulled := time.Since(began)
+	pulled := world.env.Since(began)
 	eventually(t, "it acks a message", func() error {
 		return ask(t, addr, wire.MethodSubmit, chat(0), &wire.SubmitRequest{
 			Conversation: string(chat(0)), ClientId: im.NewUUID(time.Now()).String(), Content: &wire.SubmitText{Text: &wire.Text{Text: "back"}},
 		}, new(wire.SubmitResponse))
 	})
-	acked := time.Since(began)
+	acked := world.env.Since(began)
 	t.Logf("after its start it answered the first pull in %v and acked the first message in %v", pulled.Round(time.Millisecond), acked.Round(time.Millisecond))
 	if acked > serveWithin {
 		t.Errorf("it served after %v; want %v at most", acked, serveWithin)

@@ -132,7 +132,11 @@ func TestConsulSilent(t *testing.T) {
 		began := time.Now()
 		eventually(t, "it goes on", func() error {
 			for i, s := range all {
-				if n := s.owned(); n != shares[i] {
+				n := s.owned()
+				if n < 0 {
+					return fmt.Errorf("imserver-%d does not tell how many partitions it owns", i+1)
+				}
+				if n != shares[i] {
 					t.Fatalf("imserver-%d owns %d partitions after %v, before it was %d", i+1, n, time.Since(began), shares[i])
 				}
 			}

@@ -54,7 +54,7 @@ func TestTakeOver(t *testing.T) {
 					t.Fatal(err)
 				}
 				share(t, others...)
-				took := time.Since(began)
+				took := world.env.Since(began)
 				if took > takeOverWithin {
 					t.Errorf("kill -9: the others took over after %v; want %v at most", took, takeOverWithin)
 				}
