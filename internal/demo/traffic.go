@@ -26,6 +26,9 @@ type TrafficConfig struct {
 	Every time.Duration // between one answer and a user's next message
 	Ack   im.AckLevel   // that they ask for; im.AckRegion if empty
 	Log   func(string)  // what is going on; may be nil
+	// Took is how long somebody waited who did so from one moment to another, where the machine may stand still meanwhile; nil: it
+	// does not.
+	Took func(from, to time.Time) time.Duration
 
 	Client func(*client.Config) // changes how each user's client is configured; may be nil
 }
@@ -50,6 +53,9 @@ func StartTraffic(ctx context.Context, cfg TrafficConfig, cluster Cluster) (*Tra
 	}
 	if cfg.Ack == "" {
 		cfg.Ack = im.AckRegion
+	}
+	if cfg.Took == nil {
+		cfg.Took = func(from, to time.Time) time.Duration { return to.Sub(from) }
 	}
 	t := &Traffic{crowd: newCrowd(cluster, cfg.Log), cfg: cfg, stop: make(chan struct{})}
 	t.configure = cfg.Client
@@ -317,7 +323,7 @@ func (t *Traffic) Seen(since time.Time, regions ...im.Region) Seen {
 			if end.IsZero() {
 				end = now
 			}
-			return end.Sub(s.sent)
+			return t.cfg.Took(s.sent, end)
 		}
 		if within(s.by.region, regions) {
 			seen.Sent++

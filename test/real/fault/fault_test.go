@@ -66,7 +66,7 @@ func (f *fault) more(cfg demo.TrafficConfig) *demo.Traffic {
 	name := strings.NewReplacer("Test", "", "/", "-", "_", "-").Replace(f.Name())
 	f.users++
 	cfg.Name = fmt.Sprintf("%s-%d", strings.ToLower(name), f.users)
-	cfg.Log = func(line string) { f.Log(line) }
+	cfg.Log, cfg.Took = func(line string) { f.Log(line) }, shared.env.Between
 	began := time.Now()
 	traffic, err := demo.StartTraffic(f.Context(), cfg, f.where)
 	if err != nil {
@@ -100,13 +100,13 @@ func (f *fault) await(limit time.Duration, state func() (ok bool, why string)) {
 	f.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(limit)
+	began := time.Now()
 	for {
 		ok, why := state()
 		if ok {
 			return
 		}
-		if time.Now().After(deadline) {
+		if shared.env.Since(began) > limit {
 			f.Fatalf("not within %v: %s; users: %v", limit, why, f.traffic.Seen(f.broke))
 		}
 		select {
