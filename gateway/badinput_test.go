@@ -84,7 +84,7 @@ func TestBadHello(t *testing.T) {
 	}
 	t.Run("nothing", func(t *testing.T) {
 		t.Parallel()
-		r := newRig(t, func(c *Config) { c.HelloTimeout = 2 * time.Second }) // from the handshake's beginning on
+		r := newRig(t, func(c *Config) { c.HelloTimeout = 6 * time.Second }) // from the handshake's beginning on
 		r.dial(wire.SubprotocolJSON).expectClose(im.CodeHelloExpected)
 	})
 	t.Cleanup(func() {

@@ -174,7 +174,7 @@ func prepareRig(t testing.TB, keys []auth.Key, change ...func(*Config)) *rig {
 	r := &rig{t: t, backend: &backend{}, routers: &routers{}, issuer: issuer, done: make(chan error, 1), epochs: 7}
 	cfg := Config{
 		Gateway: im.Gateway{ID: "g1", Epoch: 7}, Region: "eu", Origin: "eu", Listen: "127.0.0.1:0",
-		DrainTimeout: 2 * time.Second, Goroutines: strings.HasPrefix(t.Name(), "TestGoroutines/"),
+		HelloTimeout: 10 * time.Second, DrainTimeout: 2 * time.Second, Goroutines: strings.HasPrefix(t.Name(), "TestGoroutines/"),
 	}
 	if strings.HasPrefix(t.Name(), "TestTLS/") {
 		withTLS(&cfg)

@@ -239,7 +239,7 @@ func TestWebTransportSlowFrames(t *testing.T) {
 // What is wrong with a session is said before it begins, in the words of an upgrade.
 func TestWebTransportRefused(t *testing.T) {
 	t.Parallel() // it waits for most of its time
-	r := newRig(t, func(c *Config) { c.MaxQUIC, c.HelloTimeout = 1, 2*time.Second })
+	r := newRig(t, func(c *Config) { c.MaxQUIC, c.HelloTimeout = 1, 8*time.Second })
 	refused := func(status int, subprotocols ...string) {
 		t.Helper()
 		_, response, _, err := r.dialSession("", subprotocols...)
@@ -274,7 +274,7 @@ func TestWebTransportRefused(t *testing.T) {
 // Connections that open no session are bounded, and end.
 func TestWebTransportHandshakesAreBounded(t *testing.T) {
 	t.Parallel() // it waits for most of its time
-	r := newRig(t, func(c *Config) { c.MaxHandshakes, c.HelloTimeout = 2, 4*time.Second })
+	r := newRig(t, func(c *Config) { c.MaxHandshakes, c.HelloTimeout = 2, 8*time.Second })
 	var mute []*quic.Conn
 	for range 2 {
 		t1 := trusting()

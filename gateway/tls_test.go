@@ -101,7 +101,7 @@ func TestTLSVersions(t *testing.T) {
 // Connections that say nothing keep nobody out while there is room, are closed in time, and do not grow in number.
 func TestTLSHandshakesAreBounded(t *testing.T) {
 	t.Parallel() // it waits for most of its time
-	r := newRig(t, withTLS, func(c *Config) { c.MaxHandshakes, c.HelloTimeout = 3, 2*time.Second })
+	r := newRig(t, withTLS, func(c *Config) { c.MaxHandshakes, c.HelloTimeout = 3, 8*time.Second })
 	silent := func() net.Conn {
 		c, err := net.Dial("tcp", r.g.Addr())
 		if err != nil {
