@@ -231,12 +231,20 @@ func buckets() []sdkmetric.View {
 	}
 }
 
+// written is an attribute as it stands in the log: a duration as people write it, not as a number of nanoseconds.
+func written(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().Round(time.Microsecond).String())
+	}
+	return mask(groups, a)
+}
+
 func newLogger(cfg Config) *slog.Logger {
 	var w io.Writer = os.Stderr
 	if cfg.LogWriter != nil {
 		w = cfg.LogWriter
 	}
-	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: mask})
+	h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: written})
 	log := slog.New(h)
 	for _, a := range [][2]string{{"service", cfg.Service}, {"region", cfg.Region}, {"instance", cfg.Instance}} {
 		if a[1] != "" {

@@ -151,7 +151,7 @@ func TestLogHidesSecrets(t *testing.T) {
 	defer tel.Close(t.Context())
 	tel.Log.Info("too quiet")
 	tel.Log.Warn("connected", "url", "postgres://antipode:hunter2@db:5432/eu", "token", "hunter2", slog.Group("auth", "Password", "hunter2"),
-		"error", fmt.Errorf("dial: %w", errors.New("redis://:hunter2@cache:6379 refused")), "next", "https://chat.example/a:b@c")
+		"error", fmt.Errorf("dial: %w", errors.New("redis://:hunter2@cache:6379 refused")), "next", "https://chat.example/a:b@c", "took", 4081853815*time.Nanosecond)
 	text := out.String()
 	if strings.Contains(text, "hunter2") {
 		t.Errorf("a secret was logged: %s", text)
@@ -162,7 +162,7 @@ func TestLogHidesSecrets(t *testing.T) {
 	}
 	for k, want := range map[string]any{
 		"service": "imserver", "region": "eu", "instance": "im-1", "level": "WARN", "msg": "connected",
-		"url": "postgres://antipode:***@db:5432/eu", "error": "dial: redis://:***@cache:6379 refused", "next": "https://chat.example/a:b@c",
+		"url": "postgres://antipode:***@db:5432/eu", "error": "dial: redis://:***@cache:6379 refused", "next": "https://chat.example/a:b@c", "took": "4.081854s",
 	} {
 		if line[k] != want {
 			t.Errorf("%s is %v, want %v", k, line[k], want)
