@@ -233,7 +233,7 @@ func MigrateConfigured(ctx context.Context, l Launch, patience time.Duration, pr
 	if len(site.Kafka.Brokers) == 0 && len(site.Timelines.URLs) == 0 {
 		return &ConfigError{errors.New("config: nothing to migrate: set log.brokers, timelines.urls or both")}
 	}
-	log := slog.New(slog.NewTextHandler(cmp.Or[io.Writer](l.Log, os.Stderr), nil))
+	log := newPlainLog(cmp.Or[io.Writer](l.Log, os.Stderr))
 	until := time.Now().Add(patience)
 	return migrateAll(ctx, &site, until, log, progress)
 }
