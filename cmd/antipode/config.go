@@ -1,9 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,16 +46,20 @@ func newConfigCommand() *cobra.Command {
 	show := &cobra.Command{
 		Use:   "print [FILE]",
 		Short: "Print the whole configuration as it holds, defaults included, secrets masked",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `Print the whole configuration as it holds, defaults included, secrets masked.
+
+The file is that of ANTIPODE_CONFIG if none is named. Where there is neither, nor any other ANTIPODE_* variable, the defaults are
+printed: all keys there are.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			file := os.Getenv("ANTIPODE_CONFIG")
 			if len(files) == 1 {
 				file = files[0]
 			}
-			if file == "" {
-				return misused(errors.New("config print: name a file, or set ANTIPODE_CONFIG"))
-			}
 			c, err := loadConfig(file, set)
+			if file == "" && !slices.ContainsFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, config.EnvPrefix) }) {
+				c, err = defaults(set)
+			}
 			if err != nil {
 				return misused(err)
 			}
@@ -67,6 +71,24 @@ func newConfigCommand() *cobra.Command {
 }
 
 func loadConfig(file string, set []string) (*config.Config, error) {
+	flags, err := setFlags(set)
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(file, os.Environ(), flags)
+}
+
+// defaults is a configuration of which only --set says anything. Nothing could run by it.
+func defaults(set []string) (*config.Config, error) {
+	flags, err := setFlags(set)
+	if err != nil {
+		return nil, err
+	}
+	c := config.Defaults()
+	return c, config.Set(c, flags)
+}
+
+func setFlags(set []string) (map[string]string, error) {
 	flags := map[string]string{}
 	for _, s := range set {
 		key, value, ok := strings.Cut(s, "=")
@@ -75,5 +97,5 @@ func loadConfig(file string, set []string) (*config.Config, error) {
 		}
 		flags[key] = value
 	}
-	return config.Load(file, os.Environ(), flags)
+	return flags, nil
 }

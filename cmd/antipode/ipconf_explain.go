@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -47,13 +49,16 @@ gateway's score is made of. It is one draw of many: the weights say how often a 
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				_, err = cmd.OutOrStdout().Write(append(b, '\n'))
-				return err
-			}
 			var e app.IPConfExplanation
 			if err := json.Unmarshal(b, &e); err != nil {
 				return fmt.Errorf("the ipconf at %s: %w", admin, err)
+			}
+			if err := checkRegions(&e, *client["region"], *client["home"], *client["rtt"]); err != nil {
+				return misused(err)
+			}
+			if asJSON {
+				_, err = cmd.OutOrStdout().Write(append(b, '\n'))
+				return err
 			}
 			return printExplanation(cmd.OutOrStdout(), &e)
 		},
@@ -94,6 +99,26 @@ func checkExplained(ip, rtt string) error {
 		}
 	}
 	return nil
+}
+
+// checkRegions tells which region that is named is none that the ipconf knows: it would have passed it over.
+func checkRegions(e *app.IPConfExplanation, want, home, rtt string) error {
+	known := make([]im.Region, 0, len(e.Regions))
+	for i := range e.Regions {
+		known = append(known, e.Regions[i].Region)
+	}
+	check := func(flag, name string) error {
+		if name == "" || slices.Contains(known, im.Region(name)) {
+			return nil
+		}
+		return fmt.Errorf("--%s: the ipconf in %s knows no region %q: it knows %v", flag, e.Region, name, known)
+	}
+	errs := []error{check("region", want), check("home", home)}
+	for part := range strings.SplitSeq(rtt, ",") {
+		region, _, _ := strings.Cut(part, ":")
+		errs = append(errs, check("rtt", region))
+	}
+	return cmp.Or(errs...)
 }
 
 func getExplanation(ctx context.Context, u string) ([]byte, error) {

@@ -43,6 +43,25 @@ eu/e1    0.412  used last              20600   0.52  1.00  1.00  0.79   1.00   1
 us/u1    0.000  region us is draining  50000   1.00  1.00  1.00  1.00   1.00   1.00       0/50000      0       never heard
 `
 
+// A region that the ipconf does not know is passed over by it, and named here.
+func TestIPConfExplainNamesUnknownRegions(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(explanation)) }))
+	defer server.Close()
+	for _, c := range []struct{ flag, value, says string }{
+		{"--rtt", "eu:5,us:90", ""},
+		{"--rtt", "eu:5,mars:90", `--rtt: the ipconf in eu knows no region "mars": it knows [eu us]`},
+		{"--region", "mars", `--region: the ipconf in eu knows no region "mars"`},
+		{"--home", "mars", `--home: the ipconf in eu knows no region "mars"`},
+	} {
+		cmd := newRootCommand()
+		cmd.SetArgs([]string{"ipconf", "explain", "--admin", strings.TrimPrefix(server.URL, "http://"), c.flag, c.value})
+		cmd.SetOut(new(bytes.Buffer))
+		if err := execute(t.Context(), cmd); err == nil && c.says != "" || err != nil && (c.says == "" || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s %s: %v, want %q", c.flag, c.value, err, c.says)
+		}
+	}
+}
+
 func TestIPConfExplain(t *testing.T) {
 	asked := ""
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

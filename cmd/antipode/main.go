@@ -11,8 +11,10 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/config"
 )
 
 func main() {
@@ -81,10 +83,26 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	})
+	root.SetFlagErrorFunc(suggestFlag)
 	root.AddCommand(newDevCommand(), newChatCommand(), newDemoCommand(), newGamedayCommand(), newBenchCommand(), newConfigCommand(),
 		newKeysCommand(), newTokenCommand(), newMigrateCommand(), newClusterCommand(), newVerifyCommand(), newLinkCommand(), newRegionCommand())
 	root.AddCommand(newServiceCommands()...)
 	return root
+}
+
+// suggestFlag names the flag that an unknown one was probably meant to be.
+func suggestFlag(cmd *cobra.Command, err error) error {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return err
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, "--"+f.Name) })
+	near := config.Nearest("--"+unknown.GetSpecifiedName(), known)
+	if near == "" {
+		near = fmt.Sprintf("; %s --help lists those that there are", cmd.CommandPath())
+	}
+	return fmt.Errorf("%w%s", err, near)
 }
 
 // exactly wants n arguments, and shows which.

@@ -42,7 +42,10 @@ func TestMisusedCommands(t *testing.T) {
 
 		"regoin":                         "did you mean antipode region?",
 		"region nosuch":                  `unknown command "nosuch": antipode region --help`,
-		"dev --nosuch":                   "unknown flag: --nosuch",
+		"dev --nosuch":                   "unknown flag: --nosuch; antipode dev --help lists",
+		"dev --region eu":                "unknown flag: --region; did you mean --regions?",
+		"cluster ps --flie x":            "unknown flag: --flie; did you mean --file?",
+		"verify --form eu":               "unknown flag: --form; did you mean --from?",
 		"dev --delay x":                  `invalid argument "x" for "--delay"`,
 		"dev --regions a_":               `--regions: region "a_"`,
 		"region lose A":                  `region "A"`,
@@ -102,5 +105,18 @@ func TestServiceCommands(t *testing.T) {
 		if err := run(name, "eu.yaml"); err == nil {
 			t.Errorf("%s takes an argument", name)
 		}
+	}
+}
+
+// Without a file all keys are printed, with their defaults, which --set changes.
+func TestConfigPrintShowsDefaults(t *testing.T) {
+	t.Setenv("ANTIPODE_CONFIG", "")
+	os.Unsetenv("ANTIPODE_CONFIG") // as before, once the test is over
+	cmd := newRootCommand()
+	cmd.SetArgs([]string{"config", "print", "--set", "imserver.rate=7"})
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	if err := execute(t.Context(), cmd); err != nil || !strings.Contains(out.String(), "rate: 7.0\n") || !strings.Contains(out.String(), "join_lag: 10s\n") {
+		t.Errorf("%v:\n%s", err, out.String())
 	}
 }

@@ -21,7 +21,7 @@ func (o *ordered) note(order, target string) error {
 	case "eu/broken":
 		return errors.New("it does not work")
 	}
-	return fmt.Errorf("member %q: %w", target, ErrUnknown)
+	return fmt.Errorf("part %q: %w", target, ErrUnknown)
 }
 
 func (o *ordered) Status() []Status {
@@ -74,7 +74,7 @@ func TestRemote(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for _, c := range []struct{ order, target, want string }{
-		{"kill", "eu/nobody", `member "eu/nobody": unknown`},
+		{"kill", "eu/nobody", `part "eu/nobody": unknown`},
 		{"kill", "eu/broken", "it does not work"},
 		{"explode", "eu/kafka", `order "explode": want kill, stop, start, restart, pause, resume or wipe`},
 	} {

@@ -82,11 +82,14 @@ func ReadFile(path string, set map[string]string) (File, error) {
 	f := DefaultFile()
 	own, services := map[string]string{}, map[string]string{}
 	for key, value := range set {
-		if !config.HasKey[File](key) && config.HasKey[config.Config](key) {
+		if !config.HasKey[File](key) && config.IsNear[config.Config](key) {
 			services[key] = value
 		} else {
 			own[key] = value
 		}
+	}
+	if err := config.Set(config.Defaults(), services); err != nil { // the file is not to blame
+		return f, err
 	}
 	err := config.ReadFile(path, own, &f, func() []config.Problem {
 		maps.Copy(f.Set, services)

@@ -61,7 +61,10 @@ func TestFileSetsServices(t *testing.T) {
 			t.Errorf("%q: got %+v", text, f)
 		}
 	}
-	for key, says := range map[string]string{"imserver.rate": "imserver.rate: \"x\" is not a", "imserver.nosuch": "imserver.nosuch: unknown key"} {
+	for key, says := range map[string]string{
+		"imserver.rate": "imserver.rate: \"x\" is not a", "imserver.nosuch": "imserver.nosuch: unknown key",
+		"imserver.rat": "imserver.rat: unknown key; did you mean imserver.rate?", "kafka.broker": "kafka.broker: unknown key; did you mean kafka.brokers?",
+	} {
 		if _, err := ReadFile("", map[string]string{key: "x"}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: got %v, want it to contain %q", key, err, says)
 		}

@@ -390,7 +390,7 @@ func (s *Supervisor) match(target string) ([]*member, error) {
 	now := s.now()
 	names := now.plan.Match(target)
 	if names == nil {
-		return nil, fmt.Errorf("member %q: %w: want a member (eu/kafka), all of a kind (eu/imserver), a region (eu) or all; antipode cluster ps lists them", target, ErrUnknown)
+		return nil, fmt.Errorf("part %q: %w: want a part (eu/kafka), all of a kind (eu/imserver), a region (eu) or all; antipode cluster ps lists them", target, ErrUnknown)
 	}
 	return now.of(names), nil
 }
@@ -452,7 +452,7 @@ func (s *Supervisor) Wipe(_ context.Context, target string) error {
 	}
 	for _, m := range members {
 		if m.plan.Kind != backendPostgres && m.plan.Kind != backendRedis {
-			return fmt.Errorf("member %q: %w: want a PostgreSQL or a Redis, which keep what is derived from logs", target, ErrUnknown)
+			return fmt.Errorf("part %q: %w: want a PostgreSQL or a Redis, which keep what is derived from logs", target, ErrUnknown)
 		}
 	}
 	return each(members, func(m *member) error {
@@ -479,7 +479,7 @@ func (s *Supervisor) Use(target, binary string) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("member %q: %w: want a service, only they run antipode", target, ErrUnknown)
+		return fmt.Errorf("part %q: %w: want a service, only they run antipode", target, ErrUnknown)
 	}
 	return nil
 }
@@ -576,7 +576,7 @@ func (s *Supervisor) Clock(_ context.Context, target string, offset time.Duratio
 		}
 	}
 	if !found {
-		return fmt.Errorf("member %q: %w: want an imserver, only their clocks are looked at", target, ErrUnknown)
+		return fmt.Errorf("part %q: %w: want an imserver, only their clocks are looked at", target, ErrUnknown)
 	}
 	return nil
 }

@@ -230,7 +230,7 @@ func TestErrors(t *testing.T) {
 	if _, err := Load("/nowhere/eu.yaml", nil, nil); err == nil || !strings.Contains(err.Error(), "/nowhere/eu.yaml") {
 		t.Errorf("a file that is not there: %v", err)
 	}
-	if _, err := Load("", nil, nil); err == nil || !strings.Contains(err.Error(), "no file given, nor by ANTIPODE_CONFIG: region: must be set") {
+	if _, err := Load("", nil, nil); err == nil || !strings.Contains(err.Error(), "no file given by --config or ANTIPODE_CONFIG: region: must be set") {
 		t.Errorf("nothing at all: %v", err)
 	}
 	if c, err := Load("", []string{"ANTIPODE_REGION=eu"}, nil); err != nil || len(c.Origins) != 1 || c.Origins[0] != "eu" {

@@ -84,7 +84,7 @@ func (l *loader) source(key string) string {
 		}
 		k = k[:i]
 	}
-	return cmp.Or(l.file, "no file given, nor by ANTIPODE_CONFIG")
+	return cmp.Or(l.file, "no file given by --config or ANTIPODE_CONFIG")
 }
 
 // err joins the problems, one line each.
@@ -113,7 +113,7 @@ func (l *loader) readEnv(env []string) {
 		source := "environment variable " + name
 		key, ok := known[name]
 		if !ok {
-			l.problems = append(l.problems, problem{source: source, text: "no key has this name" + nearest(name, slices.Collect(maps.Keys(known)))})
+			l.problems = append(l.problems, problem{source: source, text: "no key has this name" + Nearest(name, slices.Collect(maps.Keys(known)))})
 			continue
 		}
 		l.setText(key, value, source)
@@ -124,7 +124,7 @@ func (l *loader) readFlags(flags map[string]string) {
 	known := keysOf(l.root.Type())
 	for _, key := range slices.Sorted(maps.Keys(flags)) {
 		if !slices.Contains(known, key) {
-			l.problems = append(l.problems, problem{source: "flag", key: key, text: "unknown key" + nearest(key, known)})
+			l.problems = append(l.problems, problem{source: "flag", key: key, text: "unknown key" + Nearest(key, known)})
 			continue
 		}
 		l.setText(key, flags[key], "flag "+key)
@@ -151,6 +151,14 @@ func Keys() []string { return keysOf(reflect.TypeFor[Config]()) }
 // HasKey tells whether a schema, Config or another file's, has a key that variables and flags can set.
 func HasKey[Schema any](key string) bool {
 	return slices.Contains(keysOf(reflect.TypeFor[Schema]()), key)
+}
+
+// IsNear tells whether a key is one of a schema, or lies in one of its sections.
+func IsNear[Schema any](key string) bool {
+	section, _, nested := strings.Cut(key, ".")
+	return slices.ContainsFunc(keysOf(reflect.TypeFor[Schema]()), func(known string) bool {
+		return known == key || nested && strings.HasPrefix(known, section+".")
+	})
 }
 
 func keysOf(schema reflect.Type) []string {
@@ -321,8 +329,8 @@ func eachSecret(section reflect.Value, prefix string, fn func(key string, secret
 	}
 }
 
-// nearest proposes the known name that an unknown one was probably meant to be.
-func nearest(name string, known []string) string {
+// Nearest proposes, to be put behind an error, the known name that an unknown one was probably meant to be; empty if none is near.
+func Nearest(name string, known []string) string {
 	best, distance := "", len(name)/3+1
 	slices.Sort(known)
 	for _, k := range known {

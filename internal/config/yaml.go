@@ -75,7 +75,7 @@ func (l *loader) section(n ast.Node, section reflect.Value, prefix string) {
 		v := field(section, strings.ReplaceAll(key, ".", "\x00")) // a dot in a key is no path
 		switch {
 		case !v.IsValid():
-			l.problem(path, "unknown key%s", nearest(key, names))
+			l.problem(path, "unknown key%s", Nearest(key, names))
 		case seen[key]:
 			l.problem(path, "is set twice")
 		default:
