@@ -119,6 +119,22 @@ func (o *Operator) Close() {
 	}
 }
 
+// known tells which of those that are named is no region that the own one knows.
+func (o *Operator) known(names ...im.Region) error {
+	var all []im.Region
+	for _, origin := range o.site.Origins {
+		all = append(all, origin.Region())
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	for _, r := range names {
+		if !slices.Contains(all, r) {
+			return &ConfigError{fmt.Errorf("region %s is not known in %s: it knows %v", r, o.site.Region, all)}
+		}
+	}
+	return nil
+}
+
 // newest is the origin under which a region writes, as this region follows it.
 func (s *Site) newest(r im.Region) (im.Origin, bool) {
 	var newest im.Origin
@@ -158,16 +174,15 @@ func (o *Operator) Lose(ctx context.Context, order LoseOrder) ([]regions.Settled
 		order.Progress = func(string) {}
 	}
 	lost := append([]im.Region{order.Region}, order.Accept...)
+	if err := o.known(lost...); err != nil {
+		return nil, err
+	}
 	origins := make([]im.Origin, len(lost))
 	for i, r := range lost {
-		origin, ok := o.site.newest(r)
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("region %s is not followed here: origins lists none of its logs", r)
-		case r == o.site.Region:
+		if r == o.site.Region {
 			return nil, fmt.Errorf("region %s cannot declare itself lost: run this in a region that is to go on", r)
 		}
-		origins[i] = origin
+		origins[i], _ = o.site.newest(r)
 	}
 	if !order.Reachable {
 		for _, r := range lost {
@@ -189,7 +204,7 @@ func (o *Operator) Lose(ctx context.Context, order LoseOrder) ([]regions.Settled
 	}
 	var all []regions.Settled
 	for i, origin := range origins {
-		s, err := regions.Lose(ctx, regions.Loss{Origin: origin, Peers: peers, Progress: order.Progress})
+		s, err := regions.Lose(ctx, regions.Loss{Origin: origin, Peers: peers, Progress: order.Progress, Stands: o.nobodyCame})
 		if err != nil {
 			return all, fmt.Errorf("%w\nIf a region that is named above is lost as well, give it up by name: --accept-loss-of REGION", err)
 		}
@@ -200,6 +215,20 @@ func (o *Operator) Lose(ctx context.Context, order LoseOrder) ([]regions.Settled
 		}
 	}
 	return all, nil
+}
+
+// nobodyCame fails if a region was added since this operator looked what regions there are.
+func (o *Operator) nobodyCame(ctx context.Context) error {
+	said, err := o.env.Discovery.Members(ctx)
+	if err != nil {
+		return fmt.Errorf("whether regions were added meanwhile is not known: %w", err)
+	}
+	for _, m := range said {
+		if o.known(m.Region) != nil {
+			return fmt.Errorf("region %s was added meanwhile, and was not asked what it has", m.Region)
+		}
+	}
+	return nil
 }
 
 // answers tells whether a region's replicator is reached.

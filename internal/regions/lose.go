@@ -26,9 +26,10 @@ type Peer interface {
 // Loss says what is declared lost, and by whom it is settled.
 type Loss struct {
 	Origin   im.Origin
-	Peers    map[im.Region]Peer // every region that has copies and whose loss is not accepted
-	Timeout  time.Duration      // of a call that moves no data [1 min]
-	Progress func(string)       // told one line at a time; may be nil
+	Peers    map[im.Region]Peer          // every region that has copies and whose loss is not accepted
+	Timeout  time.Duration               // of a call that moves no data [1 min]
+	Stands   func(context.Context) error // asked before anything is sealed: fails if Peers are not all any more; may be nil
+	Progress func(string)                // told one line at a time; may be nil
 }
 
 // Settled is how a loss ended.
@@ -47,8 +48,8 @@ type Settled struct {
 //	fill    the peer that holds most ships the others the rest
 //	seal    a final marker in every copy
 //
-// A peer that has acked a record as global had read it back before the marker: so it is below the seal. When it fails on
-// the way, copies stay held and the next run goes on from what they hold; a partition that is sealed anywhere stays
+// A peer that has acked a record as global had read it back before the marker: so it is below the seal. So may one that became
+// a peer meanwhile, and was not asked: then nothing is sealed. When it fails on the way, copies stay held and the next run goes on from what they hold; a partition that is sealed anywhere stays
 // sealed at that offset.
 func Lose(ctx context.Context, l Loss) (Settled, error) {
 	if l.Timeout == 0 {
@@ -91,6 +92,11 @@ func Lose(ctx context.Context, l Loss) (Settled, error) {
 	shipped, err := l.fill(ctx, generation, held)
 	if err != nil {
 		return Settled{}, l.again(err)
+	}
+	if l.Stands != nil {
+		if err := l.Stands(ctx); err != nil {
+			return Settled{}, l.again(err)
+		}
 	}
 	seals := held.seals()
 	l.Progress(fmt.Sprintf("sealing %d partitions of %s in %s", len(seals), l.Origin, l.names()))

@@ -246,6 +246,29 @@ func TestLoseChangesNothingUnlessAllAnswer(t *testing.T) {
 	}
 }
 
+// TestRegionIsAddedWhileAnotherIsLost (I1): one that became a peer after the others were asked may hold what was acknowledged as global.
+// Nothing is sealed below that: the loss ends, and the next one asks it too.
+func TestRegionIsAddedWhileAnotherIsLost(t *testing.T) {
+	w := newWorld(map[im.Partition]int64{direct: 9}, "us", "ap", "sa")
+	w.regions["us"].link(direct, 0, 5)
+	w.regions["ap"].link(direct, 0, 4)
+	came := func(context.Context) error {
+		w.regions["sa"].link(direct, 0, 8)
+		return errors.New("region sa was added meanwhile")
+	}
+	if _, err := Lose(t.Context(), Loss{Origin: "eu", Peers: w.peers("us", "ap"), Stands: came}); err == nil || !strings.Contains(err.Error(), "sa was added") {
+		t.Fatal(err)
+	}
+	if us := w.regions["us"].follower(direct); us.Sealed() || us.Generation == 0 {
+		t.Fatalf("us is not held, or sealed: %+v", us)
+	}
+	stands := func(context.Context) error { return nil }
+	s, err := Lose(t.Context(), Loss{Origin: "eu", Peers: w.peers("us", "ap", "sa"), Stands: stands})
+	if acked := w.regions["sa"].held[direct]; err != nil || s.Seals[direct] < acked {
+		t.Fatalf("sealed at %d, acknowledged as global up to %d: %v", s.Seals[direct], acked, err)
+	}
+}
+
 // TestLoseRefusesDifferentLogs: copies of two logs, and copies that differ, have no common seal.
 func TestLoseRefusesDifferentLogs(t *testing.T) {
 	w := newWorld(map[im.Partition]int64{direct: 5}, "us", "ap")
