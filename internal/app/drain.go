@@ -21,10 +21,10 @@ const (
 // every other region that is not lost holds its log as far as it then was, and marks it drained. When ctx ends before, the
 // region stays draining: run it again to wait on, or Undrain.
 func (o *Operator) Drain(ctx context.Context, r im.Region, progress func(string)) error {
-	origin, ok := o.site.newest(r)
-	if !ok {
-		return fmt.Errorf("region %s is not followed here: origins lists none of its logs", r)
+	if err := o.known(r); err != nil {
+		return err
 	}
+	origin, _ := o.site.newest(r)
 	states, err := o.states(ctx)
 	if err != nil {
 		return err
@@ -73,6 +73,9 @@ func (o *Operator) Drain(ctx context.Context, r im.Region, progress func(string)
 // Undrain takes a drain back. A region that is drained already must be the own one, and is activated as one that joins is:
 // it follows the logs, but nobody has looked how far it is.
 func (o *Operator) Undrain(ctx context.Context, r im.Region, progress func(string)) error {
+	if err := o.known(r); err != nil {
+		return err
+	}
 	states, err := o.states(ctx)
 	if err != nil {
 		return err

@@ -20,20 +20,20 @@ type RepairOrder struct {
 
 // Repair brings the copies what they lack: see regions.Repair.
 func (o *Operator) Repair(ctx context.Context, order RepairOrder) (regions.Repaired, error) {
-	origin, ok := o.site.newest(order.From)
-	if !ok {
-		return regions.Repaired{}, fmt.Errorf("region %s follows no log of %s", o.site.Region, order.From)
-	}
-	for _, r := range []im.Region{order.To, order.Source} {
-		if r != "" && !slices.Contains(o.site.Regions, r) {
-			return regions.Repaired{}, fmt.Errorf("region %s is not known here: regions are %v", r, o.site.Regions)
+	named := []im.Region{order.From, order.To}
+	if order.Source != "" {
+		if slices.Contains(named, order.Source) {
+			return regions.Repaired{}, &ConfigError{fmt.Errorf("--source %s: name a third region", order.Source)}
 		}
+		named = append(named, order.Source)
 	}
-	if order.Source == order.To || order.Source == order.From {
-		if order.Source != "" {
-			return regions.Repaired{}, fmt.Errorf("--source %s: name a third region", order.Source)
-		}
+	if err := o.known(named...); err != nil {
+		return regions.Repaired{}, err
 	}
+	if i := slices.IndexFunc(named, func(r im.Region) bool { return !slices.Contains(o.site.Regions, r) }); i >= 0 {
+		return regions.Repaired{}, fmt.Errorf("region %s was removed: links neither go there nor come from it", named[i])
+	}
+	origin, _ := o.site.newest(order.From)
 	copies, done, err := o.peers(o.site.Regions)
 	if err != nil {
 		return regions.Repaired{}, err

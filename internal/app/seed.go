@@ -35,8 +35,11 @@ func (o *Operator) Seed(ctx context.Context, order SeedOrder) (regions.Planted, 
 	if len(o.site.Timelines.URLs) == 0 {
 		return none, &ConfigError{errors.New("seeding fills the databases of the region: set timelines.urls")}
 	}
+	if err := o.known(order.From); err != nil {
+		return none, err
+	}
 	if order.From == o.site.Region || !slices.Contains(o.site.Regions, order.From) {
-		return none, fmt.Errorf("region %s cannot be seeded from %s: name another one of %v", o.site.Region, order.From, o.site.Regions)
+		return none, &ConfigError{fmt.Errorf("region %s cannot be seeded from %s: name another one of %v", o.site.Region, order.From, o.site.Regions)}
 	}
 	if err := o.quiet(ctx); err != nil {
 		return none, err

@@ -18,10 +18,10 @@ type VerifyOrder struct {
 // Verify proves that the copies equal the log, or names the first record of each partition that differs. Only sums cross
 // between the regions. What one end does not hold any more, or not yet, is not compared.
 func (o *Operator) Verify(ctx context.Context, order VerifyOrder) error {
-	origin, ok := o.site.newest(order.From)
-	if !ok {
-		return fmt.Errorf("region %s follows no log of %s", o.site.Region, order.From)
+	if err := o.known(order.From, order.To); err != nil {
+		return err
 	}
+	origin, _ := o.site.newest(order.From)
 	var ends [2]*rpc.Copies
 	for i, r := range []im.Region{order.From, order.To} {
 		conn, err := o.links.Dial(r)
