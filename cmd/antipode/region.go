@@ -34,8 +34,8 @@ configured or restarted: they make topics for its log, link to it at the given a
 gateways out once it is active, which it is by itself when it has caught up (replicator.join_lag). Where single regions reach it
 at another address, say so: --via us=10.0.0.9:7401.
 
-The command returns when all others follow the new region. It takes the configuration of a replicator of any region that
-runs.`,
+The command returns when all others follow the new region. Run again with other addresses, it corrects them. It takes the
+configuration of a replicator of any region that runs.`,
 	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()

@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/antipode-im/antipode/im"
@@ -28,7 +31,7 @@ func (o *Operator) learn() error {
 	return nil
 }
 
-// Addable tells why a region cannot be added now. One of which discovery says already what is to be said can.
+// Addable tells why a region cannot be added now. One that was added before can, also with other addresses: those are corrected.
 func (o *Operator) Addable(ctx context.Context, m im.Member) error {
 	said, err := o.env.Discovery.Members(ctx)
 	if err != nil {
@@ -42,8 +45,23 @@ func (o *Operator) Addable(ctx context.Context, m im.Member) error {
 }
 
 func (o *Operator) addable(m im.Member, said []im.Member, states map[im.Region]im.RegionState) error {
-	if states[m.Region].State.Gone() || slices.Contains(o.site.Regions, m.Region) && !announced(m, said) {
-		return fmt.Errorf("region %s is known already: one that was lost or removed comes back by antipode region return", m.Region)
+	added := slices.ContainsFunc(said, func(n im.Member) bool { return n.Region == m.Region && slices.Equal(n.Origins, m.Origins) })
+	switch {
+	case states[m.Region].State.Gone():
+		return fmt.Errorf("region %s was lost or removed: it comes back by antipode region return", m.Region)
+	case slices.Contains(o.site.Regions, m.Region) && !added:
+		return fmt.Errorf("region %s is known already, and was not added by this command", m.Region)
+	}
+	return nil
+}
+
+// reachable tells why nobody can reach a replicator at an address of a member.
+func reachable(m im.Member) error {
+	for _, addr := range append([]string{m.Replicator}, slices.Sorted(maps.Values(m.Via))...) {
+		host, port, err := net.SplitHostPort(addr)
+		if n, wrong := strconv.ParseUint(port, 10, 16); err != nil || wrong != nil || n == 0 || host == "" {
+			return &ConfigError{fmt.Errorf("%q is no address of a replicator: want host:port, such as %s-replicator.example:7401", addr, m.Region)}
+		}
 	}
 	return nil
 }
@@ -98,10 +116,11 @@ func announced(m im.Member, said []im.Member) bool {
 }
 
 // Add makes a region known to all others, which follow it from then on: they make topics for its log, link to it, and apply
-// what comes. It returns when they do, or when ctx ends; then they do so later, and who runs it again waits on.
+// what comes. It returns when they do, or when ctx ends; then they do so later, and who runs it again waits on. Of one that was
+// added before it corrects the addresses.
 func (o *Operator) Add(ctx context.Context, m im.Member, progress func(string)) error {
 	m.Stamp = im.StampAt(time.Now())
-	if err := m.Check(); err != nil {
+	if err := cmp.Or(m.Check(), reachable(m)); err != nil {
 		return err
 	}
 	said, err := o.env.Discovery.Members(ctx)
@@ -156,6 +175,9 @@ func (o *Operator) Active(ctx context.Context, r im.Region, progress func(string
 // Remove takes a region out for good that is drained or was lost. The log of a drained one is sealed first, as that of a lost
 // one is: its services stop by that. The others end their links to it, drop its routes and keep its copies.
 func (o *Operator) Remove(ctx context.Context, r im.Region, progress func(string)) error {
+	if err := o.known(r); err != nil {
+		return err
+	}
 	states, err := o.states(ctx)
 	if err != nil {
 		return err

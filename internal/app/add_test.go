@@ -7,7 +7,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 )
 
-// What can be added: what nobody knows, or what was added with the same words before, as long as every log is live.
+// What can be added: what nobody knows, or what was added before, maybe with another address, as long as every log is live.
 func TestAddable(t *testing.T) {
 	site := Site{Region: "eu", Origins: []im.Origin{"eu", "us"}, Regions: []im.Region{"eu", "us"}}
 	sa := im.Member{Region: "sa", Origins: []im.Origin{"sa"}, Replicator: "sa:1", Via: map[im.Region]string{"us": "sa.us:1"}, Stamp: 9}
@@ -15,6 +15,8 @@ func TestAddable(t *testing.T) {
 	before.Stamp = 5
 	elsewhere := before
 	elsewhere.Replicator = "sa:2"
+	returned := before
+	returned.Origins = []im.Origin{"sa", "sa.2"}
 	known := site
 	known.Regions = []im.Region{"eu", "sa", "us"}
 	followed := known
@@ -29,7 +31,8 @@ func TestAddable(t *testing.T) {
 	}{
 		"nobody knows it":           {site: site},
 		"it was added before":       {site: followed, said: []im.Member{before}},
-		"it was added elsewhere":    {site: followed, said: []im.Member{elsewhere}, want: "known already"},
+		"it was added elsewhere":    {site: followed, said: []im.Member{elsewhere}},
+		"it has come back before":   {site: followed, said: []im.Member{returned}, want: "known already"},
 		"it is configured":          {site: known, want: "known already"},
 		"it was lost":               {site: site, states: map[im.Region]im.RegionState{"sa": {State: im.StateDead}}, want: "comes back by antipode region return"},
 		"another is lost":           {site: site, states: map[im.Region]im.RegionState{"us": {State: im.StateDead}}},
@@ -39,6 +42,22 @@ func TestAddable(t *testing.T) {
 		err := o.addable(sa, c.said, c.states)
 		if err == nil && c.want != "" || err != nil && (c.want == "" || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// An address that nobody can dial is refused before anybody is told of it.
+func TestAddressesThatCanBeReached(t *testing.T) {
+	for addr, good := range map[string]bool{
+		"sa-replicator.example:7401": true, "10.0.0.9:7401": true, "[2001:db8::1]:7401": true,
+		"sa-replicator.example": false, ":7401": false, "sa:replicator": false, "sa:0": false, "http://sa:7401": false,
+	} {
+		direct := im.Member{Region: "sa", Replicator: addr}
+		via := im.Member{Region: "sa", Replicator: "sa:7401", Via: map[im.Region]string{"us": addr}}
+		for _, m := range []im.Member{direct, via} {
+			if err := reachable(m); (err == nil) != good {
+				t.Errorf("%+v: %v, want it good: %v", m, err, good)
+			}
 		}
 	}
 }
