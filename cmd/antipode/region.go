@@ -60,7 +60,8 @@ func newRegionRemoveCommand() *cobra.Command {
 		Long: `Take out a region for good that is drained or was lost.
 
 The log of a drained region is sealed first, where it ends: its services stop by that. Then the others end their links to
-it, drop its routes, and do not wait for it any more. Their copies of its log stay, and what its users wrote.
+it, drop its routes, and do not wait for it any more. Their copies of its log stay, and what its users wrote. What a drained
+region alone has of the others' logs is waited for until a third region has it too: it may have been acknowledged as global.
 
 It takes the configuration of a replicator of a region that stays.`,
 	}, func(ctx context.Context, o *app.Operator, r im.Region, progress func(string)) (string, error) {
@@ -68,7 +69,7 @@ It takes the configuration of a replicator of a region that stays.`,
 		defer cancel()
 		return fmt.Sprintf("region %s is removed", r), o.Remove(ctx, r, progress)
 	})
-	cmd.Flags().DurationVar(&wait, "wait", 15*time.Minute, "how long sealing may take")
+	cmd.Flags().DurationVar(&wait, "wait", 15*time.Minute, "how long it may take until all is sealed")
 	return cmd
 }
 

@@ -173,7 +173,8 @@ func (o *Operator) Active(ctx context.Context, r im.Region, progress func(string
 }
 
 // Remove takes a region out for good that is drained or was lost. The log of a drained one is sealed first, as that of a lost
-// one is: its services stop by that. The others end their links to it, drop its routes and keep its copies.
+// one is: its services stop by that. The others end their links to it, drop its routes and keep its copies. What a drained one alone
+// has of others' logs is waited for: it may have been acknowledged as global because that region had it.
 func (o *Operator) Remove(ctx context.Context, r im.Region, progress func(string)) error {
 	if err := o.known(r); err != nil {
 		return err
@@ -186,6 +187,9 @@ func (o *Operator) Remove(ctx context.Context, r im.Region, progress func(string
 	case im.StateRemoved:
 		return nil
 	case im.StateDrained:
+		if err := o.shared(ctx, r, states, progress); err != nil {
+			return err
+		}
 		settled, err := o.Lose(ctx, LoseOrder{Region: r, Reachable: true, Progress: progress})
 		if err != nil {
 			return err
@@ -204,4 +208,60 @@ func (o *Operator) Remove(ctx context.Context, r im.Region, progress func(string
 	}
 	state := im.RegionState{Region: r, State: im.StateRemoved, Stamp: max(im.StampAt(time.Now()), states[r].Stamp)}
 	return o.env.Discovery.SetRegionState(ctx, state)
+}
+
+// shared waits until what a region has of others' logs is in a third region too, where there is any. It is told of a region that
+// does not answer, and goes on.
+func (o *Operator) shared(ctx context.Context, r im.Region, states map[im.Region]im.RegionState, progress func(string)) error {
+	has := map[im.Origin]map[im.Partition]int64{}
+	others := o.others(r, states)
+	for _, owner := range others {
+		origin, _ := o.site.newest(owner)
+		held, err := o.holds(ctx, r, origin)
+		if err != nil {
+			progress(fmt.Sprintf("%v: what it alone has is not waited for", err))
+			return nil
+		}
+		has[origin] = held
+	}
+	wait := waiting{progress: progress, why: fmt.Sprintf("region %s is not removed", r)}
+	return wait.until(ctx, func(ctx context.Context) (string, error) {
+		for _, origin := range slices.Sorted(maps.Keys(has)) {
+			var of []map[im.Partition]int64
+			var silent error
+			for _, third := range others {
+				if third == origin.Region() {
+					continue
+				}
+				held, err := o.holds(ctx, third, origin)
+				if err != nil {
+					silent = err
+					continue
+				}
+				of = append(of, held)
+			}
+			if len(of) == 0 && silent != nil {
+				return "", silent
+			}
+			if n := alone(has[origin], of); n > 0 {
+				return fmt.Sprintf("no other region has %d records of the log of %s that region %s has", n, origin, r), nil
+			}
+		}
+		return "", nil
+	})
+}
+
+// alone counts the records that a region has of another's log and none of the others has; 0 where there are no others. Routes do not
+// count: nobody was told that they are safe.
+func alone(has map[im.Partition]int64, others []map[im.Partition]int64) (records int64) {
+	for p, next := range has {
+		best := int64(0)
+		for _, held := range others {
+			best = max(best, held[p])
+		}
+		if family, _, _ := im.ParseTopic(p.Topic); family != im.FamilyRoute && len(others) > 0 {
+			records += max(0, next-best)
+		}
+	}
+	return records
 }

@@ -61,3 +61,28 @@ func TestAddressesThatCanBeReached(t *testing.T) {
 		}
 	}
 }
+
+// I1: what was acknowledged as global because a region had it is in another one before that region is removed.
+func TestWhatARegionAloneHas(t *testing.T) {
+	direct, group := im.Partition{Topic: "msg.eu.direct"}, im.Partition{Topic: "msg.eu.group", Number: 1}
+	read, route := im.Partition{Topic: "read.eu"}, im.Partition{Topic: "route.eu"}
+	type held = map[im.Partition]int64
+	for name, c := range map[string]struct {
+		has    held
+		others []held
+		want   int64
+	}{
+		"there is no third region":         {has: held{direct: 9}},
+		"the others have as much":          {has: held{direct: 9, group: 4}, others: []held{{direct: 9, group: 4}}},
+		"each has a part of it":            {has: held{direct: 9, group: 4}, others: []held{{direct: 2, group: 4}, {direct: 9}}},
+		"the others have more by now":      {has: held{direct: 9}, others: []held{{direct: 12}}},
+		"a link to the others was cut":     {has: held{direct: 9, group: 4}, others: []held{{direct: 7, group: 1}, {direct: 6, group: 2}}, want: 4},
+		"nobody else has anything":         {has: held{direct: 9, read: 2}, others: []held{{}}, want: 11},
+		"routes are claimed anew":          {has: held{route: 9}, others: []held{{}}},
+		"what the region lacks is no loss": {has: held{}, others: []held{{direct: 3}}},
+	} {
+		if got := alone(c.has, c.others); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
