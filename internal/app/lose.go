@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric/noop"
@@ -245,39 +246,69 @@ func (o *Operator) answers(ctx context.Context, r im.Region) bool {
 	return err == nil || im.CodeOf(err) == im.CodeBadRequest
 }
 
-// sentence keeps a service from running in a region that was declared lost: what it took would count nowhere. It reads
-// the state once now, as far as discovery answers, and then follows it.
+// sentence keeps a service from running in a region that was declared lost, or under an epoch after which the region has begun
+// another: what it took would count nowhere. It reads what is said once now, as far as discovery answers, and then follows it.
 func (p *process) sentence(ctx context.Context) error {
-	region := p.site.Region
-	judge := func(states []im.RegionState) error {
-		for _, s := range states {
-			if s.Region == region && s.State.Gone() {
-				return &im.LostError{Origin: p.site.Origin, By: region, Stamp: s.Stamp}
-			}
-		}
-		return nil
-	}
 	read, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if states, err := p.env.Discovery.RegionStates(read); err == nil {
-		if err := judge(states); err != nil {
+		if err := p.lost(states); err != nil {
 			return err
 		}
 	}
-	p.push("sentence", func(ctx context.Context) error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		err := p.env.Discovery.WatchRegionStates(ctx, func(states []im.RegionState) {
-			if err := judge(states); err != nil {
-				cancel(err)
-			}
-		})
-		if lost, ok := errors.AsType[*im.LostError](context.Cause(ctx)); ok {
-			p.tel.Log.Error("stopping", "error", lost.Error())
-			return lost
+	if members, err := p.env.Discovery.Members(read); err == nil {
+		if err := p.outlived(members); err != nil {
+			return err
 		}
-		return err
-	})
+	}
+	p.push("sentence", p.obey)
+	return nil
+}
+
+// obey ends when the region is declared lost, or begins another epoch.
+func (p *process) obey(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	sentence := func(err error) {
+		if err != nil {
+			p.tel.Log.Error("stopping", "error", err.Error())
+			cancel(err)
+		}
+	}
+	watch.Go(func() { _ = p.env.Discovery.WatchMembers(ctx, func(all []im.Member) { sentence(p.outlived(all)) }) }) // ends with ctx
+	err := p.env.Discovery.WatchRegionStates(ctx, func(all []im.RegionState) { sentence(p.lost(all)) })
+	lost, isLost := errors.AsType[*im.LostError](context.Cause(ctx))
+	outlived, isOutlived := errors.AsType[*ConfigError](context.Cause(ctx))
+	switch {
+	case isLost:
+		return lost
+	case isOutlived:
+		return outlived
+	}
+	return err
+}
+
+// lost is an *im.LostError if the own region was declared lost.
+func (p *process) lost(states []im.RegionState) error {
+	for _, s := range states {
+		if s.Region == p.site.Region && s.State.Gone() {
+			return &im.LostError{Origin: p.site.Origin, By: s.Region, Stamp: s.Stamp}
+		}
+	}
+	return nil
+}
+
+// outlived is a *ConfigError if the own region goes on under a later epoch than the configured one, whose log is sealed.
+func (p *process) outlived(members []im.Member) error {
+	for _, m := range members {
+		if n := len(m.Origins); m.Region == p.site.Region && n > 0 && m.Origins[n-1].Epoch() > p.site.Origin.Epoch() {
+			return &ConfigError{fmt.Errorf("the log of %s is sealed, and nothing that is written there counts: region %s goes on as %s. Set origin_epoch: %d, and list %s in origins as well",
+				p.site.Origin, m.Region, m.Origins[n-1], m.Origins[n-1].Epoch(), m.Origins[n-1])}
+		}
+	}
 	return nil
 }
 
