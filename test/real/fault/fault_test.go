@@ -210,7 +210,7 @@ func (f *fault) judge() {
 func (f *fault) unnoticed(regions ...im.Region) {
 	f.Helper()
 	seen := f.traffic.Seen(f.broke, regions...)
-	if len(seen.Retried) > 0 || seen.Lost > 0 || seen.LongestAck > blink {
+	if seen.Troubles() > 0 || seen.LongestAck > blink {
 		f.Errorf("users of %v noticed: %v", regions, seen)
 	}
 }
