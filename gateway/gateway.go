@@ -424,6 +424,42 @@ func (g *Gateway) tellAll(f *wire.Frame) {
 	}
 }
 
+// Behind tells all clients that they are behind, one after another over a time: the region has what no push brought them. Who comes
+// meanwhile lists anyway, or is in a session that is told. It returns when all are told, or ctx ends.
+func (g *Gateway) Behind(ctx context.Context, over time.Duration) {
+	sessions := g.hub.all()
+	g.log.Info("the region has what no push brought: telling clients", "sessions", len(sessions), "over", over)
+	spread(ctx, len(sessions), over, func(i int) {
+		if s := sessions[i]; s.isHere() {
+			s.miss()
+		}
+	})
+}
+
+// spread calls tell for each of n, evenly over a time, until ctx ends.
+func spread(ctx context.Context, n int, over time.Duration, tell func(i int)) {
+	began := time.Now()
+	tick := time.NewTicker(tick)
+	defer tick.Stop()
+	for told := 0; ; {
+		due := n
+		if passed := time.Since(began); passed < over {
+			due = int(float64(n) * passed.Seconds() / over.Seconds())
+		}
+		for ; told < due; told++ {
+			tell(told)
+		}
+		if told == n {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // goaway gives clients three tenths of the drain's time: each goes after a random part of it.
 func (g *Gateway) goaway() *wire.Frame {
 	f := &wire.Goaway{WithinMs: uint32((g.cfg.DrainTimeout / 10 * 3).Milliseconds())}

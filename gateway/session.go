@@ -189,6 +189,13 @@ func (s *session) miss() {
 	}
 }
 
+// isHere is false for a session that another gateway took.
+func (s *session) isHere() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone == nil
+}
+
 // maxResends is to how many sockets in a row pushes are sent again that none of them acknowledged. A client that cannot get
 // them through pulls: a page at a time, and what it still needs.
 const maxResends = 3

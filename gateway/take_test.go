@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/antipode-im/antipode/gateway/auth"
@@ -496,4 +497,53 @@ func TestDrainGivesSessionsUp(t *testing.T) {
 			t.Errorf("released %v, which another gateway has", c)
 		}
 	}
+}
+
+// When its region has what no push brought, a gateway tells all clients that they are behind: those without a socket when they are back,
+// and not those whose sessions are at another gateway by now.
+func TestAllAreTold(t *testing.T) {
+	_, a, b, _ := newStreet(t)
+	here, _ := a.login(wire.SubprotocolProtobuf, "ann", 1)
+	away, w := a.login(wire.SubprotocolProtobuf, "bob", 1)
+	away.cut()
+	eventually(t, "bob's socket is gone", func() bool { return a.g.conns.size.Load() == 1 })
+	_, moved := a.login(wire.SubprotocolProtobuf, "cid", 1)
+	there, _ := b.resume(wire.SubprotocolProtobuf, "cid", 2, moved, 0)
+
+	a.g.Behind(t.Context(), 0)
+	if m := expect(here, (*wire.Frame).GetBehind); m.Number != 1 {
+		t.Errorf("ann is behind %d, want 1", m.Number)
+	}
+	a.push("2", 1)
+	here.expectPush(2, "2")
+	back, _ := a.resume(wire.SubprotocolProtobuf, "bob", 2, w, 0)
+	if m := expect(back, (*wire.Frame).GetBehind); m.Number != 1 {
+		t.Errorf("bob is behind %d, want 1", m.Number)
+	}
+	a.push("passed on", 3)
+	there.expectPush(1, "passed on") // with no behind before it
+}
+
+// Who is to be told is told evenly over a time: their pulls must not come all at once.
+func TestSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		told := make([]int, 10) // in each second
+		spread(t.Context(), 1000, 10*time.Second, func(int) { told[min(9, int(time.Since(began).Seconds()))]++ })
+		for second, n := range told {
+			if n < 95 || n > 105 {
+				t.Errorf("in second %d %d were told, want 100 or so: %v", second, n, told)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		spread(ctx, 1000, 10*time.Second, func(int) {
+			if n++; n == 300 {
+				cancel()
+			}
+		})
+		if n > 305 {
+			t.Errorf("%d were told though the gateway ended after 300", n)
+		}
+	})
 }

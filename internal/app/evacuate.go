@@ -2,16 +2,20 @@ package app
 
 import (
 	"context"
+	"sync"
 	"time"
 
+	"github.com/antipode-im/antipode/gateway"
 	"github.com/antipode-im/antipode/im"
 )
 
 // evacuation tells a gateway's clients to leave once its region takes no newcomers any more, and again whoever came in
-// spite of it.
+// spite of it. Who stayed while the region joined is told to pull once it is active: what a region was seeded with no push
+// brings.
 type evacuation struct {
-	drainOver time.Duration              // in which ipconf's share of the region steps down to nothing
-	evacuate  func(within time.Duration) // tells them
+	drainOver time.Duration                                   // in which ipconf's share of the region steps down to nothing
+	evacuate  func(within time.Duration)                      // tells them
+	behind    func(ctx context.Context, within time.Duration) // tells them that they are behind
 	now       func() time.Time
 }
 
@@ -38,6 +42,8 @@ func (e *evacuation) run(ctx context.Context, states <-chan im.RegionState) {
 		timer = time.NewTimer(time.Hour)
 	)
 	defer timer.Stop()
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	for {
 		at, leave := e.next(state, told)
 		if leave {
@@ -49,7 +55,11 @@ func (e *evacuation) run(ctx context.Context, states <-chan im.RegionState) {
 		select {
 		case <-ctx.Done():
 			return
-		case state = <-states:
+		case s := <-states:
+			if state.State == im.StateJoining && s.State == im.StateActive {
+				telling.Go(func() { e.behind(ctx, e.within()) })
+			}
+			state = s
 		case <-timer.C:
 			e.evacuate(e.within())
 			told = e.now()
@@ -58,8 +68,8 @@ func (e *evacuation) run(ctx context.Context, states <-chan im.RegionState) {
 }
 
 // evacuate follows the state of the own region.
-func (p *process) evacuate(tell func(within time.Duration)) {
-	e := evacuation{drainOver: p.site.IPConf.DrainOver, evacuate: tell, now: time.Now}
+func (p *process) evacuate(g *gateway.Gateway) {
+	e := evacuation{drainOver: p.site.IPConf.DrainOver, evacuate: g.Evacuate, behind: g.Behind, now: time.Now}
 	p.push("evacuation", func(ctx context.Context) error {
 		states := make(chan im.RegionState)
 		ended := make(chan struct{})

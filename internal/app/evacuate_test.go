@@ -73,3 +73,46 @@ func TestEvacuation(t *testing.T) {
 		<-done
 	})
 }
+
+// TestWhoStayedIsTold: clients that stayed while their region was seeded are told that they are behind when it is active again, over as long
+// a time as a drain gives them to go; not when a drain is taken back, nor when it is said once more.
+func TestWhoStayedIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := 0
+		e := evacuation{
+			drainOver: time.Minute, now: time.Now, evacuate: func(time.Duration) {},
+			behind: func(_ context.Context, over time.Duration) {
+				if told++; over != 30*time.Second {
+					t.Errorf("clients are told over %v", over)
+				}
+			},
+		}
+		states := make(chan im.RegionState)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { e.run(ctx, states); close(done) }()
+		for i, c := range []struct {
+			said im.State
+			told int
+		}{
+			{im.StateActive, 0},
+			{im.StateJoining, 0},
+			{im.StateJoining, 0},
+			{im.StateActive, 1},
+			{im.StateActive, 1},
+			{im.StateDraining, 1},
+			{im.StateActive, 1},
+			{im.StateJoining, 1},
+			{im.StateDead, 1},
+			{im.StateActive, 1},
+		} {
+			states <- im.RegionState{Region: "eu", State: c.said, Stamp: im.StampAt(time.Now())}
+			synctest.Wait()
+			if told != c.told {
+				t.Errorf("%d, %v: clients were told %d times, want %d", i, c.said, told, c.told)
+			}
+		}
+		cancel()
+		<-done
+	})
+}

@@ -376,7 +376,7 @@ func (p *process) gateway(ctx context.Context) (*gateway.Gateway, error) {
 		return server.Run(ctx)
 	})
 	p.push("gateway", g.Run)
-	p.evacuate(g.Evacuate)
+	p.evacuate(g)
 	if err := p.joinFirst(ctx); err != nil {
 		return nil, err
 	}

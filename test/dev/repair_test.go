@@ -6,17 +6,24 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
+	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/regions"
 )
 
 // TestWhatRetentionPassedIsRepaired: us hears nothing of eu for longer than eu keeps its log. antipode link repair brings what is
-// missing from ap's copy. Then retention passes that, too: the repair refuses and says to take a snapshot, which makes us whole.
-// antipode verify proves it each time.
+// missing from ap's copy. Then retention passes that, too: the repair refuses and says to take a snapshot, which makes us whole,
+// and shows to who is connected. antipode verify proves it each time.
 func TestWhatRetentionPassedIsRepaired(t *testing.T) {
-	d := start(t, t.TempDir(), "eu", "us", "ap")
+	d := startWith(t, app.DevConfig{
+		Regions: []string{"eu", "us", "ap"},
+		Configure: func(c *config.Config) { // no client pulls by itself, and those of a region are told soon that they are to
+			c.IPConf.Policy.FallbackPull, c.IPConf.DrainOver = time.Hour, 2*time.Second
+		},
+	})
 	chat := im.Direct("ann", "bob")
 	ann, bob := connect(t, d, "ann", "eu"), connect(t, d, "bob", "us")
 	operator, err := d.Operator("ap")
@@ -110,6 +117,7 @@ func TestWhatRetentionPassedIsRepaired(t *testing.T) {
 	if err := there.Activate(patient(t), log); err != nil {
 		t.Fatal(err)
 	}
+	bob.next(t, want[len(want)-1]) // who was connected all the time is told that us has more than it pushed
 	ann.send(t, chat, "after")
 	bob.next(t, "after")
 	want = append(want, "after")
