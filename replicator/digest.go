@@ -37,7 +37,7 @@ func (r *Replicator) CopyDigest(ctx context.Context, p im.Partition, from, to in
 		return d, im.Errorf(im.CodeBadRequest, "%v: %d to %d in pieces of %d: held is %d to %d", p, from, to, piece, d.First, d.Next)
 	}
 	to = min(to, from+digestRecords)
-	local, err := r.find(ctx, p, b, d.First, from)
+	local, err := r.find(ctx, p, b, d.First, from, sightings{})
 	if err != nil {
 		return d, err
 	}
@@ -115,7 +115,7 @@ func (r *Replicator) holds(ctx context.Context, p im.Partition, b im.Bounds) (fi
 	part.mu.Lock()
 	next = part.follower.Next
 	part.mu.Unlock()
-	if first, err = r.originAt(ctx, p, b.Start, b.End); err != nil {
+	if first, err = r.originAt(ctx, p, b.Start, b.End, sightings{}); err != nil {
 		return 0, 0, err
 	}
 	if first < 0 { // empty
@@ -124,32 +124,78 @@ func (r *Replicator) holds(ctx context.Context, p im.Partition, b im.Bounds) (fi
 	return first, next, nil
 }
 
+// sightings is what was read, together, to find origin offsets in many copies.
+type sightings struct {
+	starts  excerpts // what stands first
+	guesses excerpts // where the offsets should stand
+}
+
+// sight reads what is looked at first to find an origin offset in each of some copies.
+func (r *Replicator) sight(ctx context.Context, bounds map[im.Partition]im.Bounds, wanted map[im.Partition]int64) (s sightings) {
+	starts, guesses := map[im.Partition]int64{}, map[im.Partition]int64{}
+	for p := range wanted {
+		if b, ok := bounds[p]; ok && b.Start < b.End {
+			starts[p] = b.Start
+		}
+	}
+	s.starts = r.excerpt(ctx, starts, excerptBytes)
+	for p, start := range starts {
+		if first := originOf(s.starts.at(p, start)); first >= 0 && first < wanted[p] {
+			guesses[p] = guess(bounds[p], first, wanted[p])
+		}
+	}
+	s.guesses = r.excerpt(ctx, guesses, excerptBytes)
+	return s
+}
+
+// at returns what stands in a copy from a local offset on; nothing unless it was read from there.
+func (s *sightings) at(p im.Partition, local int64) []im.Entry {
+	if entries := s.guesses.at(p, local); len(entries) > 0 {
+		return entries
+	}
+	return s.starts.at(p, local)
+}
+
+// originOf is the origin offset of the first of some entries of a copy that is no marker; -1 if there is none.
+func originOf(entries []im.Entry) int64 {
+	for i := range entries {
+		if h := wire.DecodeShipHead(&entries[i]); !h.Marker() {
+			return h.OriginOffset
+		}
+	}
+	return -1
+}
+
 // originAt is the origin offset of the first record at a local offset or after; -1 if there is none.
-func (r *Replicator) originAt(ctx context.Context, p im.Partition, local, end int64) (int64, error) {
+func (r *Replicator) originAt(ctx context.Context, p im.Partition, local, end int64, seen sightings) (int64, error) {
 	for local < end {
-		entries, err := r.read(ctx, p, local, 1)
-		if err != nil {
-			return 0, im.Errorf(im.CodeUnavailable, "%v", err)
+		entries := seen.at(p, local)
+		if len(entries) == 0 {
+			var err error
+			if entries, err = r.read(ctx, p, local, 1); err != nil {
+				return 0, im.Errorf(im.CodeUnavailable, "%v", err)
+			}
 		}
 		if len(entries) == 0 {
 			break
 		}
-		for i := range entries {
-			if h := wire.DecodeShipHead(&entries[i]); !h.Marker() {
-				return h.OriginOffset, nil
-			}
-			local = entries[i].Offset + 1
+		if at := originOf(entries); at >= 0 {
+			return at, nil
 		}
+		local = entries[len(entries)-1].Offset + 1
 	}
 	return -1, nil
 }
 
+// guess is where an origin offset should stand: a copy grows by one origin offset a record at most, so it stands there or behind.
+func guess(b im.Bounds, first, wanted int64) int64 { return min(b.Start+wanted-first, b.End-1) }
+
 // find returns a local offset at which, or a little after which, an origin offset stands. A copy grows by one origin offset
 // a record at most, so it stands at least so far behind the first; where the copy repeats records, before what is there.
-func (r *Replicator) find(ctx context.Context, p im.Partition, b im.Bounds, first, wanted int64) (int64, error) {
-	local := min(b.Start+wanted-first, b.End-1)
+func (r *Replicator) find(ctx context.Context, p im.Partition, b im.Bounds, first, wanted int64, seen sightings) (int64, error) {
+	local := guess(b, first, wanted)
 	for back := int64(1024); local > b.Start; back *= 2 {
-		at, err := r.originAt(ctx, p, local, b.End)
+		at, err := r.originAt(ctx, p, local, b.End, seen)
 		if err != nil {
 			return 0, err
 		}

@@ -36,6 +36,26 @@ func TestOpensWithFewReads(t *testing.T) {
 	}
 }
 
+// So is what stands in the copies from which others take a log.
+func TestRelaysOpenWithFewReads(t *testing.T) {
+	m := newHub(t, patient, "us", "eu", "ap")
+	m.writeAll(0, 40)
+	m.caughtUp(t)
+	for _, n := range m.nodes {
+		n.kill(context.Canceled)
+		n.log.roomy(true)
+	}
+	m.start()
+	m.linked(t, "ap", "eu", "us")
+	m.writeAll(1, 10)
+	m.caughtUp(t)
+	for _, n := range m.nodes {
+		if reads := n.log.single(); reads > 0 {
+			t.Errorf("%s read %d times from one partition", n.region, reads)
+		}
+	}
+}
+
 // busy is a log that tells its bounds only when its gate is open.
 type busy struct {
 	replicator.Log

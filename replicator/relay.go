@@ -51,9 +51,38 @@ func (s *copyLog) partitions() []im.Partition {
 	return all
 }
 
+// copyLook is what opening a link reads of copies.
+type copyLook struct {
+	*copyLog
+	states map[im.Partition]im.CopyState // before bounds: all that they count stands within them
+	bounds map[im.Partition]im.Bounds
+	seen   sightings
+}
+
 // look waits until the copies are read: of one that is not yet, nothing can be said.
-func (s *copyLog) look(ctx context.Context, _ []*wire.LinkPartition) (continues, error) {
-	return s.continues, s.c.settle(ctx, s.c.parts)
+func (s *copyLog) look(ctx context.Context, wants []*wire.LinkPartition) (continues, error) {
+	if err := s.c.settle(ctx, s.c.parts); err != nil {
+		return nil, err
+	}
+	l := copyLook{copyLog: s, states: map[im.Partition]im.CopyState{}}
+	next := map[im.Partition]int64{} // which is looked at first
+	for _, want := range wants {
+		p := im.Partition{Topic: want.Topic, Number: int(want.Partition)}
+		part := s.c.index[p]
+		if part == nil {
+			continue
+		}
+		l.states[p], next[p] = part.state(), want.Next
+		if want.Checksum != 0 {
+			next[p]--
+		}
+	}
+	var err error
+	if l.bounds, err = s.r.bounds(ctx, slices.Collect(maps.Keys(next))); err != nil {
+		return nil, err
+	}
+	l.seen = s.r.sight(ctx, l.bounds, next)
+	return l.continues, nil
 }
 
 // state tells where the origin's log ends, as it was heard last: the receiver lacks all that is missing there, whoever lacks it too.
@@ -105,21 +134,16 @@ func (s *copyLog) refusals(of []sendPart) *wire.LinkRefusals {
 
 // continues compares the receiver's last record with the copy's. What the receiver has and the copy lacks is compared when the
 // copy has it too.
-func (s *copyLog) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
-	part := s.c.index[p]
-	state := part.state()
+func (s *copyLook) continues(ctx context.Context, p im.Partition, want *wire.LinkPartition) (refused string, err error) {
+	part, state := s.c.index[p], s.states[p]
 	if state.Generation > 0 {
 		return s.c.errLost().Error(), nil
 	}
-	all, err := s.r.bounds(ctx, []im.Partition{p})
-	if err != nil {
-		return "", err
-	}
-	b, ok := all[p]
+	b, ok := s.bounds[p]
 	if !ok {
 		return fmt.Sprintf("%v does not exist here", p), nil
 	}
-	first, err := s.r.originAt(ctx, p, b.Start, b.End)
+	first, err := s.r.originAt(ctx, p, b.Start, b.End, s.seen)
 	if err != nil {
 		return "", err
 	}
@@ -183,20 +207,22 @@ const takeReads = 16
 
 // take returns the records [from, to) of a copy, as far as they are found near where they should stand, and where it goes on past
 // them instead: -1 if that was not found, the highest there can be if it ends before.
-func (s *copyLog) take(ctx context.Context, p im.Partition, b im.Bounds, first, from, to int64) (found []im.Entry, past int64, err error) {
+func (s *copyLook) take(ctx context.Context, p im.Partition, b im.Bounds, first, from, to int64) (found []im.Entry, past int64, err error) {
 	past = -1
 	if from >= to {
 		return nil, past, nil
 	}
-	local, err := s.r.find(ctx, p, b, first, from)
+	local, err := s.r.find(ctx, p, b, first, from, s.seen)
 	if err != nil {
 		return nil, past, err
 	}
 	f := im.Follower{Next: from}
 	for reads := 0; reads < takeReads && local < b.End; reads++ {
-		entries, err := s.r.read(ctx, p, local, appendBytes)
-		if err != nil {
-			return nil, past, err
+		entries := s.seen.at(p, local)
+		if len(entries) == 0 {
+			if entries, err = s.r.read(ctx, p, local, appendBytes); err != nil {
+				return nil, past, err
+			}
 		}
 		if len(entries) == 0 {
 			return nil, past, fmt.Errorf("%v: nothing can be read at %d, the copy ends at %d", p, local, b.End)
@@ -355,12 +381,13 @@ func (r *copyReader) place(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seen := r.log.r.sight(ctx, bounds, r.places)
 	for p, offset := range r.places {
 		b, ok := bounds[p]
 		if !ok {
 			return errRelayEnds{im.Errorf(im.CodeUnavailable, "%v does not exist here any more", p)}
 		}
-		first, err := r.log.r.originAt(ctx, p, b.Start, b.End)
+		first, err := r.log.r.originAt(ctx, p, b.Start, b.End, seen)
 		if err != nil {
 			return err
 		}
@@ -369,7 +396,7 @@ func (r *copyReader) place(ctx context.Context) error {
 		case first > offset:
 			return errRelayEnds{im.Errorf(im.CodeUnavailable, "%v: the copy begins at %d, the receiver needs %d", p, first, offset)}
 		case first >= 0:
-			if local, err = r.log.r.find(ctx, p, b, first, offset); err != nil {
+			if local, err = r.log.r.find(ctx, p, b, first, offset, seen); err != nil {
 				return err
 			}
 		}
