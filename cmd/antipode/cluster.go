@@ -156,7 +156,7 @@ imservers of eu, eu the region, all everything.`,
 	cmd.AddCommand(
 		newClusterLink(&f, "cut", "Lose everything on a link until it is healed", (*cluster.Remote).Cut),
 		newClusterLink(&f, "heal", "Let a link carry again", (*cluster.Remote).Heal),
-		newClusterDelay(&f), newClusterClock(&f), newClusterAddRegion(&f),
+		newClusterDelay(&f), newClusterClock(&f), newClusterAddRegion(&f), newClusterForgetRegion(&f),
 	)
 	return cmd
 }
@@ -209,6 +209,31 @@ func newClusterClock(f *clusterFlags) *cobra.Command {
 	}
 }
 
+func newClusterForgetRegion(f *clusterFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "forget-region NAME", Short: "Have later starts go without a region that was added, and delete what it holds", Args: exactly(1),
+		Long: `Has later starts go without a region that was added by antipode cluster add-region, and deletes what it holds.
+
+Take it out first, so that nobody waits for it: antipode region remove, or antipode region lose. Its services do not run any more
+then, and the cluster would not start with them. It is for a cluster that does not run: antipode cluster down.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := im.ParseRegion(args[0])
+			if err != nil {
+				return misused(err)
+			}
+			plan, err := f.plan()
+			if err != nil {
+				return err
+			}
+			if err := cluster.Forget(plan.Data, name); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "region %s is forgotten: antipode cluster up starts without it\n", name)
+			return nil
+		},
+	}
+}
+
 func newClusterAddRegion(f *clusterFlags) *cobra.Command {
 	var r cluster.Region
 	cmd := &cobra.Command{
@@ -220,7 +245,7 @@ other regions have. Then the others are told of it as by antipode region add: no
 clients once it has what they have.
 
 The file of the cluster stays what it is. The data folder remembers the region, so that later starts have it as well, until
---fresh. After a failure run the same command again: a region that could not be started was withdrawn, one that does not serve yet is
+antipode cluster forget-region, or --fresh. After a failure run the same command again: a region that could not be started was withdrawn, one that does not serve yet is
 waited for.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if r.Name, err = im.ParseRegion(args[0]); err != nil {

@@ -111,14 +111,46 @@ func readAdded(data string) ([]Region, error) {
 
 // remember keeps the plan for later starts and commands.
 func (p *Plan) remember() error {
-	text, err := json.MarshalIndent(p.added, "", "  ")
+	if err := writeAdded(p.Data, p.added); err != nil {
+		return err
+	}
+	return p.record()
+}
+
+func writeAdded(data string, added []Region) error {
+	text, err := json.MarshalIndent(added, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(p.Data, addedFile), append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(data, addedFile), append(text, '\n'), 0o644); err != nil {
 		return fmt.Errorf("data folder: %w", err)
 	}
-	return p.record()
+	return nil
+}
+
+// Forget has later starts go without a region that was added to others, and deletes what it holds. Nothing may run on the data
+// folder.
+func Forget(data string, name im.Region) error {
+	added, err := readAdded(data)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(added, func(r Region) bool { return r.Name == name })
+	if i < 0 {
+		return fmt.Errorf("region %q: %w: it is none of those that were added to the cluster on %s", name, ErrUnknown, data)
+	}
+	l, err := takeLock(data)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	if err := writeAdded(data, slices.Delete(added, i, i+1)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(data, string(name))); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	return nil
 }
 
 // ErrAdding says that a region is being added already.

@@ -16,6 +16,38 @@ import (
 
 func quietly(string) {}
 
+// A region that was added is forgotten when it is taken out: later starts go without it. What runs, and what the file lists, is not.
+func TestForget(t *testing.T) {
+	cfg, _ := setup(t)
+	s := up(t, cfg)
+	if err := s.Add(t.Context(), Region{Name: "sa"}, quietly); err != nil {
+		t.Fatal(err)
+	}
+	data := s.Plan().Data
+	if _, running := errors.AsType[*RunningError](Forget(data, "sa")); !running {
+		t.Error("a region that runs was forgotten")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Forget(data, "eu"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("a region of the file was forgotten: %v", err)
+	}
+	if err := Forget(data, "sa"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := planWithAdded(cfg.File, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := p.Region("sa"); there || len(p.Regions) != len(cfg.File.Regions) {
+		t.Errorf("the next start has %v", p.Names())
+	}
+	if _, err := os.Stat(filepath.Join(data, "sa")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder of sa is there: %v", err)
+	}
+}
+
 // A region comes to others that run: they go on as the processes that they are, orders know it, and so does a later start.
 func TestAdd(t *testing.T) {
 	cfg, d := setup(t)
