@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -173,7 +174,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 }
 
 // WaitReady waits until all that is not down by order, or cut, does what it is for: members are ready, links are open, and
-// every ipconf hands out every gateway that is up.
+// every ipconf hands out every gateway that is up. Those of a region that somebody keeps from taking clients it does not wait for.
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	if err := c.Supervisor.WaitReady(ctx); err != nil {
 		return err
@@ -181,13 +182,19 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	told := time.Now()
+	var closed map[im.Region]im.State
 	for {
-		missing := c.missing(ctx)
+		missing := c.missing(ctx, closed)
 		if missing == "" {
+			for _, r := range slices.Sorted(maps.Keys(closed)) {
+				c.cfg.Progress(fmt.Sprintf("region %s is %s: it takes no clients until antipode region activate or undrain", r, closed[r]))
+			}
 			return nil
 		}
 		if time.Since(told) > 3*time.Second {
-			c.cfg.Progress("waiting: " + missing)
+			if closed = c.closed(ctx); len(closed) == 0 {
+				c.cfg.Progress("waiting: " + missing)
+			}
 			told = time.Now()
 		}
 		select {
@@ -198,8 +205,32 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	}
 }
 
-// missing names the first thing that is not as it should be.
-func (c *Cluster) missing(ctx context.Context) string {
+// closed are the regions that take no clients before somebody says so; none where that is not known.
+func (c *Cluster) closed(ctx context.Context) map[im.Region]im.State {
+	operator, err := c.operator(ctx, "")
+	if err != nil {
+		return nil
+	}
+	defer operator.Close()
+	states, err := operator.states(ctx)
+	if err != nil {
+		return nil
+	}
+	return closed(states)
+}
+
+func closed(states map[im.Region]im.RegionState) map[im.Region]im.State {
+	closed := map[im.Region]im.State{}
+	for r, said := range states {
+		if said.Stamp > stampJoined && said.State != im.StateActive { // a new region, which speaks for itself, will take them by itself
+			closed[r] = said.State
+		}
+	}
+	return closed
+}
+
+// missing names the first thing that is not as it should be, of regions that are not closed.
+func (c *Cluster) missing(ctx context.Context, closed map[im.Region]im.State) string {
 	gateways, up := 0, map[string]bool{}
 	for _, s := range c.Status() {
 		switch {
@@ -208,7 +239,7 @@ func (c *Cluster) missing(ctx context.Context) string {
 			return s.Name + ": " + s.Why
 		default:
 			up[s.Name] = true
-			if s.Kind == ServiceGateway {
+			if _, none := closed[im.Region(s.Region)]; s.Kind == ServiceGateway && !none {
 				gateways++
 			}
 		}
