@@ -14,6 +14,7 @@ import (
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
 	"github.com/antipode-im/antipode/internal/checker"
+	"github.com/antipode-im/antipode/internal/config"
 	"github.com/antipode-im/antipode/internal/console"
 	"github.com/antipode-im/antipode/internal/demo"
 )
@@ -227,7 +228,9 @@ func TestRegionDies(t *testing.T) {
 
 // TestTwoRegions is what takes no region, gateway or process down, in the same two regions: each has users of its own.
 func TestTwoRegions(t *testing.T) {
-	d := start(t, t.TempDir(), "eu", "us")
+	d := startWith(t, app.DevConfig{
+		Regions: []string{"eu", "us"}, Configure: func(c *config.Config) { c.IMServer.GlobalTimeout = 6 * time.Second }, // of a machine that is slow
+	})
 	for name, test := range map[string]func(*testing.T, *app.Dev){
 		"GlobalAck":                  globalAck,
 		"LateMessagesTakeTheirPlace": lateMessagesTakeTheirPlace,
