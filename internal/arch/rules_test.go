@@ -98,7 +98,7 @@ var ownRules = []own{
 	},
 	{
 		[]string{"internal/demo/...", "internal/loadgen/..."},
-		[]string{"im", "wire", "client/...", "internal/checker/..."},
+		[]string{"im", "wire", "client/...", "internal/checker/...", "internal/await/..."},
 		"demo and load come in through the client, as users do: what they measure must be what users get",
 	},
 	{
