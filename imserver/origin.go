@@ -98,11 +98,15 @@ func (s *Server) shorter(at view.Position, b im.Bounds) *LogError {
 const nextEpoch = "start this region under the next origin epoch"
 
 // nameOf reads the log's name from record 0, or from the first heartbeat that retention left. It is zero if neither is
-// near the start.
+// near the start. What is not the own log, but a copy that was put in its place, is a *LogError.
 func (s *Server) nameOf(ctx context.Context, p im.Partition, b im.Bounds) (im.LogName, error) {
 	entries, err := s.deps.Log.Read(ctx, p, b.Start, 64<<10)
 	if err != nil {
 		return im.LogName{}, fmt.Errorf("imserver: read the name of %v: %w", p, err)
+	}
+	if len(entries) > 0 && wire.IsCopy(&entries[0]) { // nothing that was appended here would count anywhere
+		return im.LogName{}, &LogError{fmt.Sprintf("%v is a copy, which ends where the log of %s was sealed: the region was declared lost, and goes on under a later epoch",
+			p, s.cfg.Origin), "correct origin_epoch, and list that epoch in origins"}
 	}
 	for i := range entries {
 		if h := wire.DecodeHead(&entries[i]); h.Kind == im.KindLog || h.Kind == im.KindHeartbeat {

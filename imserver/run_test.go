@@ -46,6 +46,17 @@ func TestRefusesToStart(t *testing.T) {
 			l.entries[p] = nil
 			l.put(p, wire.EncodeLogName(im.KindLog, im.LogName{Origin: "us", ID: logID("us")}, 0))
 		}, `the log of origin "us"`},
+		{"a copy, since the region came back", nil, func(l *fakeLog) {
+			l.create("eu", 1)
+			l.entries[p] = nil
+			l.put(p, wire.AsCopy(wire.EncodeLogName(im.KindLog, im.LogName{Origin: "eu", ID: logID("eu")}, 0), 0, 0))
+		}, "goes on under a later epoch"},
+		{"markers, since the region came back and was seeded", nil, func(l *fakeLog) {
+			l.create("eu", 1)
+			l.entries[p] = nil
+			l.put(p, wire.EncodeHold("eu", 1, 0))
+			l.put(p, wire.EncodeSeal("eu", 1, 9, 0))
+		}, "goes on under a later epoch"},
 		{"empty", nil, func(*fakeLog) {}, "record 0 must name the log"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
