@@ -224,11 +224,16 @@ func TestStartUpErrors(t *testing.T) {
 	} {
 		t.Run(c.command+": "+c.name, func(t *testing.T) {
 			t.Parallel() // most of them wait
-			over := settings{"instance": fmt.Sprintf("wrong-%d", i)}
+			// Most are refused for good, which ends a start at once: there is time for the answer. What may come is waited for.
+			wait := "6s"
+			if strings.Contains(fmt.Sprint(c.over), refused()) || strings.HasSuffix(c.name, "is something else") || strings.HasSuffix(c.name, "does not speak TLS") {
+				wait = "1s"
+			}
+			over := settings{"instance": fmt.Sprintf("wrong-%d", i), "start_wait": wait}
 			maps.Copy(over, c.over)
 			args := arguments(t, c.command, over)
 			if c.command == "migrate" {
-				args = append(args, "--wait", "1s")
+				args = append(args, "--wait", wait)
 			}
 			began := time.Now()
 			code, _, stderr := run(t, args)
