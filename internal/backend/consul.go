@@ -155,8 +155,13 @@ func (c *Consul) settings() settings {
 		"log_level":            "WARN",
 		"disable_update_check": true,
 		"performance":          settings{"raft_multiplier": 1},
-		// All services of a region come from one address here, and each of their watches is a connection.
-		"limits": settings{"http_max_conns_per_client": 4096},
+		"limits": settings{
+			// All services of a region come from one address here, and each of their watches is a connection.
+			"http_max_conns_per_client": 4096,
+			// What an agent tells its servers over a connection that hangs: by default it waits for a minute before it tries again, and its
+			// members are off the list so long.
+			"rpc_client_timeout": "5s",
+		},
 		// A server that stops comes back: it must not take itself off the list of those whose votes count.
 		"leave_on_terminate":      false,
 		"skip_leave_on_interrupt": true,

@@ -140,7 +140,7 @@ func TestLoseAgent(t *testing.T) {
 }
 
 // listLimit is how long a datacenter may take to hear of an agent's members. An agent whose first try to tell of them fails, as that
-// over a connection from before a pause does now and then, tries again after 15 to 30 s.
+// over a connection from before a pause does now and then (after 5 s, limits.rpc_client_timeout), tries again after 15 to 30 s.
 const listLimit = 75 * time.Second
 
 // listed waits until the region's server names the members behind the agent among those that live, or none of them.
