@@ -3,6 +3,7 @@ package backend
 import (
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestConsulSettings(t *testing.T) {
@@ -24,6 +25,10 @@ func TestConsulSettings(t *testing.T) {
 	}
 	if s["server"] != false || s["bootstrap_expect"] != nil || s["retry_join_wan"] != nil {
 		t.Errorf("a client with a server's settings: %v", s)
+	}
+	limit, err := time.ParseDuration(s["limits"].(settings)["rpc_client_timeout"].(string))
+	if err != nil || limit > 5*time.Second { // Consul tries again 15 to 30 s later: twice that is what TestLoseAgent waits at most
+		t.Errorf("an agent waits %v for a server that hangs, %v", limit, err)
 	}
 }
 
