@@ -434,11 +434,17 @@ func TestLogOutOfReachAtStart(t *testing.T) {
 		if err := s.Ready(); err == nil {
 			t.Error("ready without having seen the own log")
 		}
+		select {
+		case <-s.Begun():
+			t.Error("it may be listed without having seen the own log")
+		default:
+		}
 		log.away.Store(false)
 		pass(5 * time.Second)
 		if err := s.Ready(); err != nil {
 			t.Error(err)
 		}
+		<-s.Begun()
 		end()
 		if err := <-ended; err != nil {
 			t.Fatal(err)

@@ -254,6 +254,7 @@ type Server struct {
 	marks     *accept.Marks
 	names     map[im.Partition]im.LogName // of the own log; not written after start
 	ready     atomic.Bool                 // calls are answered
+	begun     chan struct{}               // closed once they are
 	gained    chan struct{}               // partitions were taken over
 	snapshots chan struct{}               // a slot for each that is being read
 
@@ -270,7 +271,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps, err = deps.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1), snapshots: make(chan struct{}, maxSnapshots)}
+	s := &Server{cfg: cfg, deps: deps, shards: newShards(cfg.Databases), marks: accept.NewMarks(), names: map[im.Partition]im.LogName{}, gained: make(chan struct{}, 1), begun: make(chan struct{}), snapshots: make(chan struct{}, maxSnapshots)}
 	s.ahead = newAhead(deps.Log, cfg.Databases)
 	s.deps.Log = s.ahead
 	s.rules.Store(&accept.Rules{
@@ -321,6 +322,7 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(func() { s.heartbeat(ctx) })
 	wg.Go(func() { s.keepMarks(ctx, hard) })
 	s.ready.Store(true)
+	close(s.begun)
 	<-ctx.Done()
 	s.ready.Store(false)
 	last := time.AfterFunc(s.cfg.DrainTimeout, end)
@@ -343,6 +345,9 @@ func (s *Server) awaitOwnLog(ctx context.Context) error {
 		sleep(ctx, wait.NextBackOff())
 	}
 }
+
+// Begun is closed when calls are answered: who is listed before is given calls that it refuses.
+func (s *Server) Begun() <-chan struct{} { return s.begun }
 
 // Ready tells why nothing is accepted yet, or any more.
 func (s *Server) Ready() error {

@@ -455,11 +455,6 @@ func (d *Dev) missing(ctx context.Context) string {
 				return fmt.Sprintf("%s of %s is %s: %v", id, r.site.Region, state, err)
 			}
 		}
-		if rt := r.router.Load(); rt == nil {
-			return fmt.Sprintf("router of %s is not running", r.site.Region)
-		} else if err := rt.Ready(); err != nil {
-			return fmt.Sprintf("router of %s: %v", r.site.Region, err)
-		}
 		repl := r.replicator.Load()
 		if repl == nil {
 			return fmt.Sprintf("replicator of %s is not running", r.site.Region)
@@ -477,7 +472,7 @@ func (d *Dev) missing(ctx context.Context) string {
 			return fmt.Sprintf("ipconf of %s hands out %d of %d gateways", r.site.Region, n, want)
 		}
 	}
-	return ""
+	return d.watcher.unready(ctx)
 }
 
 func (d *Dev) servePages() error {

@@ -43,17 +43,22 @@ func (p *process) listWhile(ctx context.Context, self im.Instance, during tenure
 	l := &listing{p: p, tenure: during, self: self}
 	select {
 	case <-l.begun:
-		register := l.register
-		if at := p.env.DiscoveryAt; at != nil {
-			register = func(ctx context.Context) error { return p.reach(ctx, *at, l.register) }
-		}
-		if err := register(ctx); err != nil {
+		if err := l.first(ctx); err != nil {
 			return nil, err
 		}
 	default:
 	}
 	p.push("listing", l.run)
 	return l, nil
+}
+
+// first registers the process as part of its start, which waits for discovery as for any backend, and fails without it.
+func (l *listing) first(ctx context.Context) error {
+	at := l.p.env.DiscoveryAt
+	if at == nil {
+		return l.register(ctx)
+	}
+	return l.p.reach(ctx, *at, l.register)
 }
 
 func (l *listing) register(ctx context.Context) error {
@@ -78,6 +83,14 @@ func (l *listing) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-l.begun:
+	}
+	if l.over == nil { // there is no process before it whose clients it has: it is still starting
+		if err := l.first(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
 	}
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, 2*time.Second

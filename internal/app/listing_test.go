@@ -176,26 +176,64 @@ func TestRegistrationAtStart(t *testing.T) {
 			return nil
 		}, true, true, ""},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			attempts := 0
-			p := &process{
-				env:  Env{DiscoveryAt: &at, Discovery: reluctant{registry.NewMemory(0), func() error { attempts++; return c.fail(attempts) }}},
-				site: Site{Region: "eu"}, service: ServiceGateway, binding: Binding{ID: "g"}, until: time.Now().Add(10 * time.Second),
-				tel: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler)},
-			}
-			begun := time.Now()
-			l, err := p.list(t.Context(), p.instance("h:1"))
-			took := time.Since(begun)
-			if (err == nil) != c.listed || (took > 0) != c.waits || took > 11*time.Second {
-				t.Fatalf("%s: %v after %v", c.name, err, took)
-			}
-			if err == nil {
-				l.lease.Close()
-				return
-			}
-			if _, ok := errors.AsType[*BackendError](err); !ok || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("%s: it says %q", c.name, err)
+		for _, later := range []bool{false, true} { // an imserver registers when it has begun to answer
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				p := &process{
+					env:  Env{DiscoveryAt: &at, Discovery: reluctant{registry.NewMemory(0), func() error { attempts++; return c.fail(attempts) }}},
+					site: Site{Region: "eu"}, service: ServiceIMServer, binding: Binding{ID: "i"}, until: time.Now().Add(10 * time.Second),
+					tel: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler)},
+				}
+				register := registerAtOnce
+				if later {
+					register = registerLater
+				}
+				begun := time.Now()
+				err := register(t, p)
+				took := time.Since(begun)
+				if (err == nil) != c.listed || (took > 0) != c.waits || took > 11*time.Second {
+					t.Fatalf("%s, later %v: %v after %v", c.name, later, err, took)
+				}
+				if err == nil {
+					return
+				}
+				if _, ok := errors.AsType[*BackendError](err); !ok || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%s, later %v: it says %q", c.name, later, err)
+				}
+			})
+		}
+	}
+}
+
+// registerAtOnce lists a process, and ends it.
+func registerAtOnce(t *testing.T, p *process) error {
+	l, err := p.list(t.Context(), p.instance("h:1"))
+	if err == nil {
+		l.lease.Close()
+	}
+	return err
+}
+
+// registerLater lists a process when it has begun, and ends it once it is listed.
+func registerLater(t *testing.T, p *process) error {
+	begun := make(chan struct{})
+	if _, err := p.listWhile(t.Context(), p.instance("h:1"), tenure{begun: begun}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_ = p.env.Discovery.Watch(ctx, p.service, p.site.Region, func(all []im.Instance) {
+			if len(all) > 0 {
+				cancel()
 			}
 		})
-	}
+	}()
+	close(begun)
+	err := p.Run(ctx)
+	cancel()
+	<-watched
+	return err
 }

@@ -96,7 +96,7 @@ func (p *process) imserver(ctx context.Context) (*imserver.Server, error) {
 	p.followMembers(log, func(m *membership) error { return s.Follow(m.origins, m.live()) })
 	self := p.instance(server.Addr())
 	self.Serves = []string{wire.ServiceIM}
-	_, err = p.list(ctx, self)
+	_, err = p.listWhile(ctx, self, tenure{begun: s.Begun()})
 	return s, err
 }
 

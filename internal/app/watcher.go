@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -59,6 +60,19 @@ func (w *watcher) watch(region im.Region, _, instance string, t *telemetry.Telem
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.telemetry[string(region)+"/"+instance] = t
+}
+
+// unready names the first instance that must get no work, by its own account, and why.
+func (w *watcher) unready(ctx context.Context) string {
+	w.mu.Lock()
+	all := maps.Clone(w.telemetry)
+	w.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if err := all[name].Unready(ctx); err != nil {
+			return fmt.Sprintf("%s: %v", name, err)
+		}
+	}
+	return ""
 }
 
 func (w *watcher) run(ctx context.Context) {

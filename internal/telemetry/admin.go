@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -19,17 +20,16 @@ import (
 
 // admin is the server that operators, orchestrators and Prometheus talk to: never clients.
 type admin struct {
-	listener       net.Listener
-	server         *http.Server
-	mux            *http.ServeMux
-	healthy, ready *checks
+	listener net.Listener
+	server   *http.Server
+	mux      *http.ServeMux
 }
 
-func newAdmin(l net.Listener, metrics prometheus.Gatherer, log *slog.Logger) *admin {
-	a := &admin{listener: l, healthy: newChecks(), ready: newChecks()}
+func newAdmin(l net.Listener, ready *checks, metrics prometheus.Gatherer, log *slog.Logger) *admin {
+	a := &admin{listener: l}
 	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", a.healthy)
-	mux.Handle("GET /readyz", a.ready)
+	mux.Handle("GET /healthz", newChecks()) // it answers: nothing else here is mended by a restart
+	mux.Handle("GET /readyz", ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError,
 	}))
@@ -127,6 +127,19 @@ func (c *checks) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// failed tells the first of the hard checks that fails, by name.
+func (c *checks) failed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	all := c.run(ctx)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if err := all[name]; err != nil && !c.isSoft(name) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // run asks all checks at once. One that does not heed ctx is left behind and reported as too slow.

@@ -67,12 +67,13 @@ type Telemetry struct {
 	traces   *sdktrace.TracerProvider
 	metrics  *sdkmetric.MeterProvider
 	otlp     *otlptrace.Exporter // nil without an endpoint
+	ready    *checks
 	admin    *admin
 }
 
 // New sets everything up and binds the admin server, which Run serves.
 func New(cfg Config) (*Telemetry, error) {
-	t := &Telemetry{registry: prometheus.NewRegistry(), Log: newLogger(cfg)}
+	t := &Telemetry{registry: prometheus.NewRegistry(), ready: newChecks(), Log: newLogger(cfg)}
 	who := resource.NewSchemaless(
 		attribute.String("service.namespace", "antipode"),
 		attrService.String(cfg.Service), attrInstance.String(cfg.Instance), attrRegion.String(cfg.Region))
@@ -123,7 +124,7 @@ func New(cfg Config) (*Telemetry, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("telemetry: the admin server cannot listen: %w", err), t.Close(context.Background()))
 		}
-		t.admin = newAdmin(l, t.registry, t.Log)
+		t.admin = newAdmin(l, t.ready, t.registry, t.Log)
 	}
 	return t, nil
 }
@@ -150,26 +151,14 @@ func (t *Telemetry) Gatherer() prometheus.Gatherer { return t.registry }
 type Check func(ctx context.Context) error
 
 // Ready adds a check to /readyz: while it fails, the instance must get no new work. A name that is taken is replaced.
-func (t *Telemetry) Ready(name string, c Check) {
-	if t.admin != nil {
-		t.admin.ready.set(name, c)
-	}
-}
+func (t *Telemetry) Ready(name string, c Check) { t.ready.set(name, c) }
 
 // Degraded adds a check to /readyz that is told there, and does not make the instance unready: it does its work without what
 // is checked, and taking it out of service would only make things worse.
-func (t *Telemetry) Degraded(name string, c Check) {
-	if t.admin != nil {
-		t.admin.ready.setSoft(name, c)
-	}
-}
+func (t *Telemetry) Degraded(name string, c Check) { t.ready.setSoft(name, c) }
 
-// Healthy adds a check to /healthz: while it fails, only a restart helps.
-func (t *Telemetry) Healthy(name string, c Check) {
-	if t.admin != nil {
-		t.admin.healthy.set(name, c)
-	}
-}
+// Unready tells why the instance must get no new work, as /readyz does: the first of the reasons by name, or nil.
+func (t *Telemetry) Unready(ctx context.Context) error { return t.ready.failed(ctx) }
 
 // Run serves the admin server until ctx ends. Let it end after the service, so that probes see the drain.
 func (t *Telemetry) Run(ctx context.Context) error {

@@ -128,11 +128,17 @@ func TestProbes(t *testing.T) {
 	if status, _ := get(t, tel, "/readyz"); status != 503 {
 		t.Errorf("without what it does not work without: %d", status)
 	}
+	if err := tel.Unready(t.Context()); err == nil || err.Error() != "redis: needed now" {
+		t.Errorf("it says it is unready for %v", err)
+	}
 	release := make(chan struct{})
 	defer close(release)
-	tel.Healthy("stuck", func(context.Context) error { <-release; return nil }) // heeds no context
-	if status, body := get(t, tel, "/healthz"); status != 503 || !strings.Contains(body, "no answer in") {
+	tel.Ready("stuck", func(context.Context) error { <-release; return nil }) // heeds no context
+	if status, body := get(t, tel, "/readyz"); status != 503 || !strings.Contains(body, "no answer in") {
 		t.Errorf("a check that hangs: %d %s", status, body)
+	}
+	if status, _ := get(t, tel, "/healthz"); status != 200 {
+		t.Errorf("a check that hangs made it unhealthy: %d", status)
 	}
 	if status, body := get(t, tel, "/debug/pprof/cmdline"); status != 200 || body == "" {
 		t.Errorf("pprof: %d", status)
