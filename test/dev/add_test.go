@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,9 +79,7 @@ func TestFourthRegion(t *testing.T) {
 	if err := operator.Drain(patient(t), "sa", log); err != nil {
 		t.Fatal(err)
 	}
-	if err := operator.Remove(patient(t), "sa", log); err != nil {
-		t.Fatal(err)
-	}
+	removeWhenShared(t, d, operator, ann, chat)
 	for _, r := range []im.Region{"eu", "us", "ap"} {
 		await(t, string(r)+" does not ask for the log of sa any more", func() bool {
 			linked, err := d.Linked(r)
@@ -98,6 +97,48 @@ func TestFourthRegion(t *testing.T) {
 		if d.Running()[name] != was {
 			t.Errorf("%s was started again", name)
 		}
+	}
+}
+
+// removeWhenShared has sa removed while it is the only other region that has what was written in eu: the order waits until another
+// one has it, so that the loss of eu afterwards takes nothing along (I1).
+func removeWhenShared(t *testing.T, d *app.Dev, operator *app.Operator, ann *inbox, chat im.Conversation) {
+	t.Helper()
+	for _, to := range []im.Region{"us", "ap"} {
+		if err := d.Cut(t.Context(), "eu", to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ann.send(t, chat, "only sa has this")
+	await(t, "sa has it", func() bool {
+		behind, err := d.Without("us", "ap").Behind(t.Context())
+		return err == nil && len(behind) == 0
+	})
+	waits, removed := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var once sync.Once
+		removed <- operator.Remove(patient(t), "sa", func(line string) {
+			t.Log(line)
+			if strings.Contains(line, "that region sa has") {
+				once.Do(func() { close(waits) })
+			}
+		})
+	}()
+	select {
+	case <-waits:
+	case err := <-removed:
+		t.Fatalf("sa was removed (%v) while no other region had what it has of eu", err)
+	}
+	if state := stateOf(t, d, "sa"); state != im.StateDrained {
+		t.Errorf("while the order waits, sa is %s", state)
+	}
+	for _, to := range []im.Region{"us", "ap"} {
+		if err := d.Heal(t.Context(), "eu", to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-removed; err != nil {
+		t.Fatal(err)
 	}
 }
 
