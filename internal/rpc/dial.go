@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/antipode-im/antipode/im"
@@ -137,52 +138,55 @@ func (s *clientStream) RecvMsg(m any) error {
 	return fromStatus(s.Context(), s.target.addr, s.ClientStream.RecvMsg(m))
 }
 
-// Dialer keeps one connection per address.
+// Dialer keeps one connection per address. One that nobody has asked for in a while, and that is not connected, is closed when
+// another address comes: instances that are gone for good leave nothing behind, however many come and go.
 type Dialer struct {
 	cfg DialConfig
+	now func() time.Time
 
 	mu     sync.Mutex
-	conns  map[string]*grpc.ClientConn
+	conns  map[string]*dialed
 	closed bool
 }
 
-// NewDialer returns a Dialer without connections.
-func NewDialer(cfg DialConfig) *Dialer {
-	return &Dialer{cfg: cfg, conns: map[string]*grpc.ClientConn{}}
+// dialed is a connection that is kept.
+type dialed struct {
+	*grpc.ClientConn
+	asked time.Time // for it, the last time
 }
 
-// Conn returns the connection to an address. It is shared: nobody closes it but the Dialer.
+// forgotten is how long a connection that does not stand is kept for who may ask again.
+const forgotten = 10 * time.Minute
+
+// NewDialer returns a Dialer without connections.
+func NewDialer(cfg DialConfig) *Dialer {
+	return &Dialer{cfg: cfg, now: time.Now, conns: map[string]*dialed{}}
+}
+
+// Conn returns the connection to an address. It is shared: nobody closes it but the Dialer. Ask for it at each use.
 func (d *Dialer) Conn(addr string) (grpc.ClientConnInterface, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
+	now := d.now()
+	switch c := d.conns[addr]; {
+	case d.closed:
 		return nil, im.Errorf(im.CodeUnavailable, "no connection to %s: closing", addr)
+	case c != nil:
+		c.asked = now
+		return c.ClientConn, nil
 	}
-	if c := d.conns[addr]; c != nil {
-		return c, nil
+	for other, c := range d.conns {
+		if now.Sub(c.asked) > forgotten && c.GetState() != connectivity.Ready {
+			c.Close()
+			delete(d.conns, other)
+		}
 	}
 	c, err := Dial(addr, d.cfg)
 	if err != nil {
 		return nil, err
 	}
-	d.conns[addr] = c
+	d.conns[addr] = &dialed{c, now}
 	return c, nil
-}
-
-// Retain closes the connections to addresses that are not among those given: instances that are gone for good.
-func (d *Dialer) Retain(addrs []string) {
-	keep := make(map[string]bool, len(addrs))
-	for _, a := range addrs {
-		keep[a] = true
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for a, c := range d.conns {
-		if !keep[a] {
-			c.Close()
-			delete(d.conns, a)
-		}
-	}
 }
 
 // Close closes all connections; calls under way fail.

@@ -299,20 +299,41 @@ func TestPlainTextDoesNotReachTLS(t *testing.T) {
 
 func TestDialer(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	server, stop := serve(t, ServerConfig{}, &raw{call: func(context.Context, *antipodev1.BackendCallRequest) (*antipodev1.BackendCallResponse, error) {
+		return new(antipodev1.BackendCallResponse), nil
+	}})
+	now := time.Now()
 	d := NewDialer(DialConfig{})
-	a, err := d.Conn("127.0.0.1:1")
-	if err != nil {
-		t.Fatal(err)
+	d.now = func() time.Time { return now }
+	conn := func(addr string) grpc.ClientConnInterface {
+		t.Helper()
+		c, err := d.Conn(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
 	}
-	if again, _ := d.Conn("127.0.0.1:1"); again != a {
+	const gone, asked = "127.0.0.1:1", "127.0.0.1:2"
+	a, b, stands := conn(gone), conn(asked), conn(server)
+	if conn(gone) != a {
 		t.Error("two connections to one address")
 	}
-	d.Retain([]string{"127.0.0.1:2"})
-	if again, _ := d.Conn("127.0.0.1:1"); again == a {
+	if _, err := antipodev1.NewBackendClient(stands).Call(t.Context(), new(antipodev1.BackendCallRequest)); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(forgotten)
+	conn(asked)
+	now = now.Add(time.Second)
+	conn("127.0.0.1:3") // one more comes
+	if conn(asked) != b || conn(server) != stands {
+		t.Error("a connection that was asked for, or stands, was closed")
+	}
+	if conn(gone) == a {
 		t.Error("the connection to an address that is gone was kept")
 	}
 	d.Close()
-	if _, err := d.Conn("127.0.0.1:1"); im.CodeOf(err) != im.CodeUnavailable {
+	if _, err := d.Conn(gone); im.CodeOf(err) != im.CodeUnavailable {
 		t.Errorf("after Close: %v", err)
 	}
+	stop(nil)
 }
