@@ -66,7 +66,6 @@ type Ownership struct {
 
 	mu      sync.Mutex
 	live    []im.Instance // by id; the last list that was not empty
-	owners  []im.Instance // by partition; empty before the first list
 	owned   []int
 	changed chan struct{} // closed and replaced when live changes
 	heard   chan struct{} // closed by the first list
@@ -94,16 +93,14 @@ func (o *Ownership) set(live []im.Instance) {
 	if len(live) == 0 {
 		return
 	}
-	owners := make([]im.Instance, o.cfg.Partitions)
 	var owned []int
-	for p := range owners {
-		owners[p], _ = Pick(p, live)
-		if owners[p].ID == o.cfg.Self {
+	for p := range o.cfg.Partitions {
+		if owner, ok := Pick(p, live); ok && owner.ID == o.cfg.Self {
 			owned = append(owned, p)
 		}
 	}
 	first := o.live == nil
-	o.live, o.owners, o.owned = live, owners, owned
+	o.live, o.owned = live, owned
 	close(o.changed)
 	o.changed = make(chan struct{})
 	if first {
@@ -120,16 +117,6 @@ func (o *Ownership) Owned() (partitions []int, changed <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.owned, o.changed
-}
-
-// OwnerOf returns the instance that owns a partition; false while none is known.
-func (o *Ownership) OwnerOf(partition int) (im.Instance, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if partition < 0 || partition >= len(o.owners) {
-		return im.Instance{}, false
-	}
-	return o.owners[partition], true
 }
 
 // Live returns the live instances by id, draining ones included, and a channel that is closed when they change.
