@@ -30,8 +30,15 @@ type LostError struct {
 	Stamp  Stamp  // of the declaration
 }
 
+// LostOnce is the stamp of a declaration of which nobody here knows when it was made.
+const LostOnce Stamp = 1
+
 // Error says what to do.
 func (e *LostError) Error() string {
-	return fmt.Sprintf("origin %s was declared lost (%s says, at %s): nothing that this region takes counts any more: run antipode region return",
-		e.Origin, e.By, e.Stamp.Time().UTC().Format("2006-01-02 15:04:05"))
+	at := ""
+	if e.Stamp > LostOnce {
+		at = ", at " + e.Stamp.Time().UTC().Format("2006-01-02 15:04:05")
+	}
+	return fmt.Sprintf("origin %s was declared lost (%s says%s): nothing that this region takes counts any more: run antipode region return",
+		e.Origin, e.By, at)
 }

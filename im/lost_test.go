@@ -2,7 +2,9 @@ package im_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -156,5 +158,16 @@ func TestSealOffsets(t *testing.T) {
 	})
 	if _, final := im.SealAt(im.HoldOffset); final {
 		t.Error("a hold marker is final")
+	}
+}
+
+func TestLostErrorSaysWhatIsKnown(t *testing.T) {
+	e := &im.LostError{Origin: "eu", By: "us", Stamp: im.StampAt(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))}
+	if got := e.Error(); !strings.Contains(got, "origin eu was declared lost (us says, at 2026-03-01 12:00:00)") {
+		t.Error(got)
+	}
+	e.Stamp = im.LostOnce
+	if got := e.Error(); !strings.Contains(got, "origin eu was declared lost (us says): ") {
+		t.Error(got)
 	}
 }

@@ -521,10 +521,10 @@ func (r *Replicator) lostTo(peer im.Region, own im.Origin) (im.Stamp, bool) {
 			own = c.peer.Origin
 		}
 		if c.peer.Origin == own && (c.isLost() || r.inherited.has(own)) {
-			return max(c.heldStamp(), 1), true
+			return max(c.heldStamp(), im.LostOnce), true
 		}
 		if c.peer.Origin.Epoch() > own.Epoch() {
-			return im.StampAt(time.UnixMilli(1)), true // how long ago is not known here any more
+			return im.LostOnce, true
 		}
 	}
 	return 0, false
