@@ -83,12 +83,12 @@ INFRA := ./test/terraform ./test/observability
 # Nothing in these is concurrent, and they have much to compute: the race detector would only slow them.
 PURE := ./imserver/view ./internal/simulator ./ipconf/storm
 
-# The longest begin first, so that nothing waits for one of them alone at the end; three at once, as they wait much of their time.
+# The longest begin first, so that nothing waits for one of them alone at the end; two at once beside the browser: more would make each other late.
 LONG := ./test/dev ./gateway ./internal/postgres ./replicator ./test/weak
 
 # -timeout is for what hangs: a busy machine may take several times as long as a quiet one. make vet vets, and more than go test does.
 test-race: ## run the tests with the race detector, but those that have nothing for it to see
-	$(GO) test -race -p 3 -vet=off -timeout 15m $$($(GO) list $(LONG) ./... | grep -vFx "$$($(GO) list $(PURE) $(BROWSER) $(INFRA))")
+	$(GO) test -race -p 2 -vet=off -timeout 15m $$($(GO) list $(LONG) ./... | grep -vFx "$$($(GO) list $(PURE) $(BROWSER) $(INFRA))")
 
 test-pure: ## run those
 	$(GO) test -vet=off -skip TestMutations $(PURE) # make sim runs these
