@@ -36,12 +36,15 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 		res.Skipped = len(entries)
 		return res
 	}
-	caught, before := l.read(), l.watermark
+	caught, before := l.read(), l.watermark // before is of when the end seen at start was reached, if it is in this batch
 	for i := range entries {
 		e := &entries[i]
 		switch l.tail.See(e, now) {
 		case im.Take:
 			res.Taken++
+			if before == 0 {
+				before = e.Route.Claimed
+			}
 			l.watermark = max(l.watermark, e.Route.Claimed)
 			if e.Checksum != 0 {
 				l.mark = Mark{Local: e.Local, Offset: e.Route.Offset, Checksum: e.Checksum}
@@ -52,6 +55,9 @@ func (t *Table) Apply(p im.Partition, entries []Entry, now im.Stamp) Result {
 		case im.Skip:
 			res.Skipped++
 		case im.Raise: // a marker takes no offset
+		}
+		if !caught && l.read() {
+			caught, before = true, l.watermark
 		}
 	}
 	if res.Taken > 0 && caught && t.silence > 0 && l.region != t.self {

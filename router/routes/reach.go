@@ -11,22 +11,26 @@ import (
 )
 
 // reach is whether another region's log arrives. A region is cut off where nothing younger than the table's silence has
-// come. Its rows then count again only once everything was taken that its log held when it was first heard again. That is
-// known by the origin's own clock: a record stamped after that moment, and the bound of two clocks' difference, was
-// appended after it, and all before it stands before it in the log. Heartbeats make sure that such a record comes.
+// come; so it is where the end seen at start was older. Its rows then count again only once everything was taken that its
+// log held when it was first heard again. That is known by the origin's own clock: a record stamped after that moment, and
+// the bound of two clocks' difference, was appended after it, and all before it stands before it in the log. Heartbeats make
+// sure that such a record comes.
 type reach struct {
 	cut   bool
 	heard im.Stamp // by our clock, when a record was last taken
 	until im.Stamp // while cut: the stamp to be reached; 0 before anything is heard again
 }
 
-// hear tells that records were taken at now, which raised the watermark from before to after. It returns since when
-// nothing was heard if the region turns out to have been cut off, else 0.
+// hear tells that records were taken at now, which raised the watermark from before to after; before is the first one's
+// stamp where there was none. It returns since when nothing was heard if the region turns out to have been cut off, else 0:
+// at the first call nobody knows.
 func (r *reach) hear(before, after, now im.Stamp, silence time.Duration) (since im.Stamp) {
-	quiet := older(r.heard, now, silence)
-	if !r.cut && r.heard != 0 && (quiet || older(before, now, silence)) {
+	quiet := r.heard != 0 && older(r.heard, now, silence)
+	if !r.cut && (quiet || older(before, now, silence)) {
 		r.cut, r.until = true, 0
-		since = min(r.heard, before)
+		if r.heard != 0 {
+			since = min(r.heard, before)
+		}
 	}
 	if r.cut && (quiet || r.until == 0) {
 		r.until = later(now, im.MaxSkew)

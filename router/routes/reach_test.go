@@ -67,7 +67,8 @@ func TestReach(t *testing.T) {
 		flaps int
 	}{
 		{"heard all the time", [][2]float64{{0, 0}, {20, 20}, {40, 40}, {60, 60}}, false, 0},
-		{"history at start", [][2]float64{{100, 3}, {101, 100}, {106, 106}}, false, 1},
+		{"history at start, and only some of the backlog", [][2]float64{{100, 3}, {101, 75}, {102, 101}}, true, 0},
+		{"history at start, and all has come", [][2]float64{{100, 3}, {101, 100}, {106, 106}}, false, 0},
 		{"cut, and only the backlog has come", [][2]float64{{0, 0}, {50, 20}, {51, 49}, {52, 51}}, true, 1},
 		{"cut, and all has come", [][2]float64{{0, 0}, {50, 20}, {51, 49}, {55, 55}}, false, 1},
 		{"cut again amid the backlog: the end is another", [][2]float64{{0, 0}, {50, 20}, {100, 56}, {101, 99}}, true, 1},
@@ -79,6 +80,9 @@ func TestReach(t *testing.T) {
 		watermark, flaps := im.Stamp(0), 0
 		for _, h := range c.heard {
 			before := watermark
+			if before == 0 {
+				before = second(h[1])
+			}
 			watermark = max(watermark, second(h[1]))
 			if r.hear(before, watermark, second(h[0]), silence) > 0 {
 				flaps++
@@ -86,6 +90,53 @@ func TestReach(t *testing.T) {
 		}
 		if r.cut != c.cut || flaps != c.flaps {
 			t.Errorf("%s: cut %v with %d flaps, want %v with %d", c.name, r.cut, flaps, c.cut, c.flaps)
+		}
+	}
+}
+
+// TestStartBehind: a router that starts while a copy is a minute behind does not take the region's routes for the last ones
+// because the backlog has come to within the silence of now. They count once what the log held then was applied.
+func TestStartBehind(t *testing.T) {
+	p := im.Partition{Topic: "route.us"}
+	for _, c := range []struct {
+		name    string
+		end     int64       // of the copy at start
+		batches [][]float64 // stamps; each batch a second after the last, from 100 on
+	}{
+		{"nothing was there", 0, [][]float64{{40, 41, 75}, {76}, {101.5}}},
+		{"some was there", 2, [][]float64{{39, 40}, {75}, {80}, {102}}},
+		{"some was there, and more comes with it", 2, [][]float64{{39, 40, 75}, {80}, {101}}},
+	} {
+		table, err := New("eu", []im.Origin{"eu", "us"}, 1, 30*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table.Expect(im.Partition{Topic: "route.eu"}, 0)
+		table.Expect(p, c.end)
+		var offset int64
+		take := func(now float64, stamps ...float64) {
+			var entries []Entry
+			for _, s := range stamps {
+				r := im.Route{Region: "us", Offset: offset, Claimed: second(s)}
+				entries = append(entries, Entry{RouteRecord: im.RouteRecord{Kind: im.KindHeartbeat, Route: r}, Local: offset})
+				offset++
+			}
+			table.Apply(p, entries, second(now))
+		}
+		now := 100.0
+		for _, stamps := range c.batches {
+			take(now, stamps...)
+			if u := table.Unknown(0, second(now)); len(u) != 1 {
+				t.Errorf("%s: at %v, with %v, the routes count", c.name, now, stamps)
+			}
+			now++
+		}
+		take(107, 106.5)
+		if u := table.Unknown(0, second(107)); len(u) != 0 {
+			t.Errorf("%s: all has come, and the routes of %v do not count", c.name, u)
+		}
+		if r := table.Reaches(second(107)); r[0].Flaps != 0 {
+			t.Errorf("%s: a start is counted as a cut", c.name)
 		}
 	}
 }
