@@ -9,8 +9,10 @@ import (
 
 // Follow makes the origins that are followed the latest of each region among those that are named. It returns those that are
 // new: nothing of them counts before Jump and Expect say where they are read from and up to where. Rows of those that are not
-// followed any more are dropped. One call at a time.
+// followed any more are dropped.
 func (t *Table) Follow(origins []im.Origin) (fresh []im.Origin, err error) {
+	t.shape.Lock()
+	defer t.shape.Unlock()
 	current := Current(origins)
 	known := t.known()
 	for _, o := range current {

@@ -1,7 +1,10 @@
 package routes_test
 
 import (
+	"bytes"
+	"io"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -94,5 +97,83 @@ func TestNextEpochTakesThePlace(t *testing.T) {
 	}
 	if table.Holds("ann") || slices.Contains(table.Origins(), "us") {
 		t.Error("a route of the former epoch is left")
+	}
+}
+
+// lastByte calls fn before it gives the last byte away.
+type lastByte struct {
+	*bytes.Reader
+	fn func()
+}
+
+func (r lastByte) Read(b []byte) (int, error) {
+	switch r.Len() {
+	case 0:
+		return 0, io.EOF
+	case 1:
+		r.fn()
+		return r.Reader.Read(b)
+	}
+	return r.Reader.Read(b[:min(len(b), r.Len()-1)])
+}
+
+// TestRegionsChangeWhileASnapshotIsRead: discovery says which regions there are at any time of a start. A region that came
+// meanwhile is followed, and one that went stays away.
+func TestRegionsChangeWhileASnapshotIsRead(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		after []im.Origin
+	}{
+		{"one comes", []im.Origin{"ap", "eu", "us"}},
+		{"one goes", []im.Origin{"eu"}},
+	} {
+		fresh := func() *routes.Table {
+			table, err := routes.New("eu", []im.Origin{"eu", "us"}, partitions, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return table
+		}
+		before := fresh()
+		w := grow(before.Number, rand.New(rand.NewPCG(1, 2)).IntN, 40)
+		for _, o := range before.Origins() {
+			for n, log := range w[o] {
+				before.Apply(im.Partition{Topic: im.RouteTopic(o), Number: n}, entries(log), 0)
+			}
+		}
+		var file bytes.Buffer
+		if err := before.Snapshot(&file); err != nil {
+			t.Fatal(err)
+		}
+		table := fresh()
+		followed := make(chan error, 1)
+		marks, loadErr := table.Load(lastByte{bytes.NewReader(file.Bytes()), func() {
+			go func() {
+				_, err := table.Follow(c.after)
+				followed <- err
+			}()
+			for range 1000 {
+				runtime.Gosched()
+			}
+		}})
+		if err := <-followed; err != nil {
+			t.Fatal(err)
+		}
+		if loadErr != nil {
+			t.Errorf("%s: %v", c.name, loadErr)
+		}
+		if got := table.Origins(); !slices.Equal(slices.Sorted(slices.Values(got)), c.after) {
+			t.Errorf("%s: followed are %v, want %v", c.name, got, c.after)
+		}
+		for _, o := range c.after {
+			for n, log := range w[o] {
+				p := im.Partition{Topic: im.RouteTopic(o), Number: n}
+				table.Expect(p, int64(len(log)))
+				table.Apply(p, entries(log)[min(int(marks[p].Local), len(log)):], 0)
+				if pos, _ := table.Position(p); pos.Next != int64(len(log)) {
+					t.Errorf("%s: %v stands at %d, want %d", c.name, p, pos.Next, len(log))
+				}
+			}
+		}
 	}
 }

@@ -109,6 +109,11 @@ var errSnapshot = errors.New("routes: the snapshot is damaged")
 // be what it was, or the partition has to Jump to its start. What is not returned has nothing loaded. After an error nothing
 // is.
 func (t *Table) Load(r io.Reader) (map[im.Partition]Mark, error) {
+	t.shape.Lock()
+	defer t.shape.Unlock()
+	if followed := t.Origins(); len(followed) != len(t.known()) {
+		return nil, fmt.Errorf("routes: regions went since the start, only %v are followed: the snapshot has more", followed)
+	}
 	in := bufio.NewReaderSize(r, 256<<10)
 	if err := t.loadHead(in); err != nil {
 		return nil, err

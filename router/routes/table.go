@@ -31,6 +31,7 @@ type Table struct {
 	origins [maxOrigins]im.Origin
 	links   [maxOrigins]link
 	places  atomic.Int32
+	shape   sync.Mutex // held while all shards change alike: Follow, Load; before that of a shard
 }
 
 // maxOrigins is how many origins a table follows in its life.
