@@ -47,9 +47,22 @@ func (p *process) listWhile(ctx context.Context, self im.Instance, during tenure
 			return nil, err
 		}
 	default:
+		if l.over == nil {
+			p.tel.Ready("listing", l.listed)
+		}
 	}
 	p.push("listing", l.run)
 	return l, nil
+}
+
+// listed tells whether others find the process: who restarts one after the other is to wait for that.
+func (l *listing) listed(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lease == nil {
+		return errNotListed
+	}
+	return nil
 }
 
 // first registers the process as part of its start, which waits for discovery as for any backend, and fails without it.
@@ -133,7 +146,7 @@ func (l *listing) run(ctx context.Context) error {
 	return nil
 }
 
-// errNotListed says that an update came before the registration.
+// errNotListed says that others do not find the process yet.
 var errNotListed = errors.New("this instance is not registered yet")
 
 // set changes the gateway epoch.

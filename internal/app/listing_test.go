@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -178,18 +179,23 @@ func TestRegistrationAtStart(t *testing.T) {
 	} {
 		for _, later := range []bool{false, true} { // an imserver registers when it has begun to answer
 			synctest.Test(t, func(t *testing.T) {
+				tel, err := telemetry.New(telemetry.Config{Service: ServiceIMServer, LogWriter: io.Discard})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tel.Close(t.Context())
 				attempts := 0
 				p := &process{
 					env:  Env{DiscoveryAt: &at, Discovery: reluctant{registry.NewMemory(0), func() error { attempts++; return c.fail(attempts) }}},
 					site: Site{Region: "eu"}, service: ServiceIMServer, binding: Binding{ID: "i"}, until: time.Now().Add(10 * time.Second),
-					tel: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler)},
+					tel: tel,
 				}
 				register := registerAtOnce
 				if later {
 					register = registerLater
 				}
 				begun := time.Now()
-				err := register(t, p)
+				err = register(t, p)
 				took := time.Since(begun)
 				if (err == nil) != c.listed || (took > 0) != c.waits || took > 11*time.Second {
 					t.Fatalf("%s, later %v: %v after %v", c.name, later, err, took)
@@ -226,11 +232,19 @@ func registerLater(t *testing.T, p *process) error {
 	go func() {
 		defer close(watched)
 		_ = p.env.Discovery.Watch(ctx, p.service, p.site.Region, func(all []im.Instance) {
-			if len(all) > 0 {
-				cancel()
+			if len(all) == 0 {
+				return
 			}
+			synctest.Wait()
+			if err := p.tel.Unready(ctx); err != nil {
+				t.Error(err)
+			}
+			cancel()
 		})
 	}()
+	if err := p.tel.Unready(ctx); err == nil {
+		t.Error("ready, and nobody finds it")
+	}
 	close(begun)
 	err := p.Run(ctx)
 	cancel()
