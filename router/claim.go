@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -235,6 +236,13 @@ func (a *appender) flies(d device) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.flying[d] > 0
+}
+
+// appended tells whether some of these records are of devices with a record on its way.
+func (a *appender) appended(entries []routes.Entry) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(entries, func(e routes.Entry) bool { return a.flying[device{e.Route.UID, e.Route.Device}] > 0 })
 }
 
 func (a *appender) append(ctx context.Context, batch []record) {

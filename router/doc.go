@@ -13,7 +13,8 @@
 //	   └── heartbeats ──▶ watch ──▶ gateway_down, one per owned partition      mirror ──▶ Redis: owned partitions
 //
 // Owners of partitions do three things more than others: they write Redis, kick, and append gateway_down and heartbeats.
-// Two owners at once do harm to nobody: Redis compares positions, kicks name their login, gateway_down is idempotent.
+// Two owners at once do harm to nobody: Redis compares positions, kicks name their login, gateway_down is idempotent. Where
+// there is none for a moment, who appended a claim kicks for it, and the next owner kicks what it finds to have lost.
 //
 // Limits: a route proves nothing about delivery. Pushes are lost with their stream, notifies with their link; clients
 // pull. A route counts only while its gateway's epoch was not declared down, its claim is younger than two hours, its

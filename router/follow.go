@@ -147,7 +147,8 @@ func (r *Router) apply(b *im.Batch) {
 			}
 		}
 	}
-	if len(res.Kicks) > 0 && r.ownsNow(b.Partition.Number) {
+	// Gateways claim at whom they take for the owner, which may not know yet that it is.
+	if n := b.Partition.Number; len(res.Kicks) > 0 && (r.ownsNow(n) || own && r.appenders[n].appended(entries)) {
 		for _, k := range res.Kicks {
 			r.kick(k)
 		}

@@ -226,11 +226,27 @@ func (r *Router) takeOwned() (changed <-chan struct{}) {
 
 func (r *Router) followOwnership(ctx context.Context) {
 	for {
+		before := *r.owned.Load()
 		changed := r.takeOwned()
+		r.kickLost(before)
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// kickLost kicks what lost in partitions that were not owned here before: as nobody may have owned them for a moment, it may
+// not have been told. What is applied from now on is kicked as it is.
+func (r *Router) kickLost(before []int) {
+	now := im.StampAt(time.Now())
+	for _, n := range *r.owned.Load() {
+		if _, had := slices.BinarySearch(before, n); had {
+			continue
+		}
+		for _, k := range r.table.Lost(n, now) {
+			r.kick(k)
 		}
 	}
 }

@@ -479,6 +479,47 @@ func TestRedis(t *testing.T) {
 	}
 }
 
+// TestKicksWhileNobodyOwns: where the owner of a partition has died and no other knows yet that it is its turn, a session
+// that another one replaces is ended all the same: at once by the router that took the claim, else by the next owner.
+func TestKicksWhileNobodyOwns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eu, us := newRegion(t, "eu"), newRegion(t, "us")
+		nobody := newOwner()
+		deps := eu.deps()
+		deps.Ownership = nobody
+		re, stopEU := run(t, eu.config(), deps)
+		defer stopEU()
+		ru, stopUS := run(t, us.config(), us.deps())
+		defer stopUS()
+		ready(t, re)
+		ready(t, ru)
+		a1, o1 := attach(t, re, g1)
+		a2, o2 := attach(t, re, g2)
+		au, _ := attach(t, ru, g1)
+		claim(t, a1,
+			im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 1},
+			im.Claim{UID: "bob", Device: "web", Conn: 2, Login: 5},
+			im.Claim{UID: "eve", Device: "web", Conn: 3, Login: 5})
+
+		claim(t, a2, im.Claim{UID: "ann", Device: "phone", Conn: 1, Login: 2})
+		if _, kicks, _ := o1.got(); !slices.Equal(kicks, []im.Kick{{Conn: 1, Login: 1, Code: im.CodeReplaced}}) {
+			t.Errorf("kicks at the gateway that lost: %+v, want one of ann's conn", kicks)
+		}
+
+		claim(t, au, im.Claim{UID: "bob", Device: "web", Conn: 8, Login: 6}, im.Claim{UID: "eve", Device: "web", Conn: 9, Login: 4})
+		ship(t, us, eu)
+		synctest.Wait()
+		nobody.set(0, 1, 2, 3)
+		synctest.Wait()
+		if _, kicks, _ := o1.got(); len(kicks) != 2 || kicks[1] != (im.Kick{Conn: 2, Login: 5, Code: im.CodeReplaced}) {
+			t.Errorf("kicks once the partitions have an owner: %+v, want one of bob's conn, too", kicks)
+		}
+		if _, kicks, _ := o2.got(); len(kicks) != 0 {
+			t.Errorf("kicks at the gateway that won: %+v", kicks)
+		}
+	})
+}
+
 func TestConfig(t *testing.T) {
 	eu := newRegion(t, "eu")
 	for name, change := range map[string]func(*router.Config, *router.Deps){

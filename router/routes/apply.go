@@ -221,3 +221,47 @@ func (t *Table) kick(s *shard, o int, gw im.Gateway, conn, login, by uint64, res
 	}
 	res.Kicks = append(res.Kicks, Kick{gw, im.Kick{Conn: conn, Login: login, Code: code}})
 }
+
+// Lost lists the kicks of a partition's routes that others win over now: what an owner before may have died without telling.
+// Routes of the own region that another of it replaced are not among them; nothing is kept of these.
+func (t *Table) Lost(number int, now im.Stamp) []Kick {
+	s := &t.shards[number]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var res Result
+	best := make(map[crowdKey]row)
+	for _, v := range s.slots {
+		first := ref(v)
+		if first == 0 || s.at(first).next() == 0 { // most have one device
+			continue
+		}
+		clear(best)
+		for r := first; r != 0; {
+			b := s.at(r)
+			r = b.next()
+			if aged(b.claimed(), now) {
+				continue
+			}
+			d := keyOf(b)
+			if have, ok := best[d]; !ok || t.compare(s, b, have) > 0 {
+				best[d] = b
+			}
+		}
+		for r := first; r != 0; {
+			b := s.at(r)
+			r = b.next()
+			if aged(b.claimed(), now) {
+				continue
+			}
+			if won := best[keyOf(b)]; t.compare(s, won, b) > 0 {
+				t.kickRow(s, b, won.login(), &res)
+			}
+		}
+		for platform, limit := range t.limits {
+			if limit > 0 && len(best) > limit {
+				t.enforce(s, im.UID(s.at(first).uid()), platform, limit, now, &res)
+			}
+		}
+	}
+	return res.Kicks
+}

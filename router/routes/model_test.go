@@ -203,6 +203,8 @@ func TestLimitsConverge(t *testing.T) {
 						k := routes.Kick{Gateway: r.Gateway, Kick: im.Kick{Conn: r.Conn, Login: r.Login, Code: im.CodeDeviceLimit}}
 						if own := r.Region == origins[i].Region(); own && !kicked[k] {
 							t.Fatalf("seed %d: %s did not kick %+v, one too many", seed, origins[i], r)
+						} else if own && !slices.Contains(table.Lost(table.Number(uid), 0), k) {
+							t.Fatalf("seed %d: the next owner in %s does not find %+v, one too many", seed, origins[i], r)
 						}
 					}
 				}
@@ -313,6 +315,7 @@ func TestConvergence(t *testing.T) {
 		if regions[0].Digest(end) == newTable(t, "eu").Digest(end) && len(regions[0].Rows("ann", end)) > 0 {
 			t.Fatalf("seed %d: routes do not show in the digest", seed)
 		}
+		losers := 0
 		for _, uid := range uids {
 			winners := regions[0].Lookup(nil, uid, 0)
 			for _, r := range regions[0].Rows(uid, 0) {
@@ -324,7 +327,22 @@ func TestConvergence(t *testing.T) {
 				if !won && !kicked[home][tie] && !kicked[home][replaced] {
 					t.Fatalf("seed %d: %+v lost and was not kicked", seed, r)
 				}
+				lost := regions[home].Lost(regions[home].Number(uid), 0)
+				if !won && !slices.Contains(lost, tie) && !slices.Contains(lost, replaced) {
+					t.Fatalf("seed %d: the next owner does not find %+v, which lost", seed, r)
+				}
+				if !won {
+					losers++
+				}
 			}
+		}
+		for _, table := range regions {
+			for n := range partitions {
+				losers -= len(table.Lost(n, 0))
+			}
+		}
+		if losers != 0 {
+			t.Fatalf("seed %d: the next owners would kick %d more than lost", seed, -losers)
 		}
 	}
 }
