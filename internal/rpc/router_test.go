@@ -23,7 +23,8 @@ type fakeRouter struct {
 	outs       map[im.Gateway]rpc.Outbox
 	claims     []im.Claim
 	beats      int
-	fail       error // what claims and deliveries answer
+	fail       error                // what claims and deliveries answer
+	refuse     func(im.Claim) error // what a claim answers
 	fenced     uint64
 	deliveries []im.Delivery
 	notified   []im.Region
@@ -52,13 +53,18 @@ type fakeAttachment struct {
 
 func (a *fakeAttachment) Submit(claims []im.Claim, done func(int, error)) {
 	a.r.mu.Lock()
-	fail := a.r.fail
-	if fail == nil {
-		a.r.claims = append(a.r.claims, claims...)
+	errs := make([]error, len(claims))
+	for i, c := range claims {
+		if errs[i] = a.r.fail; errs[i] == nil && a.r.refuse != nil {
+			errs[i] = a.r.refuse(c)
+		}
+		if errs[i] == nil {
+			a.r.claims = append(a.r.claims, c)
+		}
 	}
 	a.r.mu.Unlock()
-	for i := range claims {
-		done(i, fail)
+	for i, err := range errs {
+		done(i, err)
 	}
 }
 
@@ -356,6 +362,54 @@ func TestRoutersClaimAtOwner(t *testing.T) {
 	h.cancel()
 	if err := <-h.ended; err != nil {
 		t.Fatalf("Attach: %v, want nil when its context ends", err)
+	}
+}
+
+// TestRoutersClaimInOrder: a claim that is tried again does not come behind the release of its session, which would leave a
+// route of nobody.
+func TestRoutersClaimInOrder(t *testing.T) {
+	r := &fakeRouter{id: "r0"}
+	addr, _ := serve(t, r, "127.0.0.1:0")
+	h := startRouters(t, rpc.RoutersConfig{ClaimTimeout: time.Second}, im.Instance{ID: "r0", Addr: addr})
+	eventually(t, "the router is attached", func() bool { return r.out(h.gw) != nil })
+	offline := im.Claim{UID: "ann", Device: "d", Conn: 1, Login: 4, Offline: true}
+	release := im.Claim{UID: "ann", Device: "d", Conn: 1, Login: 4, Release: true}
+	other := im.Claim{UID: "ann", Device: "e", Conn: 2, Login: 1}
+
+	full := true
+	r.set(func() {
+		r.refuse = func(c im.Claim) error {
+			if c == offline && full {
+				full = false
+				return im.Errorf(im.CodeOverloaded, "later")
+			}
+			return nil
+		}
+	})
+	for i, err := range h.routers.Claim(t.Context(), []im.Claim{offline, other, release}) {
+		if err != nil {
+			t.Fatalf("claim %d: %v", i, err)
+		}
+	}
+	if n := len(r.claims); r.claims[n-1] != release {
+		t.Errorf("the last claim of %d is %+v, want the release", n, r.claims[n-1])
+	}
+	if n := slices.Index(r.claims, other); slices.Contains(r.claims[n+1:], other) {
+		t.Errorf("another device's claim is sent again: %+v", r.claims)
+	}
+
+	// Who gives up is told of both, and may try both again.
+	r.set(func() {
+		r.refuse = func(c im.Claim) error {
+			if c == offline {
+				return &im.Error{Code: im.CodeOverloaded, Detail: "much later", RetryAfter: time.Minute}
+			}
+			return nil
+		}
+	})
+	errs := h.routers.Claim(t.Context(), []im.Claim{offline, other, release})
+	if im.CodeOf(errs[0]) != im.CodeOverloaded || errs[1] != nil || im.CodeOf(errs[2]) != im.CodeOverloaded {
+		t.Errorf("errors: %v, want overloaded for the claim and the release", errs)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -243,11 +244,13 @@ func (a *attach) renew(ctx context.Context) {
 
 // Claim sends each claim to the owner of its uid's partition and returns, per claim, when it is in the log and in that
 // router's view. While the owner is away any other router serves. What may succeed at another attempt is tried again
-// until ctx or the claim timeout ends; claims are idempotent.
-func (r *Routers) Claim(ctx context.Context, claims []im.Claim) []error {
+// until ctx or the claim timeout ends, and with it what follows of the same device: claims are idempotent, in their order.
+// So one that failed has those behind it fail, too.
+func (r *Routers) Claim(ctx context.Context, claims []im.Claim) (errs []error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.ClaimTimeout)
 	defer cancel()
-	errs := make([]error, len(claims))
+	defer func() { failBehind(claims, errs) }()
+	errs = make([]error, len(claims))
 	open := make([]int, len(claims)) // places in claims without a final answer
 	for i := range claims {
 		open[i] = i
@@ -275,21 +278,21 @@ func (r *Routers) Claim(ctx context.Context, claims []im.Claim) []error {
 			}
 			s.send(batch, func(k int, err error) { answers <- answer{places[k], err} })
 		}
-		again, asked := open[:0:0], time.Duration(0)
+		asked := time.Duration(0)
 		for range open {
 			select {
 			case got := <-answers:
-				if errs[got.i] = got.err; elsewhere(got.err) {
-					again = append(again, got.i)
-					if e, ok := errors.AsType[*im.Error](got.err); ok {
-						asked = max(asked, e.RetryAfter)
-					}
+				errs[got.i] = got.err
+				if e, ok := errors.AsType[*im.Error](got.err); ok && elsewhere(got.err) {
+					asked = max(asked, e.RetryAfter)
 				}
 			case <-ctx.Done():
 				return errs
 			}
 		}
-		if open = again; len(open) > 0 {
+		failBehind(claims, errs)
+		open = slices.DeleteFunc(open, func(i int) bool { return !elsewhere(errs[i]) })
+		if len(open) > 0 {
 			if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= asked {
 				return errs // whoever claims is told when to come back
 			}
@@ -300,6 +303,28 @@ func (r *Routers) Claim(ctx context.Context, claims []im.Claim) []error {
 		}
 	}
 	return errs
+}
+
+// failBehind has what was taken behind a failed claim of the same device fail like that one, where that may be tried again:
+// the release of a session must not be in the log ahead of its claim.
+func failBehind(claims []im.Claim, errs []error) {
+	type device struct {
+		uid im.UID
+		id  im.DeviceID
+	}
+	var failed map[device]error
+	for i, c := range claims {
+		d := device{c.UID, c.Device}
+		switch {
+		case errs[i] == nil && failed[d] != nil:
+			errs[i] = failed[d]
+		case elsewhere(errs[i]):
+			if failed == nil {
+				failed = make(map[device]error)
+			}
+			failed[d] = errs[i]
+		}
+	}
 }
 
 // group says which stream each open claim goes to: the owner's, else any.
