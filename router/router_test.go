@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -275,6 +276,38 @@ func TestDiscoveryKnowsBetter(t *testing.T) {
 		synctest.Wait()
 		if live, _ := r.Routes("ann"); len(live) != 0 {
 			t.Fatal("a silent gateway that discovery calls gone was not declared down")
+		}
+	})
+}
+
+// hanging is a discovery that answers nothing for as long as it may take.
+type hanging struct{}
+
+func (hanging) Alive(im.Gateway) (alive, known bool) {
+	pass(time.Second)
+	return false, false
+}
+
+// TestDiscoveryHangs: heartbeats alone decide, of many gateways as soon as of one.
+func TestDiscoveryHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eu := newRegion(t, "eu")
+		deps := eu.deps()
+		deps.Alive = hanging{}
+		r, stop := run(t, eu.config(), deps)
+		defer stop()
+		ready(t, r)
+		for i := range 30 {
+			gw := im.Gateway{ID: fmt.Sprint("g", i), Epoch: 1}
+			a, _ := attach(t, r, gw)
+			claim(t, a, im.Claim{UID: im.UID(gw.ID), Device: "phone", Conn: 1, Login: 1})
+		}
+		pass(8 * time.Second)
+		synctest.Wait()
+		for i := range 30 {
+			if live, _ := r.Routes(im.UID(fmt.Sprint("g", i))); len(live) != 0 {
+				t.Fatalf("5 s after its time was up, a gateway still has routes: %+v", live)
+			}
 		}
 	})
 }

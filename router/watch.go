@@ -125,11 +125,13 @@ func (h *hub) suspects(now time.Time, timeout time.Duration) []suspect {
 // declare appends gateway_down for gateways that are gone.
 func (r *Router) declare(ctx context.Context, now time.Time) {
 	var appends sync.WaitGroup
+	silent := r.deps.Alive == nil // discovery, which may take its time for each question
 	for _, s := range r.hub.suspects(now, r.cfg.HeartbeatTimeout) {
 		if !s.superseded {
 			alive, known := false, false
-			if r.deps.Alive != nil {
+			if !silent {
 				alive, known = r.deps.Alive.Alive(s.gateway)
+				silent = !known
 			}
 			if known && alive {
 				continue
