@@ -124,18 +124,20 @@ func (r *Router) startMirror(ctx context.Context, owned []int) (map[im.Partition
 			all = append(all, im.Partition{Topic: im.RouteTopic(o), Number: n})
 		}
 	}
-	bounds, err := r.deps.Log.Bounds(ctx, all)
-	if err != nil {
-		return nil, nil, fmt.Errorf("bounds of the route logs: %w", err)
-	}
 	positions := make(map[int]map[im.Origin]im.RoutePosition, len(owned))
 	for _, n := range owned {
 		bounded, cancel := context.WithTimeout(ctx, r.cfg.StoreTimeout)
-		positions[n], err = r.deps.Store.Positions(bounded, n)
+		stands, err := r.deps.Store.Positions(bounded, n)
 		cancel()
 		if err != nil {
 			return nil, nil, err
 		}
+		positions[n] = stands
+	}
+	// After the positions: the owner before may write on, and what it has read is in the log.
+	bounds, err := r.deps.Log.Bounds(ctx, all)
+	if err != nil {
+		return nil, nil, fmt.Errorf("bounds of the route logs: %w", err)
 	}
 	parts := make(map[im.Partition]*stored, len(all))
 	from := make(map[im.Partition]int64, len(all))

@@ -1,9 +1,11 @@
 package router_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -451,6 +453,63 @@ func TestRetention(t *testing.T) {
 		slices.Sort(devices)
 		if !slices.Equal(devices, []im.DeviceID{"desk", "web"}) {
 			t.Fatalf("devices after the jump: %v", devices)
+		}
+	})
+}
+
+// handing is a Redis that another owner still writes: each look at its positions finds it as far as the log is by then.
+type handing struct {
+	k       *kafka
+	mu      sync.Mutex
+	written []im.RouteBatch
+}
+
+func (s *handing) Positions(ctx context.Context, number int) (map[im.Origin]im.RoutePosition, error) {
+	p := im.Partition{Topic: "route.eu", Number: number}
+	name := im.LogName{Origin: "eu", ID: im.NewUUID(time.Now())}
+	first, err := s.k.Append(ctx, p, []im.Entry{wire.EncodeLogName(im.KindHeartbeat, name, im.StampAt(time.Now()))})
+	return map[im.Origin]im.RoutePosition{"eu": {Next: first + 1, Local: first + 1}}, err
+}
+
+func (s *handing) Apply(_ context.Context, b im.RouteBatch) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written = append(s.written, b)
+	return true, nil
+}
+
+// TestRedisIsHandedOver: who takes a partition over goes on from where the owner before stands, and does not take that for a
+// position in another log.
+func TestRedisIsHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eu := newRegion(t, "eu")
+		store := &handing{k: eu.kafka}
+		owner := newOwner()
+		deps := eu.deps()
+		deps.Store, deps.Ownership = store, owner
+		r, stop := run(t, eu.config(), deps)
+		defer stop()
+		ready(t, r)
+		a, _ := attach(t, r, g1)
+		const many = 300 // more than one step in Redis
+		for login := range uint64(many) {
+			claim(t, a, im.Claim{UID: "ann", Device: "phone", Conn: 1 + login, Login: 1 + login})
+		}
+		owner.set(0, 1, 2, 3)
+		synctest.Wait()
+		claim(t, a, im.Claim{UID: "ann", Device: "phone", Conn: 1 + many, Login: 1 + many})
+		synctest.Wait()
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		if len(store.written) == 0 {
+			t.Fatal("nothing was written")
+		}
+		for _, b := range store.written {
+			for _, rec := range b.Records {
+				if b.From != nil && rec.Route.Offset < b.From.Next {
+					t.Errorf("%v stood at %d, and record %d was written again", b.Partition, b.From.Next, rec.Route.Offset)
+				}
+			}
 		}
 	})
 }
