@@ -73,6 +73,14 @@ func (k *kafka) entries(p im.Partition) []im.Entry {
 	return append([]im.Entry(nil), k.parts[p]...)
 }
 
+// create makes a log anew, empty.
+func (k *kafka) create(p im.Partition) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.parts, p)
+	k.signal()
+}
+
 // rangeError is what the reader answers for an offset that the log has not.
 type rangeError struct {
 	p im.Partition

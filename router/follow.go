@@ -61,6 +61,7 @@ func (r *Router) follow(ctx context.Context) {
 		case ranged:
 			r.restart(p)
 			r.jump(reader, p, bounds.Start, fmt.Sprintf("the log holds %d to %d", bounds.Start, bounds.End))
+			r.table.Expect(p, bounds.End)
 		case err != nil:
 			r.log.Warn("the route logs cannot be read; trying on", "error", err)
 			if !pause(ctx, wait.NextBackOff()) {

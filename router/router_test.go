@@ -457,6 +457,36 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// TestCopyCreatedAnew: a copy that is shorter than what was read of it is read from its start, and counts at its end: not only
+// once it is as long as the one before.
+func TestCopyCreatedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		eu, us := newRegion(t, "eu"), newRegion(t, "us")
+		ru, stopUS := run(t, us.config(), us.deps())
+		defer stopUS()
+		ready(t, ru)
+		au, _ := attach(t, ru, g1)
+		for login := range uint64(9) {
+			claim(t, au, im.Claim{UID: "ann", Device: "phone", Conn: 1 + login, Login: 1 + login})
+		}
+		ship(t, us, eu)
+		re, stopEU := run(t, eu.config(), eu.deps())
+		defer stopEU()
+		ready(t, re)
+		p := im.Partition{Topic: "route.us", Number: wire.Partition("ann", partitions)}
+		all := eu.kafka.entries(p)
+		eu.kafka.create(p)
+		synctest.Wait()
+		if _, err := eu.kafka.Append(t.Context(), p, all[len(all)-2:]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if live, unknown := re.Routes("ann"); len(live) != 1 || live[0].Login != 9 || len(unknown) != 0 {
+			t.Fatalf("routes %+v, unknown %v", live, unknown)
+		}
+	})
+}
+
 // handing is a Redis that another owner still writes: each look at its positions finds it as far as the log is by then.
 type handing struct {
 	k       *kafka
