@@ -19,7 +19,11 @@ func (t *Table) counts(o int, l *log, now im.Stamp) bool {
 }
 
 func (t *Table) heard(l *log, now im.Stamp) bool {
-	return l.region == t.self || t.silence == 0 || !l.reach.cut && !older(l.watermark, now, t.silence)
+	if l.region == t.self || t.silence == 0 {
+		return true
+	}
+	// A watermark from ahead of its time says nothing of when it was heard.
+	return !l.reach.cut && !older(l.watermark, now, t.silence) && (l.reach.heard == 0 || !older(l.reach.heard, now, t.silence))
 }
 
 // Target is a route as whoever delivers needs it.

@@ -140,3 +140,25 @@ func TestStartBehind(t *testing.T) {
 		}
 	}
 }
+
+// TestClockAhead: a stamp from ahead of its time, as of a clock that was wrong once, does not let a region count that is not
+// heard any more.
+func TestClockAhead(t *testing.T) {
+	table, err := New("eu", []im.Origin{"us", "eu"}, 1, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Expect(im.Partition{Topic: "route.eu"}, 0)
+	p := im.Partition{Topic: "route.us"}
+	table.Expect(p, 0)
+	for i, stamp := range []float64{0, 3600, 2} {
+		r := im.Route{Region: "us", Offset: int64(i), Claimed: second(stamp)}
+		table.Apply(p, []Entry{{RouteRecord: im.RouteRecord{Kind: im.KindHeartbeat, Route: r}, Local: int64(i)}}, second(float64(i)))
+	}
+	if u := table.Unknown(0, second(20)); len(u) != 0 {
+		t.Errorf("heard 18 s ago, and the routes of %v do not count", u)
+	}
+	if u := table.Unknown(0, second(40)); len(u) != 1 {
+		t.Error("not heard for 38 s, and the routes count")
+	}
+}
