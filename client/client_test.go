@@ -307,6 +307,35 @@ func TestGapDuringAnotherPull(t *testing.T) {
 	})
 }
 
+// What a push shows to be missing while a pull gives up is pulled.
+func TestGapWhileAPullGivesUp(t *testing.T) {
+	scenario(t, func(t *testing.T, w *world) {
+		w.policy.FallbackPullMs = 600_000
+		eu := w.gateway("e1", "eu")
+		r := w.client(nil)
+		defer r.end()
+		eventually(t, time.Second, "caught up", func() bool { return r.took(CaughtUp{}) == 1 })
+		w.say("us", direct, "bob", "1")
+		w.say("eu", direct, "bob", "a")
+		w.holds("eu", direct, im.Cursor{}) // us cannot be reached, and eu is behind
+		tries := 0
+		eu.script(func() {
+			eu.onPull = func(bool) time.Duration {
+				tries++
+				if tries == pullTries {
+					eu.push(w.say("eu", direct, "bob", "b"), "eu") // the push of a is lost
+				}
+				return time.Second
+			}
+		})
+		eu.push(w.say("us", direct, "bob", "2"), "us")
+		eventually(t, 5*time.Minute, "the last try", func() bool { return len(r.inserted()) == 2 })
+		pass(1500 * time.Millisecond)
+		w.holds("eu", direct, im.Cursor{"eu": 2}) // it has caught up with itself
+		eventually(t, 10*time.Second, "the gap is filled", func() bool { return r.Cursor(direct)["eu"] == 2 })
+	})
+}
+
 // A policy that lets nobody race has regions asked one after the other.
 func TestGapWithoutRace(t *testing.T) {
 	scenario(t, func(t *testing.T, w *world) {

@@ -82,12 +82,12 @@ func (c *Client) fill(conversation im.Conversation, why cause, p *pulling) {
 		gaps := c.missing(conversation)
 		c.pulls.mu.Lock()
 		again := c.again(conversation)
-		if c.ctx.Err() != nil || failures >= pullTries || len(gaps) == 0 && len(again) == 0 && !p.more {
+		if c.ctx.Err() != nil || !p.more && (failures >= pullTries || len(gaps) == 0 && len(again) == 0) {
 			delete(c.pulls.running, conversation)
 			c.pulls.mu.Unlock()
 			return
 		}
-		p.more = false
+		p.more = false // what is new has one more try, if the tries are over
 		c.pulls.mu.Unlock()
 		var progress bool
 		var err error
