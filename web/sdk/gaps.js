@@ -26,6 +26,8 @@ const ATTEMPTS = 8;
 export class Gaps {
   /** @type {Map<string, () => void>} the conversations being filled: tells of a further gap */
   #filling = new Map();
+  /** @type {Set<string>} those of which a further gap was told since the last race began */
+  #further = new Set();
 
   /** @param {GapsDeps} deps @param {AbortSignal} signal  ends everything */
   constructor(deps, signal) {
@@ -39,8 +41,10 @@ export class Gaps {
    */
   fill(conversation) {
     const further = this.#filling.get(conversation.id);
-    if (further) further();
-    else void this.#fill(conversation);
+    if (further) {
+      this.#further.add(conversation.id);
+      further();
+    } else void this.#fill(conversation);
   }
 
   /** @param {Conversation} conversation */
@@ -49,7 +53,8 @@ export class Gaps {
     this.#filling.set(id, () => {}); // the first race will see it
     try {
       await pause(GRACE_MS, this.signal);
-      for (let attempt = 0; attempt < ATTEMPTS && timeline.gaps().length > 0; ) {
+      for (let attempt = 0; timeline.gaps().length > 0; ) {
+        if (!this.#further.delete(id) && attempt >= ATTEMPTS) break; // what is new has one more race
         if (await this.#race(conversation)) attempt = 0;
         else await pause(backOffMs(this.deps.policy(), attempt++), this.signal);
       }
@@ -57,6 +62,7 @@ export class Gaps {
     } catch {
       // stopped
     } finally {
+      this.#further.delete(id);
       this.#filling.delete(id);
     }
   }

@@ -125,6 +125,22 @@ export const gapsTests = {
     stop();
   },
 
+  async 'gaps: a further one that shows while it gives up is asked for'() {
+    const { asks, hear, ended, stop } = rig(3);
+    hear('us', 3);
+    for (let last = 2; last <= 16; last += 2) {
+      await until(() => asks.length === last, 'both are asked');
+      if (last === 16) hear('ap', 2);
+      asks[last - 2].fails();
+      asks[last - 1].fails();
+    }
+    await until(() => asks.length === 19, 'all three are asked');
+    equal(asks.slice(16).map(({ region }) => region).sort(), ['ap', 'eu', 'us']);
+    asks[16].has('ap=1,us=2');
+    await until(() => ended() === 1, 'both are filled');
+    stop();
+  },
+
   async 'connection: a call that is taken back is cancelled at the gateway, and its answer ignored'() {
     const wire = new Wire();
     const connection = new Connection(wire);
