@@ -143,7 +143,8 @@ export class Sync {
   }
 
   /**
-   * Pulls everything of a conversation that the region here holds. One pull per conversation at a time.
+   * Pulls everything of a conversation that the region here holds, and what is listed meanwhile. One pull per conversation at a
+   * time.
    * @param {string} id
    * @returns {Promise<void>}
    */
@@ -155,8 +156,10 @@ export class Sync {
       for (let more = true, attempt = 0; more; ) {
         try {
           const region = this.deps.region();
+          const { head } = conversation;
           more = this.#take(conversation, await this.deps.call('pull', id, this.#question(conversation)));
           if (!more) conversation.ended(region);
+          more ||= !coversAll(mergeCursors(head, conversation.timeline.cursor), conversation.head); // listed since it was asked
           attempt = 0;
         } catch (error) {
           const stop = error instanceof AntipodeError && error.action === 'stop';

@@ -123,6 +123,29 @@ export const tests = {
     region.end();
   },
 
+  async 'sync: what is listed while a pull is under way is pulled too'() {
+    let said = 1;
+    let answer = () => {};
+    const region = synced({
+      rows: () => [{ conversation: 'd:ann:bob', head: `eu=${said}` }],
+      pull: (cursor) => {
+        const records = [1, 2].filter((seq) => seq <= said && !covers(cursor, 'eu', BigInt(seq))).map((seq) => record('eu', seq, seq));
+        const page = { records, cursor: `eu=${said}` };
+        if (said > 1) return page;
+        return /** @type {any} */ (new Promise((had) => (answer = () => had(page))));
+      },
+    });
+    await region.sync.refresh();
+    await until(() => region.pulls() === 1, 'the first is asked for');
+    said = 2; // its push is lost
+    await region.sync.refresh();
+    answer();
+    const { timeline } = region.sync.conversation('d:ann:bob');
+    await until(() => timeline.entries.length === 2, 'both');
+    equal(region.pulls(), 2, 'pulls');
+    region.end();
+  },
+
   async 'sync: an addition before the one that was known is pulled from the beginning'() {
     let heard = false;
     const earlier = membership('ap', 1, 10, true);
