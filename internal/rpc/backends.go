@@ -22,7 +22,10 @@ type BackendPoolDeps struct {
 	Watch func(ctx context.Context, fn func([]im.Instance)) error
 	// Owner picks the instance that owns a partition: ownership.Pick, so that callers and owners agree.
 	Owner func(partition int, live []im.Instance) (im.Instance, bool)
-	Conns Conns
+	Conns interface {
+		Conns
+		Renew(addr string) // an instance has come to an address
+	}
 }
 
 // BackendPool forwards a gateway's calls to the services registered in its region, by the name in the call: any service
@@ -80,6 +83,7 @@ func (p *BackendPool) set(live []im.Instance) {
 		if _, known := p.present[i.Addr]; !known {
 			ctx, end := context.WithCancel(context.Background())
 			p.present[i.Addr] = presence{ctx, end}
+			p.deps.Conns.Renew(i.Addr)
 		}
 	}
 	for addr, gone := range p.present {

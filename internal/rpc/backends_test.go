@@ -78,8 +78,10 @@ func TestBackendPool(t *testing.T) {
 	for i := 0; wire.Partition(key, partitions)%2 != 0; i++ {
 		key = "d:ann:bob" + string(rune('a'+i))
 	}
-	if got, code := call(im.Call{Service: "im", Key: key}); code != im.CodeUnavailable {
-		t.Errorf("with the owner away: %q, %v", got, code)
+	for range 10 { // by then it is left alone for a moment, and the next attempt to reach it waits
+		if got, code := call(im.Call{Service: "im", Key: key}); code != im.CodeUnavailable {
+			t.Errorf("with the owner away: %q, %v", got, code)
+		}
 	}
 	tell(b)
 	if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != "b submit" {
@@ -91,6 +93,11 @@ func TestBackendPool(t *testing.T) {
 	tell() // a catalogue without memory
 	if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != "b submit" {
 		t.Errorf("with an empty catalogue: %q, %v", got, code)
+	}
+	serve(t, ServerConfig{Addr: addrA}, named("a"))
+	tell(a, b)
+	if got, code := call(im.Call{Service: "im", Method: "submit", Key: key}); got != "a submit" {
+		t.Errorf("with an owner that has come back to its address: %q, %v", got, code)
 	}
 	cancel()
 	if err := <-ended; err != nil {

@@ -189,6 +189,17 @@ func (d *Dialer) Conn(addr string) (grpc.ClientConnInterface, error) {
 	return c, nil
 }
 
+// Renew gives up a connection that does not stand: somebody new listens at its address, and waits for no back-off or breaker
+// that the former one caused.
+func (d *Dialer) Renew(addr string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.conns[addr]; c != nil && c.GetState() != connectivity.Ready {
+		c.Close()
+		delete(d.conns, addr)
+	}
+}
+
 // Close closes all connections; calls under way fail.
 func (d *Dialer) Close() error {
 	d.mu.Lock()
