@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -17,11 +19,26 @@ import (
 	"github.com/antipode-im/antipode/wire"
 )
 
-// pull reads a conversation from a region from the beginning, as a member of it would over HTTP.
+// pull reads a conversation from a region from the beginning, as a member of it would over HTTP: what may succeed at another
+// attempt is tried again.
 func (p *crowd) pull(ctx context.Context, r im.Region, c *chat) (checker.Timeline, error) {
-	t := checker.Timeline{Region: r, Conversation: c.conversation}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	for {
+		t, err := p.pullOnce(ctx, r, c)
+		if _, lasting := errors.AsType[*refusal](err); err == nil || lasting {
+			return t, err
+		}
+		select {
+		case <-ctx.Done():
+			return t, err
+		case <-time.After(100*time.Millisecond + rand.N(200*time.Millisecond)):
+		}
+	}
+}
+
+func (p *crowd) pullOnce(ctx context.Context, r im.Region, c *chat) (checker.Timeline, error) {
+	t := checker.Timeline{Region: r, Conversation: c.conversation}
 	base, err := gatewayOf(ctx, p.cluster.IPConf(r), r)
 	if err != nil {
 		return t, err
