@@ -38,6 +38,8 @@ type applier struct {
 	sent     map[im.Partition]im.Position // delivered since it was last saved
 	gapped   map[im.Partition]bool        // alarmed
 	halted   map[im.Partition]bool
+	join     <-chan time.Time      // when what it owns first is taken over; nil: it owned nothing yet
+	joined   bool                  // that was so
 	unsure   map[im.Partition]bool // of the own log: reading it failed, so that it may have lost what was read
 }
 
@@ -86,6 +88,19 @@ func (a *applier) reign(ctx, hard context.Context) error {
 	all, changed := a.s.deps.Ownership.Owned()
 	origins, more := a.s.follow.now()
 	numbers := slices.DeleteFunc(slices.Clone(all), func(n int) bool { return n%a.s.cfg.Databases != a.database })
+	if len(numbers) > 0 && !a.joined {
+		if a.join == nil {
+			a.join = time.After(a.s.cfg.JoinGrace)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			return errOwners
+		case <-a.join:
+			a.joined = true
+		}
+	}
 	if err := a.takeOver(ctx, hard, numbers, origins); err != nil {
 		return err
 	}

@@ -47,3 +47,42 @@ func TestOwnersChangeWhileRoutersHang(t *testing.T) {
 		}
 	})
 }
+
+// What an instance owns first is left to who had it for a grace, whatever else changes meanwhile; what it owns later is not.
+func TestJoinGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store, owns := newFakeLog(), newFakeStore(1), newFakeOwnership()
+		log.create("eu", 3)
+		cfg, deps := minimal(log, store, owns)
+		cfg.Partitions, cfg.JoinGrace = 3, 200*time.Millisecond
+		s, err := New(cfg, deps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, end := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		expect := func(want ...int) {
+			t.Helper()
+			if got := slices.Sorted(slices.Values(s.shards.numbers())); !slices.Equal(got, want) {
+				t.Errorf("it applies %v, want %v", got, want)
+			}
+		}
+		pass(time.Minute) // listed, and not told of it
+		owns.set(0, 1)
+		pass(100 * time.Millisecond)
+		expect()
+		owns.set(0, 2)
+		pass(99 * time.Millisecond)
+		expect()
+		pass(10 * time.Millisecond)
+		expect(0, 2)
+		owns.set(0, 1, 2)
+		pass(10 * time.Millisecond)
+		expect(0, 1, 2)
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -50,6 +50,7 @@ type Config struct {
 	BatchWait      time.Duration // for a piece to grow before it is delivered [2 ms]
 	CommitPace     time.Duration // between the beginnings of commits, unless a batch is full; 0: as soon as the last one landed
 	DeliverTimeout time.Duration // for routers to take a batch; after it the batch is given up and clients pull [5 s]
+	JoinGrace      time.Duration // for who had the first that is owned to hear of this instance, and to end their commits: they are fenced else
 	InterestAfter  time.Duration // for which all gateways must have taken interest before large groups are delivered so [3 min]
 	SentInterval   time.Duration // between saves of what was delivered [1 s]
 	Resend         int           // records that a new owner delivers again at most, per partition [2,000]

@@ -95,6 +95,9 @@ func orNever(d time.Duration) time.Duration {
 	return d
 }
 
+// takeOverGrace is several times what discovery takes to tell others of an instance.
+const takeOverGrace = 200 * time.Millisecond
+
 // tune sets what each service is told beside who and where it is.
 func (s *Site) tune(c *config.Config) error {
 	gatewayProxies, err := prefixes(c.Gateway.TrustedProxies)
@@ -129,7 +132,7 @@ func (s *Site) tune(c *config.Config) error {
 	s.IMServer = imserver.Config{
 		MaxText: g.MaxText, MaxMembers: i.MaxMembers, Rate: i.Rate, Burst: i.Burst,
 		AppendTimeout: i.AppendTimeout, GlobalTimeout: i.GlobalTimeout, MaxSkew: i.MaxSkew,
-		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace, InterestAfter: i.InterestAfter,
+		BatchRows: i.BatchRows, BatchWait: i.BatchWait, CommitPace: i.CommitPace, JoinGrace: takeOverGrace, InterestAfter: i.InterestAfter,
 	}
 	s.ApplyPace, s.LinkPace = i.FetchPace, c.Replicator.FetchPace
 	s.ClockFile = i.ClockFile

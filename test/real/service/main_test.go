@@ -25,6 +25,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -364,6 +365,22 @@ func share(t testing.TB, services ...*service) []int {
 		}
 		if sum != partitions {
 			return fmt.Errorf("%v are owned, of %d", shares, partitions)
+		}
+		return nil
+	})
+	return shares
+}
+
+// calm is share once nothing has moved for a second: one that is fenced just after its start begins anew.
+func calm(t testing.TB, services ...*service) []int {
+	t.Helper()
+	shares, since := share(t, services...), time.Now()
+	eventually(t, "nothing moves", func() error {
+		if now := share(t, services...); !slices.Equal(now, shares) {
+			shares, since = now, time.Now()
+		}
+		if quiet := time.Since(since); quiet < time.Second {
+			return fmt.Errorf("%v are owned for %v", shares, quiet)
 		}
 		return nil
 	})

@@ -123,7 +123,7 @@ func TestConsulSilent(t *testing.T) {
 	over := settings{"timelines.urls": database(t)}
 	migrate(t, over)
 	all := fleet(t, "imserver", 3, over)
-	shares := share(t, all...)
+	shares := calm(t, all...)
 	agent := world.members[world.consul["eu"]]
 	whole(t, world.consul["eu"])
 	// Leases that nobody renewed, as the machine stood still, have ended for those who look; within this time all own again what they did.
