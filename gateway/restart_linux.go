@@ -63,8 +63,9 @@ type (
 	}
 	// movedGroup is a group that the session is in, with the number that stands for all of its sessions here.
 	movedGroup struct {
-		Name im.UID
-		Conn uint64
+		Name      im.UID
+		Conn      uint64
+		Unclaimed bool // routers may not know of it
 	}
 	movedPush struct {
 		Number                 uint64
@@ -279,27 +280,34 @@ func (g *Gateway) restoreSession(m *movedSession, follows bool) *session {
 		g.hub.mapConn(m.Previous, s)
 	}
 	for _, group := range m.Interests {
-		g.interests.restore(s, group.Name, group.Conn)
+		g.interests.restore(s, group, g.epochNow())
 	}
 	g.metrics.sessions(1)
 	return s
 }
 
-// rejoin gives a session that was restored its socket; nil: that could not be taken over.
+// rejoin gives a session that was restored its socket, which is not served yet; nil: that could not be taken over.
 func (s *session) rejoin(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn, s.joining = c, false
+	if c != nil && s.missed { // no hello follows: it is told now
+		s.number++
+		s.fallBehind()
+		s.missed = false
+	}
 }
 
-// restore adds a session to a group that routers know by a number already.
-func (i *interests) restore(s *session, name im.UID, conn uint64) {
+// restore adds a session to a group that routers know by a number already, or will.
+func (i *interests) restore(s *session, m movedGroup, epoch uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	g := i.groups[name]
+	g := i.groups[m.Name]
 	if g == nil {
-		g = i.begin(name, conn)
-		g.claimed = true
+		g = i.begin(m.Name, m.Conn)
+		if g.claimed = !m.Unclaimed; m.Unclaimed { // the other process may end without an answer
+			i.announce(g, epoch)
+		}
 	}
 	i.enter(s, g, member{})
 }
@@ -309,8 +317,10 @@ func (i *interests) moved(s *session) (groups []movedGroup, waiting bool) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	for _, g := range i.of[s] {
-		groups = append(groups, movedGroup{g.group, g.conn})
-		waiting = waiting || g.waits()
+		g.mu.Lock()
+		groups = append(groups, movedGroup{g.group, g.conn, !g.claimed})
+		waiting = waiting || len(g.waiting) > 0
+		g.mu.Unlock()
 	}
 	return groups, waiting
 }

@@ -216,6 +216,50 @@ func TestHotRestartPassesOn(t *testing.T) {
 	r.ended()
 }
 
+// A group's push that waits until it is known who is in does not move. Whom it may be for is told, socket or not.
+func TestHotRestartTellsWhoMissed(t *testing.T) {
+	t.Parallel() // it waits for most of its time
+	r := newRig(t, handoffAt(t))
+	p, _ := r.login(wire.SubprotocolProtobuf, "ann", 1)
+	r.g.interests.joinAs(r.g.hub.byConn(r.routers.last().Conn), []im.UID{"group"}, member{moved: true}, 7)
+	r.backend.set(func(ctx context.Context, _ im.Call) (im.CallResult, error) {
+		<-ctx.Done() // nobody says who is in
+		return im.CallResult{}, ctx.Err()
+	})
+	eventually(t, "the group is claimed", func() bool { return r.routers.last().UID == "group" })
+	group := r.routers.last().Conn
+	r.pushToGroup("to the group", group)
+	if !r.g.interests.byConn(group).waits() {
+		t.Fatal("the push does not wait")
+	}
+	r.next(t)
+	if b := expect(p, (*wire.Frame).GetBehind); b.Number != 1 {
+		t.Errorf("behind %d, want 1", b.Number)
+	}
+	r.ended()
+}
+
+// A group whose claim is under way is claimed by the next process, too: the one before may end without an answer.
+func TestHotRestartClaimsGroups(t *testing.T) {
+	before, next := newCrowd(), newCrowd()
+	ann := before.session("ann")
+	before.join(ann, []im.UID{"s:eu:known", "s:eu:new"}, 7)
+	before.done[0](true)
+	groups, _ := before.moved(ann)
+	moved := next.session("ann")
+	for _, g := range groups {
+		next.restore(moved, g, 7)
+	}
+	want := im.Claim{UID: "s:eu:new", Device: "eu/g1", Conn: before.groups["s:eu:new"].conn, Login: 7}
+	if !slices.Equal(next.put, []im.Claim{want}) {
+		t.Fatalf("claimed: %+v, want %+v", next.put, want)
+	}
+	next.done[0](true)
+	if !moved.missed {
+		t.Error("who may have missed something was not told")
+	}
+}
+
 // A process that cannot take over leaves everything as it was.
 func TestHotRestartRefused(t *testing.T) {
 	t.Parallel() // it waits for most of its time
