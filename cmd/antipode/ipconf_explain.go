@@ -2,12 +2,9 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -20,7 +17,6 @@ import (
 
 	"github.com/antipode-im/antipode/im"
 	"github.com/antipode-im/antipode/internal/app"
-	"github.com/antipode-im/antipode/wire"
 )
 
 func newIPConfExplainCommand() *cobra.Command {
@@ -45,7 +41,7 @@ gateway's score is made of. It is one draw of many: the weights say how often a 
 					q.Set(name, *value)
 				}
 			}
-			b, err := getExplanation(cmd.Context(), "http://"+admin+app.ExplainPath+"?"+q.Encode())
+			b, err := askAdmin(cmd.Context(), app.ServiceIPConf, "http://"+admin+app.ExplainPath+"?"+q.Encode())
 			if err != nil {
 				return err
 			}
@@ -119,39 +115,6 @@ func checkRegions(e *app.IPConfExplanation, want, home, rtt string) error {
 		errs = append(errs, check("rtt", region))
 	}
 	return cmp.Or(errs...)
-}
-
-func getExplanation(ctx context.Context, u string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, fmt.Errorf("no ipconf answers (--admin wants its admin address): %w", err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode == http.StatusOK {
-		return b, nil
-	}
-	var refusal wire.Error
-	if json.Unmarshal(b, &refusal) == nil && refusal.GetDetail() != "" {
-		err := fmt.Errorf("the ipconf refuses: %s", refusal.GetDetail())
-		if resp.StatusCode == http.StatusBadRequest {
-			err = misused(err)
-		}
-		return nil, err
-	}
-	if resp.StatusCode == http.StatusNotFound {
-		return nil, misused(errors.New("what answers is not the admin server of an ipconf: name its admin address with --admin"))
-	}
-	return nil, fmt.Errorf("the ipconf answers %s", resp.Status)
 }
 
 func printExplanation(out io.Writer, e *app.IPConfExplanation) error {

@@ -79,8 +79,11 @@ func newServiceCommands() []*cobra.Command {
 			},
 		}
 		flags.register(cmd)
-		if s.name == app.ServiceIPConf {
+		switch s.name {
+		case app.ServiceIPConf:
 			cmd.AddCommand(newIPConfExplainCommand())
+		case app.ServiceRouter:
+			cmd.AddCommand(newRouterRoutesCommand())
 		}
 		all = append(all, cmd)
 	}

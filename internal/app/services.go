@@ -161,6 +161,7 @@ func (p *process) router(ctx context.Context) (*router.Router, error) {
 		return nil, err
 	}
 	p.tel.Ready("routes", func(context.Context) error { return r.Ready() })
+	p.tel.Handle("GET "+RoutesPath, tellRoutes(p.site.Region, r))
 	server, err := p.serve()
 	if err != nil {
 		return nil, err
