@@ -183,6 +183,7 @@ func (g *Gateway) takeOverAll(ctx context.Context) error {
 		c.poke()
 		c.socket.Resume() // what had come behind hello, if anything
 	}
+	g.interests.announceRest(g.epochNow())
 	go g.hearPredecessor(p)
 	return nil
 }
@@ -280,7 +281,7 @@ func (g *Gateway) restoreSession(m *movedSession, follows bool) *session {
 		g.hub.mapConn(m.Previous, s)
 	}
 	for _, group := range m.Interests {
-		g.interests.restore(s, group, g.epochNow())
+		g.interests.restore(s, group)
 	}
 	g.metrics.sessions(1)
 	return s
@@ -299,17 +300,30 @@ func (s *session) rejoin(c *conn) {
 }
 
 // restore adds a session to a group that routers know by a number already, or will.
-func (i *interests) restore(s *session, m movedGroup, epoch uint64) {
+func (i *interests) restore(s *session, m movedGroup) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	g := i.groups[m.Name]
 	if g == nil {
 		g = i.begin(m.Name, m.Conn)
-		if g.claimed = !m.Unclaimed; m.Unclaimed { // the other process may end without an answer
+		g.claimed = !m.Unclaimed
+	}
+	i.enter(s, g, member{})
+}
+
+// announceRest claims the restored groups that the process before may have ended without an answer for. It is for when their
+// sockets are this process's: an answer has sessions told that they missed something.
+func (i *interests) announceRest(epoch uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, g := range i.groups {
+		g.mu.Lock()
+		claimed := g.claimed
+		g.mu.Unlock()
+		if !claimed {
 			i.announce(g, epoch)
 		}
 	}
-	i.enter(s, g, member{})
 }
 
 // moved lists the groups of a session, and tells whether pushes that may be for it wait.
