@@ -43,28 +43,24 @@ type routesOfUser interface {
 // tellRoutes answers with the routes of the user that is asked for.
 func tellRoutes(region im.Region, r routesOfUser) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		status, answer := http.StatusOK, any(nil)
-		if uid, err := im.ParseUID(q.URL.Query().Get("uid")); err != nil {
-			status, answer = http.StatusBadRequest, &wire.Error{Code: string(im.CodeBadRequest), Detail: "uid: " + err.Error()}
-		} else {
-			live, unknown := r.Routes(uid)
-			all := UserRoutes{Region: region, UID: uid, Devices: []DeviceRoute{}, Unknown: append([]im.Region{}, unknown...), Held: r.Holds(uid)}
-			for _, l := range live {
-				all.Devices = append(all.Devices, DeviceRoute{
-					Device: l.Device, Platform: l.Platform, Region: l.Region, Gateway: l.Gateway.ID, Epoch: l.Gateway.Epoch,
-					Conn: l.Conn, Login: l.Login, Claimed: l.Claimed.Time().UTC(), Offline: l.Offline,
-				})
-			}
-			answer = all
-		}
-		b, err := json.MarshalIndent(answer, "", "  ")
-		if err != nil {
-			http.Error(w, "internal", http.StatusInternalServerError)
-			return
-		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(status)
-		_, _ = w.Write(b)
+		out := json.NewEncoder(w)
+		out.SetIndent("", "  ")
+		uid, err := im.ParseUID(q.URL.Query().Get("uid"))
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			_ = out.Encode(&wire.Error{Code: string(im.CodeBadRequest), Detail: "uid: " + err.Error()}) // who asked is gone, if it fails
+			return
+		}
+		live, unknown := r.Routes(uid)
+		answer := UserRoutes{Region: region, UID: uid, Devices: []DeviceRoute{}, Unknown: append([]im.Region{}, unknown...), Held: r.Holds(uid)}
+		for _, l := range live {
+			answer.Devices = append(answer.Devices, DeviceRoute{
+				Device: l.Device, Platform: l.Platform, Region: l.Region, Gateway: l.Gateway.ID, Epoch: l.Gateway.Epoch,
+				Conn: l.Conn, Login: l.Login, Claimed: l.Claimed.Time().UTC(), Offline: l.Offline,
+			})
+		}
+		_ = out.Encode(answer)
 	})
 }
