@@ -103,13 +103,7 @@ func TestAppliesWhatItAppended(t *testing.T) {
 		hears := make(chan struct{})
 		deps.NewReader = func(from map[im.Partition]int64) Reader { return deafReader{log.newReader(from), hears} }
 		deps.Deliver, deps.Logger = router, testLogger(t)
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		synctest.Wait()
 		send := func(text string) {
 			t.Helper()
@@ -120,7 +114,7 @@ func TestAppliesWhatItAppended(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Call(ctx, im.Call{Method: "submit", UID: "ann", Key: "d:ann:bob", Body: body}); err != nil {
+			if _, err := s.Call(t.Context(), im.Call{Method: "submit", UID: "ann", Key: "d:ann:bob", Body: body}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -152,8 +146,7 @@ func TestAppliesWhatItAppended(t *testing.T) {
 		if n := len(router.take()); n != 1 || applied() != 4 || s.ahead.kept.Load() != 0 {
 			t.Errorf("%d deliveries, seq %d, %d kept", n, applied(), s.ahead.kept.Load())
 		}
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -41,16 +41,9 @@ func apply(t *testing.T, change func(*Config)) *applying {
 	cfg.Heartbeat = 1000 * time.Hour
 	change(&cfg)
 	deps.Deliver = a.router
-	s, err := New(cfg, deps)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- s.Run(ctx) }()
+	_, end := running(t, cfg, deps)
 	a.stop = func() {
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -145,13 +138,7 @@ func TestChangedOwnersCommitWhatWasCollected(t *testing.T) {
 		cfg.CommitPace = time.Hour
 		router := &fakeRouter{}
 		deps.Deliver = router
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		_, end := running(t, cfg, deps)
 		pass(time.Second)
 		a := &applying{log: log, store: store}
 		for n := range 3 {
@@ -166,8 +153,7 @@ func TestChangedOwnersCommitWhatWasCollected(t *testing.T) {
 		if n := a.applied(); n != 3 {
 			t.Errorf("the owner left with %d of 3 records applied", n)
 		}
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(fmt.Errorf("run: %w", err))
 		}
 	})

@@ -1,7 +1,6 @@
 package imserver
 
 import (
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,13 +15,8 @@ func TestOriginsAreFollowedWhileItRuns(t *testing.T) {
 		log, store := newFakeLog(), newFakeStore(1)
 		log.create("eu", 1)
 		log.create("us", 1)
-		s, err := New(minimal(log, store, newFakeOwnership(0)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		cfg, deps := minimal(log, store, newFakeOwnership(0))
+		s, end := running(t, cfg, deps)
 		next := func(topic string) int64 {
 			t.Helper()
 			pass(6 * time.Second) // a heartbeat comes, and is applied
@@ -56,8 +50,7 @@ func TestOriginsAreFollowedWhileItRuns(t *testing.T) {
 		if err := s.Follow([]im.Origin{"US"}, nil); err == nil {
 			t.Error("what is no origin is followed")
 		}
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,7 +1,6 @@
 package imserver
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -40,15 +39,9 @@ func own(t *testing.T, log *fakeLog, store *fakeStore) *owning {
 	deps.NewReader = func(from map[im.Partition]int64) Reader {
 		return &forgetful{log.newReader(from).(*fakeReader), drop}
 	}
-	s, err := New(cfg, deps)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
+	s, end := running(t, cfg, deps)
 	pass(time.Second)
-	return &owning{t, log, store, s, drop, func() error { end(); return <-ended }}
+	return &owning{t, log, store, s, drop, end}
 }
 
 func (o *owning) submit(c im.Conversation) error {

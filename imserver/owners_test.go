@@ -22,13 +22,7 @@ func TestOwnersChangeWhileRoutersHang(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}}
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		pass(time.Second)
 		c := im.Conversation("d:ann:bob")
 		for i := 0; s.number(c) != 0; i++ {
@@ -41,8 +35,7 @@ func TestOwnersChangeWhileRoutersHang(t *testing.T) {
 		if got := s.shards.numbers(); !slices.Equal(got, []int{1}) {
 			t.Errorf("it owns %v still", got)
 		}
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -55,13 +48,7 @@ func TestJoinGrace(t *testing.T) {
 		log.create("eu", 3)
 		cfg, deps := minimal(log, store, owns)
 		cfg.Partitions, cfg.JoinGrace = 3, 200*time.Millisecond
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		expect := func(want ...int) {
 			t.Helper()
 			if got := slices.Sorted(slices.Values(s.shards.numbers())); !slices.Equal(got, want) {
@@ -80,8 +67,7 @@ func TestJoinGrace(t *testing.T) {
 		owns.set(0, 1, 2)
 		pass(10 * time.Millisecond)
 		expect(0, 1, 2)
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})

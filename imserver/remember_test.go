@@ -28,13 +28,7 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 		}
 		cfg, deps := minimal(log, store, newFakeOwnership(0))
 		cfg.CachedConversations, cfg.BatchRows, deps.Deliver = 4, 20, router
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		synctest.Wait()
 		submit := func(as im.UID, c string, r *wire.SubmitRequest) error {
 			r.Conversation, r.ClientId = c, im.NewUUID(time.Now()).String()
@@ -42,7 +36,7 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = s.Call(ctx, im.Call{Method: wire.MethodSubmit, UID: as, Body: body})
+			_, err = s.Call(t.Context(), im.Call{Method: wire.MethodSubmit, UID: as, Body: body})
 			return err
 		}
 		must := func(err error) {
@@ -61,7 +55,7 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 		pass(time.Second)
 		for i := range 5000 {
 			body, _ := wire.Marshal(&wire.PullRequest{Conversation: fmt.Sprintf("g:eu:00dc6acf-ac00-7000-8000-00000001%04x", i)})
-			if _, err := s.Call(ctx, im.Call{Method: wire.MethodPull, UID: "cat", Body: body}); im.CodeOf(err) != im.CodeNotYetHere {
+			if _, err := s.Call(t.Context(), im.Call{Method: wire.MethodPull, UID: "cat", Body: body}); im.CodeOf(err) != im.CodeNotYetHere {
 				t.Fatal(err)
 			}
 		}
@@ -91,7 +85,6 @@ func TestRemembersWhatIsNotCommitted(t *testing.T) {
 		if n := s.shards.get(0).Held(); n > 0 {
 			t.Errorf("%d heads and groups are held although all is committed", n)
 		}
-		end()
-		must(<-ended)
+		must(end())
 	})
 }

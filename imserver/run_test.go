@@ -179,16 +179,9 @@ func TestHalts(t *testing.T) {
 				log.put(group, inGroup)
 				cfg, deps := minimal(log, store, newFakeOwnership(0))
 				cfg.Origins = []im.Origin{"eu", "us"}
-				s, err := New(cfg, deps)
-				if err != nil {
-					t.Fatal(err)
-				}
-				ctx, end := context.WithCancel(t.Context())
-				ended := make(chan error)
-				go func() { ended <- s.Run(ctx) }()
+				_, end := running(t, cfg, deps)
 				pass(time.Minute)
-				end()
-				if err := <-ended; err != nil {
+				if err := end(); err != nil {
 					t.Fatal(err)
 				}
 				if n := store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "us"}); n != 0 {
@@ -217,13 +210,7 @@ func TestCopyBroughtAgain(t *testing.T) {
 		log.starts[direct] = 4
 		cfg, deps := minimal(log, store, newFakeOwnership(0))
 		cfg.Origins = []im.Origin{"eu", "us"}
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		_, end := running(t, cfg, deps)
 		last := func() uint64 { return store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "us"}) }
 		pass(time.Minute)
 		if n := last(); n != 0 {
@@ -234,8 +221,7 @@ func TestCopyBroughtAgain(t *testing.T) {
 			log.put(direct, wire.AsCopy(message, 1+o, 0))
 		}
 		pass(time.Minute)
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Fatal(err)
 		}
 		if n := last(); n != 8 {
@@ -305,13 +291,7 @@ func TestReadsOnWhatTheReaderDropped(t *testing.T) {
 			}
 			boundless := &boundless{fakeLog: log}
 			deps.Log = boundless
-			s, err := New(cfg, deps)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ctx, end := context.WithCancel(t.Context())
-			ended := make(chan error)
-			go func() { ended <- s.Run(ctx) }()
+			_, end := running(t, cfg, deps)
 			pass(time.Second)
 			boundless.away.Store(away)
 			drop <- direct
@@ -319,8 +299,7 @@ func TestReadsOnWhatTheReaderDropped(t *testing.T) {
 			pass(time.Second)
 			log.put(direct, message)
 			pass(time.Minute)
-			end()
-			if err := <-ended; err != nil {
+			if err := end(); err != nil {
 				t.Fatal(err)
 			}
 			if n := store.view.Last(view.HeadKey{Conversation: "d:ann:bob", Origin: "eu"}); n != 1 {
@@ -369,13 +348,7 @@ func TestDatabasesFailAlone(t *testing.T) {
 		cfg, deps := minimal(log, store.fakeStore, newFakeOwnership(0, 1, 2, 3))
 		cfg.Partitions, cfg.Databases = 4, 2
 		deps.Store = store
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		pass(time.Second)
 		if n := len(s.shards.numbers()); n != 4 {
 			t.Fatalf("%d partitions are owned, want 4", n)
@@ -408,8 +381,7 @@ func TestDatabasesFailAlone(t *testing.T) {
 				t.Errorf("with both databases back, %d records of partition %d were applied, want 1", got, n)
 			}
 		}
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -423,13 +395,7 @@ func TestLogOutOfReachAtStart(t *testing.T) {
 		log.away.Store(true)
 		cfg, deps := minimal(log.fakeLog, store, newFakeOwnership(0))
 		deps.Log = log
-		s, err := New(cfg, deps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, end := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
+		s, end := running(t, cfg, deps)
 		pass(time.Minute)
 		if err := s.Ready(); err == nil {
 			t.Error("ready without having seen the own log")
@@ -445,12 +411,27 @@ func TestLogOutOfReachAtStart(t *testing.T) {
 			t.Error(err)
 		}
 		<-s.Begun()
-		end()
-		if err := <-ended; err != nil {
+		if err := end(); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Ready(); err == nil {
 			t.Error("ready after its end")
 		}
 	})
+}
+
+// running runs a server until end, which returns what Run did.
+func running(t *testing.T, cfg Config, deps Deps) (s *Server, end func() error) {
+	t.Helper()
+	s, err := New(cfg, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	return s, func() error {
+		cancel()
+		return <-ended
+	}
 }
