@@ -29,7 +29,7 @@ func (s *Server) mark(ctx context.Context, c im.Call) (im.CallResult, error) {
 	if err != nil {
 		return im.CallResult{}, err
 	}
-	if _, _, err := s.present(ctx, conversation, c.UID); err != nil {
+	if _, _, _, err := s.present(ctx, conversation, c.UID); err != nil {
 		return im.CallResult{}, err
 	}
 	heads, err := s.heads(ctx, conversation, delivered.Merge(read))

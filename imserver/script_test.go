@@ -346,6 +346,9 @@ func show(m proto.Message) string {
 		}
 	case *wire.MembersResponse:
 		fmt.Fprintf(&b, "%q %v", m.Title, m.Members)
+		if m.Changes != "" {
+			fmt.Fprintf(&b, " changes=%s", m.Changes)
+		}
 	case *wire.TypingResponse:
 		b.WriteString("told")
 	}

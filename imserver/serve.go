@@ -169,7 +169,7 @@ func (s *Server) receipts(ctx context.Context, c im.Call) (im.CallResult, error)
 	if conversation.Lane() == im.LaneSuper {
 		return im.CallResult{}, im.Errorf(im.CodeBadRequest, "super groups have no read lists")
 	}
-	_, members, err := s.present(ctx, conversation, c.UID)
+	_, members, _, err := s.present(ctx, conversation, c.UID)
 	if err != nil {
 		return im.CallResult{}, err
 	}
@@ -193,36 +193,38 @@ func (s *Server) members(ctx context.Context, c im.Call) (im.CallResult, error) 
 	if err != nil {
 		return im.CallResult{}, err
 	}
-	title, members, err := s.present(ctx, conversation, c.UID)
+	title, members, changes, err := s.present(ctx, conversation, c.UID)
 	if err != nil {
 		return im.CallResult{}, err
 	}
-	response := &wire.MembersResponse{Title: title}
+	response := &wire.MembersResponse{Title: title, Changes: changes.String()}
 	for _, uid := range members {
 		response.Members = append(response.Members, string(uid))
 	}
 	return answer(wire.Marshal(response))
 }
 
-// present returns the title and present members of a conversation to one of them.
-func (s *Server) present(ctx context.Context, c im.Conversation, uid im.UID) (title string, members []im.UID, err error) {
+// present returns the title and present members of a conversation to one of them, and the changes that these are made of.
+func (s *Server) present(ctx context.Context, c im.Conversation, uid im.UID) (title string, members []im.UID, changes im.Cursor, err error) {
 	if members := c.Members(); members != nil {
 		if !slices.Contains(members, uid) {
-			return "", nil, im.Errorf(im.CodeNotMember, "you are not in this conversation")
+			return "", nil, nil, im.Errorf(im.CodeNotMember, "you are not in this conversation")
 		}
-		return "", members, nil
+		return "", members, nil, nil
 	}
 	known := false
-	if err := s.group(ctx, c, func(g *view.Group) { known, title, members = g.Known(), g.Title(), g.Members() }); err != nil {
-		return "", nil, unavailable(s, "the group's members cannot be read", err)
+	if err := s.group(ctx, c, func(g *view.Group) {
+		known, title, members, changes = g.Known(), g.Title(), g.Members(), g.Changes()
+	}); err != nil {
+		return "", nil, nil, unavailable(s, "the group's members cannot be read", err)
 	}
 	if !known {
-		return "", nil, s.unheardOf(ctx, c)
+		return "", nil, nil, s.unheardOf(ctx, c)
 	}
 	if !slices.Contains(members, uid) {
-		return "", nil, im.Errorf(im.CodeNotMember, "you are not in this conversation")
+		return "", nil, nil, im.Errorf(im.CodeNotMember, "you are not in this conversation")
 	}
-	return title, members, nil
+	return title, members, changes, nil
 }
 
 func answer(body []byte, err error) (im.CallResult, error) {

@@ -37,7 +37,7 @@ func (s *Server) typing(ctx context.Context, c im.Call) (im.CallResult, error) {
 	if !allowed(s.typists, c.UID, typingRate, typingBurst, s.deps.Now()) {
 		return im.CallResult{}, &im.Error{Code: im.CodeTooManyRequests, Detail: "over the rate at which one user may tell of typing", RetryAfter: time.Second / typingRate}
 	}
-	_, members, err := s.present(ctx, conversation, c.UID)
+	_, members, _, err := s.present(ctx, conversation, c.UID)
 	if err != nil {
 		return im.CallResult{}, err
 	}

@@ -1,7 +1,7 @@
 // @ts-check
 // What a client knows of one conversation: its timeline, its members, who has got and read what. No network.
 
-import { covers, mergeCursors, parseCursor } from './cursor.js';
+import { covers, coversAll, mergeCursors, parseCursor } from './cursor.js';
 import { directMembers } from './ids.js';
 import { Membership } from './membership.js';
 import { comparePlaces } from './place.js';
@@ -60,6 +60,8 @@ export class Conversation {
   #titlePlace;
   /** @type {import('./place.js').Place | undefined} of the last change to the own membership */
   #memberPlace;
+  /** @type {Cursor} the changes of membership that were heard of */
+  #changes = new Map();
   #listedUnread;
 
   get isGroup() {
@@ -71,11 +73,16 @@ export class Conversation {
     return this.#memberList;
   }
 
-  /** @param {string[]} uids */
-  setMembers(uids) {
+  /**
+   * Takes a region's answer, unless it is older than a change that was heard of: pushes may be ahead of the region.
+   * @param {string[]} uids @param {string} [changes]  that are counted in, of regions that say so
+   */
+  setMembers(uids, changes) {
+    const older = changes !== undefined && !coversAll(parseCursor(changes), this.#changes);
+    if (older) return;
     this.#memberList = [...uids].sort();
     this.membersKnown = true;
-    if (this.isGroup) this.member = this.#memberList.includes(this.uid);
+    if (this.isGroup && (changes !== undefined || !this.#memberPlace)) this.member = this.#memberList.includes(this.uid);
   }
 
   /** Everyone but the caller. */
@@ -119,6 +126,8 @@ export class Conversation {
     this.#listedUnread = row.unread ?? 0;
     this.takeOwn(row.delivered, row.read);
     if (!this.isGroup) return;
+    const { origin, seq } = this.#memberPlace ?? { origin: '', seq: 0n };
+    if (origin && !covers(parseCursor(row.head), origin, seq)) return; // the row is older than what was heard
     this.member = row.member ?? false;
     this.left = this.member ? '' : region;
   }
@@ -187,7 +196,9 @@ export class Conversation {
       this.#memberPlace = place;
       this.member = joins;
     }
-    if (record.create || record.member) this.membersKnown = false; // ask again: the order of changes is the server's business
+    if (!record.create && !record.member) return true;
+    this.#changes = mergeCursors(this.#changes, new Map([[place.origin, place.seq]]));
+    this.membersKnown = false; // ask again: the order of changes is the server's business
     return true;
   }
 

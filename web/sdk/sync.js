@@ -236,6 +236,7 @@ export class Sync {
       for (let attempt = 0; attempt < LEARN_ATTEMPTS && !(conversation.titled && conversation.membersKnown); attempt++) {
         try {
           await this.members(id);
+          if (!conversation.membersKnown) await pause(backOffMs(this.deps.policy(), attempt), this.signal); // an older answer
         } catch (error) {
           if (!(error instanceof AntipodeError) || error.action === 'stop') return;
           await pause(backOffMs(this.deps.policy(), attempt, error.retryAfterMs), this.signal);
@@ -253,7 +254,7 @@ export class Sync {
     const conversation = this.conversation(id);
     const answer = await this.deps.call('members', id, { conversation: id });
     conversation.setTitle(answer.title ?? '');
-    if (conversation.isGroup) conversation.setMembers(answer.members ?? []);
+    if (conversation.isGroup) conversation.setMembers(answer.members ?? [], answer.changes);
     this.deps.changed(conversation);
     return conversation.members;
   }

@@ -525,6 +525,37 @@ export const tests = {
     equal(tick(), 'read');
   },
 
+  'conversation: an answer or a row that is older than a removal does not take it back'() {
+    const conversation = new Conversation(PETS, 'ann');
+    conversation.add(membership('eu', 1, 10, true));
+    conversation.setMembers(['ann', 'bob'], 'eu=1');
+    conversation.add(membership('us', 4, 20, false));
+    equal([conversation.member, conversation.membersKnown], [false, false]);
+    conversation.setMembers(['ann', 'bob'], 'eu=7'); // had eu's changes, and not us's
+    conversation.setMembers(['ann', 'bob']); // of a region that does not say
+    conversation.takeRow({ conversation: PETS, head: 'eu=9,us=3', member: true }, 'eu');
+    equal([conversation.member, conversation.members], [false, ['ann', 'bob']]);
+    conversation.setMembers(['ann', 'bob', 'cho'], 'eu=8,us=4'); // added again since, which no push told
+    equal([conversation.member, conversation.membersKnown, conversation.members.length], [true, true, 3]);
+    conversation.takeRow({ conversation: PETS, head: 'eu=9,us=5', member: false }, 'eu');
+    equal(conversation.member, false);
+  },
+
+  async 'sync: members are asked for again where the answer is older than a push'() {
+    const answers = [{ title: 'pets', members: ['ann', 'bob', 'cho'], changes: 'eu=1' }, { title: 'pets', members: ['ann', 'bob'], changes: 'eu=2' }];
+    let asked = 0;
+    const ended = new AbortController();
+    const sync = new Sync({
+      uid: 'ann', policy: () => ({ ...DEFAULT_POLICY, backoffBase: 1, backoffCap: 2 }), region: () => 'eu', online: () => true,
+      call: async () => answers[Math.min(asked++, 1)], pullFrom: () => Promise.reject(new AntipodeError('unavailable')), changed() {},
+    }, ended.signal);
+    const conversation = sync.conversation(PETS);
+    conversation.add(record('eu', 2, 20, { conversation: PETS, kind: 'member', text: undefined, member: { remove: ['cho'] } }));
+    await sync.learn(conversation);
+    ended.abort();
+    equal([asked, conversation.members], [2, ['ann', 'bob']]);
+  },
+
   'conversation: the title with the highest place wins'() {
     const conversation = new Conversation('g:eu:x', 'ann');
     conversation.add(record('us', 1, 30, { kind: 'settings', text: undefined, settings: { title: 'late' } }));

@@ -1388,6 +1388,7 @@ type MembersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Title         string                 `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
 	Members       []string               `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	Changes       string                 `protobuf:"bytes,3,opt,name=changes,proto3" json:"changes,omitempty"` // cursor of the changes of membership that are counted in: the last of each origin
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1434,6 +1435,13 @@ func (x *MembersResponse) GetMembers() []string {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *MembersResponse) GetChanges() string {
+	if x != nil {
+		return x.Changes
+	}
+	return ""
 }
 
 // TypingRequest says that the caller types, or stopped.
@@ -1827,10 +1835,11 @@ const file_antipode_v1_im_proto_rawDesc = "" +
 	"\tdelivered\x18\x03 \x01(\tR\tdelivered\x12\x12\n" +
 	"\x04read\x18\x04 \x01(\tR\x04read\"4\n" +
 	"\x0eMembersRequest\x12\"\n" +
-	"\fconversation\x18\x01 \x01(\tR\fconversation\"A\n" +
+	"\fconversation\x18\x01 \x01(\tR\fconversation\"[\n" +
 	"\x0fMembersResponse\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x18\n" +
-	"\amembers\x18\x02 \x03(\tR\amembers\"M\n" +
+	"\amembers\x18\x02 \x03(\tR\amembers\x12\x18\n" +
+	"\achanges\x18\x03 \x01(\tR\achanges\"M\n" +
 	"\rTypingRequest\x12\"\n" +
 	"\fconversation\x18\x01 \x01(\tR\fconversation\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\bR\astopped\"\x10\n" +
