@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/antipode-im/antipode/im"
@@ -320,6 +321,17 @@ func TestDialer(t *testing.T) {
 	}
 	if _, err := antipodev1.NewBackendClient(stands).Call(t.Context(), new(antipodev1.BackendCallRequest)); err != nil {
 		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for standing := stands.(*grpc.ClientConn); ; { // a call may be answered a moment before it says so
+		state := standing.GetState()
+		if state == connectivity.Ready {
+			break
+		}
+		if !standing.WaitForStateChange(ctx, state) {
+			t.Fatalf("it answered, and is %v", state)
+		}
 	}
 	now = now.Add(forgotten)
 	conn(asked)
