@@ -370,7 +370,7 @@ func TestRoutersClaimAtOwner(t *testing.T) {
 func TestRoutersClaimInOrder(t *testing.T) {
 	r := &fakeRouter{id: "r0"}
 	addr, _ := serve(t, r, "127.0.0.1:0")
-	h := startRouters(t, rpc.RoutersConfig{ClaimTimeout: time.Second}, im.Instance{ID: "r0", Addr: addr})
+	h := startRouters(t, rpc.RoutersConfig{ClaimTimeout: 30 * time.Second}, im.Instance{ID: "r0", Addr: addr})
 	eventually(t, "the router is attached", func() bool { return r.out(h.gw) != nil })
 	offline := im.Claim{UID: "ann", Device: "d", Conn: 1, Login: 4, Offline: true}
 	release := im.Claim{UID: "ann", Device: "d", Conn: 1, Login: 4, Release: true}
