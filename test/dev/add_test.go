@@ -39,7 +39,8 @@ func TestFourthRegion(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "sa has caught up, and all ipconfs name it", func() bool {
-		return stateOf(t, d, "sa") == im.StateActive && handsOut(t, d, "eu", "sa") && handsOut(t, d, "us", "sa") && handsOut(t, d, "ap", "sa")
+		return stateOf(t, d, "sa") == im.StateActive && handsOut(t, d, "eu", "sa") && handsOut(t, d, "us", "sa") && handsOut(t, d, "ap", "sa") &&
+			handsOut(t, d, "sa", "sa") // whom its own clients ask
 	})
 	chat := im.Direct("cid", "ann")
 	cid, ann := connect(t, d, "cid", "sa"), connect(t, d, "ann", "eu")
